@@ -1,0 +1,135 @@
+"""The few types that travel through every room: requests, events, results.
+
+Frozen, and made of the standard library alone, so that every front door, both processes and
+the tests can hold them. Who writes and who reads each field is said beside it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+SamplerName = Literal["euler", "heun", "ddim", "dpmpp_2m", "euler_ancestral", "unipc"]
+ScheduleName = Literal["simple", "karras", "beta", "exponential"]
+ImageFormat = Literal["png", "jpeg", "webp"]
+
+SEED_LIMIT = 2**63
+"""Seeds run from 0 to SEED_LIMIT - 1: what a torch generator and a signed database column hold."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplingParams:
+    """How one picture is drawn. None means: the model's own default.
+
+    A front door writes what its caller asked; `ModelSpec.resolve` fills the rest in and
+    checks it; what comes back in `ImageResult.params` has no None left, except `guidance` of a
+    model that has none.
+    """
+
+    width: int | None = None  # px of the picture that comes out
+    height: int | None = None  # px
+    steps: int | None = None  # intervals of the schedule; heun evaluates twice in each but the last
+    sampler: SamplerName = "euler"
+    schedule: ScheduleName = "simple"
+    guidance: float | None = None  # distilled guidance, an input of dev-class models
+    cfg_scale: float = 1.0  # true classifier-free guidance; above 1 each evaluation takes two rows
+    negative_prompt: str = ""  # the other row's prompt, used when cfg_scale > 1
+    eta: float = 0.0  # ddim: 0 deterministic, 1 ancestral
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationRequest:
+    """One request as every front door states it: n pictures of one prompt.
+
+    Picture i is drawn with seed `seed + i`. The seed is chosen at the door, so that a request
+    retried after a crash draws the same pictures.
+    """
+
+    id: str
+    prompt: str
+    seed: int
+    n: int = 1
+    model: str | None = None  # None: the server's default
+    params: SamplingParams = field(default_factory=SamplingParams)
+    output_format: ImageFormat = "png"  # read by the worker
+    compression: int | None = None  # 0-100: quality of jpeg and webp; png ignores it
+    preview_every: int = 0  # evaluations between two previews; 0: none
+    priority: int = 0  # higher goes first; read by the scheduler
+    owner: str = ""  # whom fairness counts it for; read by the scheduler
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageResult:
+    """One finished picture, encoded, with everything needed to make it again."""
+
+    index: int  # which of the request's n pictures
+    seed: int
+    data: bytes  # the encoded file
+    format: ImageFormat
+    width: int
+    height: int
+    model: str
+    params: SamplingParams  # as really used
+    timings_s: Mapping[str, float]  # queue, encode, denoise, decode, compress
+    warnings: tuple[str, ...] = ()  # e.g. drawn smaller and resampled
+
+
+@dataclass(frozen=True, slots=True)
+class Queued:
+    """Accepted; `position` requests stand before it (0: next)."""
+
+    request_id: str
+    position: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The first picture of the request has begun."""
+
+    request_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Picture `index` has done `evaluation` of `total` model evaluations."""
+
+    request_id: str
+    index: int
+    evaluation: int
+    total: int
+    preview: bytes | None = None  # a small encoded picture of what the model now expects (x0)
+
+
+@dataclass(frozen=True, slots=True)
+class ImageReady:
+    """One picture is finished."""
+
+    request_id: str
+    image: ImageResult
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """Every picture of the request has been delivered. Nothing follows."""
+
+    request_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The request failed. Nothing follows; pictures delivered before stay good."""
+
+    request_id: str
+    code: str  # FluxlineError.code
+    message: str
+    retryable: bool = False  # would the same request have a chance later?
+
+
+@dataclass(frozen=True, slots=True)
+class CancelledEvent:
+    """The request was cancelled by its caller. Nothing follows."""
+
+    request_id: str
+
+
+Event = Queued | Started | Progress | ImageReady | Done | Failed | CancelledEvent
+Terminal = Done | Failed | CancelledEvent
