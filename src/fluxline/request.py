@@ -73,6 +73,26 @@ class ImageResult:
     warnings: tuple[str, ...] = ()  # e.g. drawn smaller and resampled
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelInfo:
+    """What a worker says of a model it serves; read by `/v1/models` and by people."""
+
+    name: str
+    family: str  # "flux1"
+    native_width: int  # px, what comes out when no size is asked
+    native_height: int
+    max_width: int  # px, the largest that may be asked
+    max_height: int
+    default_steps: int
+    max_steps: int
+    guidance: float | None  # default distilled guidance; None: the model has none
+    text_length: int  # tokens of prompt the model reads
+    dtype: str
+    device: str
+    samplers: tuple[str, ...]
+    schedules: tuple[str, ...]
+
+
 @dataclass(frozen=True, slots=True)
 class Queued:
     """Accepted; `position` requests stand before it (0: next)."""
