@@ -1,0 +1,11 @@
+"""Pictures as files: encoding, the recipe inside them, the asked size, a look in the terminal.
+
+Pixels are numpy uint8 (height, width, 3) everywhere in this room. No torch, no web framework.
+"""
+
+from fluxline.images.encode import encode, preview
+from fluxline.images.fit import fit
+from fluxline.images.recipe import Recipe, read_recipe
+from fluxline.images.terminal import detect, render
+
+__all__ = ["Recipe", "detect", "encode", "fit", "preview", "read_recipe", "render"]

@@ -1,0 +1,60 @@
+"""Bring a rendered picture to exactly the size that was asked.
+
+Models draw on a grid; people ask for what they need. Nothing here enlarges with invention:
+it crops or it resamples.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from fluxline.errors import InvalidParams
+
+CROP_BELOW_PX = 16
+"""An excess below this on both sides is the rounding to the model's grid: cropped away..."""
+
+CROP_SHARE = 8
+"""...unless it is more than one part in this of the asked side: that would cost the motif."""
+
+
+def fit(pixels: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8]:
+    """Fit a picture, uint8 (height, width, 3), to exactly `width` x `height` px, centre kept.
+
+    The asked size: the very same array. A little larger: a centre crop, a view that shares its
+    memory. Otherwise the largest centred part of the asked shape, resampled by Lanczos. Raises
+    InvalidParams for a side below 1.
+
+    No sharpening: against a known original, an unsharp mask after enlarging won 0.3 to 1.1 dB
+    on flat art but between +0.1 and -1.3 dB on photo-like pictures (2026-11).
+    """
+    for value, name in ((width, "width"), (height, "height")):
+        if value < 1:
+            raise InvalidParams(f"{name} must be at least 1 px; got {value}", field=name)
+    drawn_height, drawn_width, _ = pixels.shape
+    if (drawn_width, drawn_height) == (width, height):
+        return pixels
+    if _is_a_little_more(drawn_width, width) and _is_a_little_more(drawn_height, height):
+        left, top = (drawn_width - width) // 2, (drawn_height - height) // 2
+        return pixels[top : top + height, left : left + width]
+    picture = Image.fromarray(np.ascontiguousarray(pixels))
+    box = _centred_box(drawn_width, drawn_height, width, height)
+    return np.asarray(picture.resize((width, height), Image.Resampling.LANCZOS, box=box))
+
+
+def _is_a_little_more(drawn: int, asked: int) -> bool:
+    excess = drawn - asked
+    return 0 <= excess < CROP_BELOW_PX and excess * CROP_SHARE <= asked
+
+
+def _centred_box(
+    drawn_width: int, drawn_height: int, width: int, height: int
+) -> tuple[float, float, float, float]:
+    """The largest centred part with the asked shape: left, top, right, bottom in drawn px.
+
+    Fractions of a pixel are kept, so the aspect is exact.
+    """
+    scale = min(drawn_width / width, drawn_height / height)
+    part_width = min(scale * width, drawn_width)
+    part_height = min(scale * height, drawn_height)
+    left, top = (drawn_width - part_width) / 2, (drawn_height - part_height) / 2
+    return (left, top, left + part_width, top + part_height)

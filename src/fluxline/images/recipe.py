@@ -1,0 +1,205 @@
+"""The recipe of a picture: everything needed to make it again, as it is written into the file.
+
+Two spellings: `to_infotext` is the `parameters` text that other programs read, `to_json` is
+exact and is what `read_recipe` trusts. Where in a file they stand is `containers`' business.
+"""
+
+import json
+import math
+from dataclasses import MISSING, Field, asdict, dataclass
+from types import UnionType
+from typing import (
+    Any,
+    ClassVar,
+    Literal,
+    Protocol,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
+
+from fluxline.errors import InvalidParams
+from fluxline.images.containers import MAX_TEXT_BYTES, find_text
+from fluxline.request import SEED_LIMIT, GenerationRequest, SamplingParams
+
+INFOTEXT_KEYWORD = "parameters"
+JSON_KEYWORD = "fluxline_request"
+SCHEMA = 1
+
+# How the readers of infotext call our samplers and schedules.
+_SAMPLER_TITLES = {
+    "euler": "Euler",
+    "euler_ancestral": "Euler a",
+    "heun": "Heun",
+    "ddim": "DDIM",
+    "dpmpp_2m": "DPM++ 2M",
+    "unipc": "UniPC",
+}
+
+
+class _Dataclass(Protocol):
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+
+
+T = TypeVar("T", bound=_Dataclass)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """What one picture was made from. Equal recipes make equal pictures on equal software.
+
+    Raises InvalidParams when `params` has no width, height or steps yet: only what was really
+    used is a recipe.
+    """
+
+    prompt: str
+    seed: int  # of this picture, from 0 to SEED_LIMIT - 1
+    model: str
+    params: SamplingParams  # resolved
+    software: str  # name and version, e.g. "fluxline 0.1.0"
+    rendered: tuple[int, int] | None = None  # px (width, height), where not the asked size
+    warnings: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("width", "height", "steps"):
+            value = getattr(self.params, name)
+            if value is None or value < 1:
+                raise InvalidParams(
+                    f"{name} of a recipe must be at least 1; got {value}", field=name
+                )
+        if not 0 <= self.seed < SEED_LIMIT:
+            message = f"seed must be from 0 to {SEED_LIMIT - 1}; got {self.seed}"
+            raise InvalidParams(message, field="seed")
+
+    def to_infotext(self) -> str:
+        """Write the prompt, the negative prompt, and one last line of `key: value` pairs.
+
+        The prompt stands as it was given, so a reader of this text can mistake a prompt that
+        itself has a `Negative prompt:` line; readers who must not be mistaken take the JSON.
+        """
+        negative = self.params.negative_prompt
+        lines = [self.prompt, f"Negative prompt: {negative}"] if negative else [self.prompt]
+        pairs = ", ".join(f"{key}: {_quoted(value)}" for key, value in self._pairs() if value)
+        return "\n".join([*lines, pairs])
+
+    def to_json(self) -> str:
+        """Write every field as one line of ASCII JSON, `schema` saying how to read it."""
+        return json.dumps({"schema": SCHEMA, **asdict(self)}, separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str) -> "Recipe":
+        """Read what `to_json` wrote. Raises InvalidParams, naming the field, for anything else."""
+        if len(text) > MAX_TEXT_BYTES:
+            message = f"recipe must be at most {MAX_TEXT_BYTES} characters; got {len(text)}"
+            raise InvalidParams(message, field="recipe")
+        try:
+            found = json.loads(text)
+        except (ValueError, RecursionError) as exc:
+            raise InvalidParams(
+                "recipe must be a JSON object; got something else", field="recipe"
+            ) from exc
+        found = _checked(found, dict, "recipe")
+        schema = found.pop("schema", None)
+        if type(schema) is not int or schema != SCHEMA:
+            raise InvalidParams(f"schema must be {SCHEMA}; got {_shown(schema)}", field="schema")
+        params = _built(SamplingParams, found.get("params"), "params")
+        for name in ("rendered", "warnings"):  # JSON has no tuples
+            if isinstance(found.get(name), list):
+                found[name] = tuple(found[name])
+        return _built(cls, {**found, "params": params}, "recipe")
+
+    def to_request(self, request_id: str) -> GenerationRequest:
+        """State the request that makes this one picture again."""
+        return GenerationRequest(
+            id=request_id,
+            prompt=self.prompt,
+            seed=self.seed,
+            model=self.model,
+            params=self.params,
+        )
+
+    def _pairs(self) -> list[tuple[str, str]]:
+        """The last line in reading order; an empty value is left out. `Steps` opens it always."""
+        params = self.params
+        return [
+            ("Steps", str(params.steps)),
+            ("Sampler", _SAMPLER_TITLES.get(params.sampler, params.sampler)),
+            ("Schedule type", params.schedule.capitalize()),
+            ("CFG scale", _number(params.cfg_scale)),
+            ("Distilled CFG Scale", "" if params.guidance is None else _number(params.guidance)),
+            ("Seed", str(self.seed)),
+            ("Size", f"{params.width}x{params.height}"),
+            ("Rendered size", "{}x{}".format(*self.rendered) if self.rendered else ""),
+            ("Model", self.model),
+            ("Eta DDIM", _number(params.eta) if params.sampler == "ddim" and params.eta else ""),
+            ("Version", self.software),
+        ]
+
+
+def read_recipe(data: bytes) -> Recipe | None:
+    """Read the recipe back from a PNG, JPEG or WebP file of ours; None where there is none.
+
+    No pixel is decoded. Raises UnsupportedFormat for another kind of file, InvalidParams for
+    a broken file, a text above MAX_TEXT_BYTES, or a recipe that is not one.
+    """
+    text = find_text(data, JSON_KEYWORD)
+    return None if text is None else Recipe.from_json(text)
+
+
+def _quoted(value: str) -> str:
+    """The readers' rule: JSON quotes where a bare value would end early or look quoted."""
+    needs_quotes = any(mark in value for mark in ',:\n\r"') or value != value.strip()
+    return json.dumps(value, ensure_ascii=False) if needs_quotes else value
+
+
+def _number(value: float) -> str:
+    return repr(float(value)).removesuffix(".0")
+
+
+def _built(cls: type[T], found: Any, where: str) -> T:  # Any: fresh from JSON, checked here
+    """Build a dataclass from a JSON object, each value held against the field's own type."""
+    found = _checked(found, dict, where)
+    known = cls.__dataclass_fields__
+    if unknown := sorted(found.keys() - known.keys()):
+        raise InvalidParams(f"{where} has no field {_shown(unknown[0])}", field=where)
+    hints = get_type_hints(cls)
+    values = {name: _checked(value, hints[name], name) for name, value in found.items()}
+    for name in known.keys() - values.keys():
+        if known[name].default is MISSING and known[name].default_factory is MISSING:
+            raise InvalidParams(f"{where} lacks its field {name}", field=name)
+    return cls(**values)
+
+
+def _checked(value: Any, hint: Any, name: str) -> Any:  # Any: JSON against a run-time type
+    if not _fits(value, hint):
+        wanted = getattr(hint, "__name__", str(hint))
+        message = f"{name} of a recipe must be {wanted}; got {_shown(value)}"
+        raise InvalidParams(message, field=name)
+    return value
+
+
+def _fits(value: Any, hint: Any) -> bool:  # Any: JSON against a run-time type
+    origin, args = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        return value in args
+    if origin in (Union, UnionType):
+        return any(_fits(value, arg) for arg in args)
+    if origin is tuple:
+        wanted = args[:1] * len(value) if args[-1:] == (...,) and isinstance(value, tuple) else args
+        return (
+            isinstance(value, tuple)
+            and len(value) == len(wanted)
+            and all(_fits(part, arg) for part, arg in zip(value, wanted, strict=True))
+        )
+    if hint is float:
+        return (type(value) is float and math.isfinite(value)) or (
+            type(value) is int and abs(value) <= 2**53  # what a float holds exactly
+        )
+    return type(value) is hint
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:60] + "…"
