@@ -1,0 +1,129 @@
+"""Every option of the server, once: its name, type, default and what it does.
+
+Flags, `FLUXLINE_*` variables, the TOML file and the documents are made from the fields below.
+A flag beats a variable, a variable beats the file, the file beats the default.
+"""
+
+import difflib
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+    TomlConfigSettingsSource,
+)
+
+from fluxline.errors import ConfigError
+
+ENV_PREFIX = "FLUXLINE_"
+DEFAULT_FILE = Path("fluxline.toml")
+DEFAULT_MODEL = "default"
+"""What an alias points at to mean the model that is served when none is asked for."""
+
+_KUBERNETES_LINKS = ("FLUXLINE_PORT_", "FLUXLINE_SERVICE_")
+"""Variables Kubernetes sets in every container beside a service named fluxline; not ours."""
+
+
+class Settings(BaseSettings):
+    """The options as they stand after flags, variables and file. Frozen."""
+
+    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, extra="forbid", frozen=True)
+
+    config: Path | None = Field(
+        None, description="TOML file of options; ./fluxline.toml is read when it is there"
+    )
+    model: str = Field(
+        "mini", min_length=1, description="model to serve: a name, a folder or a hub id"
+    )
+    host: str = Field("127.0.0.1", min_length=1, description="address to listen on")
+    port: int = Field(8080, ge=0, le=65535, description="port to listen on; 0 picks a free one")
+    device: Literal["auto", "cuda", "mps", "cpu"] = Field(
+        "auto", description="where the model runs; auto takes the best there is"
+    )
+    queue_limit: int = Field(
+        64, ge=1, description="requests that may wait; further ones are answered 429"
+    )
+    max_n: int = Field(10, ge=1, le=1000, description="most pictures one request may ask for")
+    drain_s: float = Field(
+        30.0, ge=0, description="seconds that running requests are given when the server stops"
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="least serious lines that are logged"
+    )
+    log_format: Literal["text", "json"] = Field("text", description="shape of a log line")
+    body_limit_bytes: int = Field(
+        2**20, ge=1024, description="longest request body; a longer one is answered 413"
+    )
+    aliases: Mapping[Annotated[str, Field(min_length=1)], str] = Field(
+        dict.fromkeys(("gpt-image-1", "gpt-image-2", "dall-e-2", "dall-e-3"), DEFAULT_MODEL),
+        description="further names a request may call a model by; accepted, never listed",
+    )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Rank the sources: flags, variables, file."""
+        file = TomlConfigSettingsSource(
+            settings_cls, toml_file=_file(init_settings().get("config"))
+        )
+        return init_settings, env_settings, file
+
+
+def load_settings(flags: Mapping[str, object] | None = None) -> Settings:
+    """Gather the options of this process. A flag that is None was not given.
+
+    Reads the environment and the TOML file. Raises ConfigError naming the option that is wrong.
+    """
+    given: dict[str, Any] = {k: v for k, v in (flags or {}).items() if v is not None}
+    _refuse_unknown_variables()
+    try:
+        return Settings(**given)
+    except ValidationError as exc:
+        raise ConfigError("; ".join(_in_words(error) for error in exc.errors())) from exc
+    except SettingsError as exc:
+        raise ConfigError(f"a {ENV_PREFIX}* variable cannot be read: {exc.__cause__}") from exc
+    except tomllib.TOMLDecodeError as exc:
+        raise ConfigError(f"the configuration file is not valid TOML: {exc}") from exc
+
+
+def _file(flag: object) -> Path | None:
+    named = flag or os.environ.get(f"{ENV_PREFIX}CONFIG")
+    if not named:
+        return DEFAULT_FILE if DEFAULT_FILE.is_file() else None
+    path = Path(str(named))
+    if not path.is_file():
+        raise ConfigError(f"config must name a file that can be read; got {named}")
+    return path
+
+
+def _refuse_unknown_variables() -> None:
+    known = {ENV_PREFIX + name.upper() for name in Settings.model_fields}
+    for name in os.environ:
+        upper = name.upper()
+        if upper.startswith(ENV_PREFIX) and upper not in known:
+            if upper.startswith(_KUBERNETES_LINKS):
+                continue
+            near = difflib.get_close_matches(upper, known, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise ConfigError(f"unknown variable {name}{hint}")
+
+
+def _in_words(error: Any) -> str:  # Any: pydantic's ErrorDetails, whose input is anything
+    name = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(name, Settings.model_fields, n=1)
+        return f"unknown option {name}" + (f"; did you mean {near[0]}?" if near else "")
+    return f"option {name}: {error['msg']}; got {error['input']!r}"
