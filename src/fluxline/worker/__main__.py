@@ -1,0 +1,66 @@
+"""`python -m fluxline.worker`: one engine behind an inherited socket. Started by a fleet only."""
+
+import argparse
+import importlib
+import logging
+import os
+import select
+import signal
+import socket
+import sys
+import threading
+import time
+
+from fluxline.telemetry import configure_logging
+from fluxline.worker.loop import Engine, converse
+
+EXIT_ORPHANED = 3
+ORPHAN_GRACE_S = 5.0  # what the engine gets to close itself once the parent is gone
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Serve the engine over the socket; return the exit code (2: the model cannot be loaded)."""
+    options = _parser().parse_args(argv)
+    configure_logging(options.log_level, options.log_format)
+    # A terminal's Ctrl-C and a service manager's TERM reach the whole group. The fleet decides
+    # when this process ends: by a Stop message, by closing the socket, or by kill.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    with socket.socket(fileno=options.fd) as sock:
+        threading.Thread(target=_end_with_parent, args=(options.fd,), daemon=True).start()
+        return converse(sock, lambda: _open(options))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="fluxline.worker", description=__doc__)
+    parser.add_argument("--fd", type=int, required=True, help="the socket shared with the fleet")
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--device", required=True)
+    parser.add_argument("--queue-limit", type=int, required=True)
+    parser.add_argument("--engine", default="fluxline.engine:open_engine", help="module:factory")
+    parser.add_argument("--log-level", default="info")
+    parser.add_argument("--log-format", default="text")
+    return parser
+
+
+def _open(options: argparse.Namespace) -> Engine:
+    module, _, factory = options.engine.partition(":")
+    began = time.monotonic()
+    opener = getattr(importlib.import_module(module), factory)
+    engine: Engine = opener(options.model, options.device, options.queue_limit)
+    took_s = time.monotonic() - began
+    logging.getLogger(__name__).info("engine open after %.1f s", took_s)
+    return engine
+
+
+def _end_with_parent(fd: int) -> None:
+    """Make sure that no orphan keeps a device busy, even one stuck in loading or in a kernel."""
+    watch = select.poll()
+    watch.register(fd, 0)  # 0: only hang-up and errors wake it
+    watch.poll()
+    time.sleep(ORPHAN_GRACE_S)
+    os._exit(EXIT_ORPHANED)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

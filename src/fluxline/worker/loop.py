@@ -1,0 +1,137 @@
+"""The worker's conversation with its fleet: one reading loop, one writing thread.
+
+Knows no engine by name: whoever calls `converse` says how to open one.
+"""
+
+import logging
+import queue
+import socket
+import threading
+from collections.abc import Callable
+from typing import Protocol
+
+from fluxline import wire
+from fluxline.errors import EngineError, FluxlineError, LoadError
+from fluxline.request import Event, Failed, GenerationRequest, ImageReady, ModelInfo
+
+EXIT_OK = 0
+EXIT_BROKEN = 1  # the engine or the conversation broke
+EXIT_CANNOT_LOAD = 2
+
+_log = logging.getLogger(__name__)
+
+
+class Engine(Protocol):
+    """What a worker asks of an engine. `start` and `cancel` return at once, from any thread."""
+
+    @property
+    def models(self) -> tuple[ModelInfo, ...]:
+        """What it serves."""
+
+    def start(self, request: GenerationRequest, publish: Callable[[Event], None]) -> None:
+        """Accept a request, or raise. Its events then arrive on the engine's own threads."""
+
+    def cancel(self, request_id: str) -> None:
+        """Stop drawing a request. An unknown id is ignored."""
+
+    def close(self, drain_s: float = 0) -> None:
+        """Give running requests drain_s seconds, then end them all. Blocks."""
+
+
+def converse(sock: socket.socket, open_engine: Callable[[], Engine]) -> int:
+    """Open the engine and serve it over the socket until told to stop; return an exit code.
+
+    A socket that closes means that the parent is gone: running requests end at once.
+    """
+    outbox = Outbox(sock)
+    try:
+        engine = _opened(open_engine, outbox)
+        if isinstance(engine, int):
+            return engine
+        outbox.put(wire.Ready(tuple(engine.models)))
+        return _obey(sock, engine, outbox)
+    finally:
+        outbox.close()
+
+
+def _opened(open_engine: Callable[[], Engine], outbox: "Outbox") -> Engine | int:
+    try:
+        return open_engine()
+    except LoadError as exc:
+        _log.error("the engine cannot be opened: %s", exc.message)
+        outbox.put(wire.Fatal(exc.code, exc.message))
+        return EXIT_CANNOT_LOAD
+    except Exception as exc:  # noqa: BLE001 - a door: whatever files can raise reaches the fleet
+        _log.exception("opening the engine failed")
+        reason = f"opening the engine failed with {type(exc).__name__}; its log says where"
+        outbox.put(wire.Fatal(EngineError.code, reason))
+        return EXIT_BROKEN
+
+
+def _obey(sock: socket.socket, engine: Engine, outbox: "Outbox") -> int:
+    drain_s = 0.0
+    try:
+        while (message := wire.receive_to_worker(sock)) is not None:
+            match message:
+                case wire.Submit(request):
+                    _start(engine, request, outbox)
+                case wire.Cancel(request_id):
+                    engine.cancel(request_id)
+                case wire.Stop(drain_s):
+                    break
+    except EngineError as exc:
+        _log.error("cannot understand the fleet: %s", exc.message)
+        return EXIT_BROKEN
+    finally:
+        engine.close(drain_s)
+    return EXIT_OK
+
+
+def _start(engine: Engine, request: GenerationRequest, outbox: "Outbox") -> None:
+    try:
+        engine.start(request, lambda event: outbox.put(wire.happened(_sendable(event, engine))))
+    except FluxlineError as exc:
+        outbox.put(wire.refused(request.id, exc))
+    except Exception:  # noqa: BLE001 - a door: one request must not end the process
+        _log.exception("the engine broke on accepting request %s", request.id)
+        outbox.put(wire.refused(request.id, EngineError("the engine broke on this request")))
+
+
+def _sendable(event: Event, engine: Engine) -> Event:
+    """Turn a picture that no frame can carry into a failure of its request."""
+    if not isinstance(event, ImageReady) or len(event.image.data) < wire.FRAME_LIMIT - 2**16:
+        return event
+    engine.cancel(event.request_id)
+    size = len(event.image.data)
+    return Failed(event.request_id, EngineError.code, f"the picture is too large: {size} bytes")
+
+
+class Outbox:
+    """Sends messages in the order they were put, on a thread of its own.
+
+    `put` is for any thread and never waits for the socket. Once the other end is gone, what is
+    put is dropped: nobody is there to read it.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._waiting: queue.SimpleQueue[wire.FromWorker | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._send_all, name="outbox", daemon=True)
+        self._thread.start()
+
+    def put(self, message: wire.FromWorker) -> None:
+        """Send a message, soon."""
+        self._waiting.put(message)
+
+    def close(self) -> None:
+        """Send what is waiting, then end the thread."""
+        self._waiting.put(None)
+        self._thread.join()
+
+    def _send_all(self) -> None:
+        while (message := self._waiting.get()) is not None:
+            try:
+                self._sock.sendall(wire.frame(message))
+            except OSError:
+                _log.info("the fleet is gone")
+                return
