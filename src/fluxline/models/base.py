@@ -1,0 +1,192 @@
+"""What every model family gives the engine, and what a model says of itself.
+
+The engine knows no family: it asks a `DiffusionModel` for conditioning, noise, velocities and
+pictures, and hands back what it was given. No files, no jobs, no HTTP.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol, TypeVar, get_args
+
+from torch import Generator, Tensor
+
+from fluxline.errors import InvalidParams
+from fluxline.request import SamplerName, SamplingParams, ScheduleName
+
+SMALLEST_SIDE = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DynamicShift:
+    """Shift as a function of image tokens; the field names of diffusers' scheduler config."""
+
+    base_image_seq_len: int = 256
+    max_image_seq_len: int = 4096
+    base_shift: float = 0.5
+    max_shift: float = 1.15
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSpec:
+    """What a model can do and how it likes to be asked. Sizes are (width, height) in px."""
+
+    name: str
+    family: str
+    native_size: tuple[int, int]
+    grid: int  # px: sides of what the model draws are multiples of this
+    trained_sizes: tuple[tuple[int, int], ...] = ()  # empty: any size up to max_side
+    max_side: int
+    default_steps: int
+    max_steps: int
+    text_length: int  # tokens
+    guidance: float | None  # the default; None: the model has no such input
+    shift: float | DynamicShift = 1.0  # how far schedules bend toward noise
+
+    def resolve(self, params: SamplingParams) -> tuple[SamplingParams, list[str]]:
+        """Fill in the model's defaults and check every value.
+
+        Returns params without None (but guidance of a model without), and warnings in the
+        caller's words. Raises InvalidParams naming the field.
+        """
+        warnings = []
+        width = self.native_size[0] if params.width is None else params.width
+        height = self.native_size[1] if params.height is None else params.height
+        for field, side in (("width", width), ("height", height)):
+            _within(field, side, SMALLEST_SIDE, self.max_side)
+        steps = self.default_steps if params.steps is None else params.steps
+        _within("steps", steps, 1, self.max_steps)
+        _within("cfg_scale", params.cfg_scale, 0.0, 30.0)
+        _within("eta", params.eta, 0.0, 1.0)
+        _one_of("sampler", params.sampler, get_args(SamplerName))
+        _one_of("schedule", params.schedule, get_args(ScheduleName))
+        guidance = params.guidance
+        if self.guidance is None:
+            if guidance is not None:
+                warnings.append(f"guidance {guidance:g} ignored: {self.name} has no such input")
+            guidance = None
+        else:
+            guidance = self.guidance if guidance is None else guidance
+            _within("guidance", guidance, 0.0, 100.0)
+        if params.negative_prompt and params.cfg_scale <= 1.0:
+            warnings.append("negative_prompt ignored: it acts only with cfg_scale above 1")
+        drawn = self.drawn_size(width, height)
+        if drawn != self.snapped(width, height):
+            warnings.append(
+                f"drawn at {drawn[0]}x{drawn[1]} and resampled to {width}x{height}: "
+                f"{self.name} was not trained for that size"
+            )
+        resolved = replace(params, width=width, height=height, steps=steps, guidance=guidance)
+        return resolved, warnings
+
+    def snapped(self, width: int, height: int) -> tuple[int, int]:
+        """The size on the model's grid that covers the asked one."""
+        return -(-width // self.grid) * self.grid, -(-height // self.grid) * self.grid
+
+    def drawn_size(self, width: int, height: int) -> tuple[int, int]:
+        """The size the model draws: on its grid, and a trained one if it has a list of those.
+
+        Among trained sizes the one nearest in shape wins, then the one nearest in area.
+        """
+        if not self.trained_sizes:
+            return self.snapped(width, height)
+
+        def distance(size: tuple[int, int]) -> tuple[float, float]:
+            shape = (size[0] * height) / (size[1] * width)
+            area = (size[0] * size[1]) / (width * height)
+            return max(shape, 1 / shape), max(area, 1 / area)
+
+        return min(self.trained_sizes, key=distance)
+
+
+@dataclass(frozen=True, slots=True)
+class Conditioning:
+    """What the text encoders made of one prompt; on the model's device, shared and never written.
+
+    text: (L, D) as the transformer reads it. pooled: (pooled_dim,). truncated: the prompt was
+    longer than the model reads.
+    """
+
+    text: Tensor
+    pooled: Tensor
+    truncated: bool = False
+
+    @property
+    def bytes(self) -> int:
+        """Memory it holds."""
+        return self.text.nbytes + self.pooled.nbytes
+
+
+class RowContext(Protocol):
+    """Everything one row of a forward needs that is the same in all its evaluations."""
+
+    @property
+    def image_tokens(self) -> int:
+        """N."""
+        ...
+
+    @property
+    def text_tokens(self) -> int:
+        """L."""
+        ...
+
+
+ContextT = TypeVar("ContextT", bound=RowContext)
+
+
+class DiffusionModel(Protocol[ContextT]):
+    """A model family behind one set of verbs. Called from the engine's thread alone."""
+
+    @property
+    def spec(self) -> ModelSpec:
+        """What the model can do."""
+        ...
+
+    def encode(self, prompts: Sequence[str]) -> list[Conditioning]:
+        """Encode prompts, in one batch."""
+        ...
+
+    def noise(self, generator: Generator, width: int, height: int) -> Tensor:
+        """Draw standard normal image tokens (N, C) float32 from a CPU generator.
+
+        The first draw from a generator of seed s is what diffusers draws for seed s.
+        """
+        ...
+
+    def context(
+        self,
+        conditioning: Conditioning,
+        *,
+        width: int,
+        height: int,
+        guidance: float | None,
+        sigmas: Sequence[float],
+    ) -> ContextT:
+        """Prepare one row for evaluations at these noise levels."""
+        ...
+
+    def evaluate(self, x: Tensor, sigmas: Sequence[float], contexts: Sequence[ContextT]) -> Tensor:
+        """Velocity (R, N, C) float32 of tokens x (R, N, C), each row at its sigma and context.
+
+        Rows must agree in image and text tokens and in nothing else.
+        """
+        ...
+
+    def decode(self, x: Tensor, width: int, height: int) -> Tensor:
+        """Pictures uint8 (R, height, width, 3) on the CPU, of clean tokens x (R, N, C)."""
+        ...
+
+    def preview(self, x0: Tensor, width: int, height: int) -> Tensor | None:
+        """A small picture uint8 (h, w, 3) of expected clean tokens (N, C). None: no map for it."""
+        ...
+
+
+def _within(field: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:
+        raise InvalidParams(f"{field} must be from {low:g} to {high:g}; got {value:g}", field=field)
+
+
+def _one_of(field: str, value: str, known: Sequence[str]) -> None:
+    if value not in known:
+        raise InvalidParams(
+            f"{field} must be one of {', '.join(known)}; got {value!r}", field=field
+        )

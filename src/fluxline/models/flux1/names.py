@@ -1,0 +1,177 @@
+"""FLUX.1 checkpoint names and ours: two dialects, one table each.
+
+A row reads: pattern of a checkpoint name, our parameter, the row at which it starts (counted in
+hidden widths, D). Where several tensors of a checkpoint share a parameter of ours, they are fused
+by being written side by side. `{i}` is the block's number.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+from torch import Tensor
+
+from fluxline.models.flux1.transformer import PER_SINGLE, PER_STREAM, FluxConfig
+
+Where = Literal["", "double image", "double text", "single", "final", "final swapped"]
+Row = tuple[str, str, int]
+Slot = tuple[str, int, Tensor]
+
+EMBEDDERS_DIFFUSERS = {
+    "timestep_embedder": "time_in",
+    "text_embedder": "pooled_in",
+    "guidance_embedder": "guidance_in",
+}
+
+
+def _stream_diffusers(ours: str, q: str, k: str, v: str, out: str, ff: str, norm: str) -> list[Row]:
+    block = "transformer_blocks.{i}."
+    target = f"double_blocks.{{i}}.{ours}."
+    return [
+        (f"{block}attn.{q}", f"{target}to_qkv", 0),
+        (f"{block}attn.{k}", f"{target}to_qkv", 1),
+        (f"{block}attn.{v}", f"{target}to_qkv", 2),
+        (f"{block}attn.norm_{norm}q", f"{target}qk_norm", 0),
+        (f"{block}attn.norm_{norm}k", f"{target}qk_norm", 1),
+        (f"{block}attn.{out}", f"{target}to_out", 0),
+        (f"{block}{ff}.net.0.proj", f"{target}mlp_in", 0),
+        (f"{block}{ff}.net.2", f"{target}mlp_out", 0),
+    ]
+
+
+DIFFUSERS: list[Row] = [
+    ("x_embedder", "image_in", 0),
+    ("context_embedder", "text_in", 0),
+    *(
+        (f"time_text_embed.{theirs}.linear_{n}", f"{ours}.{part}", 0)
+        for theirs, ours in EMBEDDERS_DIFFUSERS.items()
+        for n, part in ((1, "into"), (2, "out"))
+    ),
+    *_stream_diffusers("image", "to_q", "to_k", "to_v", "to_out.0", "ff", ""),
+    *_stream_diffusers(
+        "text", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out", "ff_context", "added_"
+    ),
+    ("single_transformer_blocks.{i}.attn.to_q", "single_blocks.{i}.proj_in", 0),
+    ("single_transformer_blocks.{i}.attn.to_k", "single_blocks.{i}.proj_in", 1),
+    ("single_transformer_blocks.{i}.attn.to_v", "single_blocks.{i}.proj_in", 2),
+    ("single_transformer_blocks.{i}.proj_mlp", "single_blocks.{i}.proj_in", 3),
+    ("single_transformer_blocks.{i}.attn.norm_q", "single_blocks.{i}.qk_norm", 0),
+    ("single_transformer_blocks.{i}.attn.norm_k", "single_blocks.{i}.qk_norm", 1),
+    ("single_transformer_blocks.{i}.proj_out", "single_blocks.{i}.proj_out", 0),
+    ("proj_out", "image_out", 0),
+]
+DIFFUSERS_MODULATION: dict[str, Where] = {
+    "transformer_blocks.{i}.norm1.linear": "double image",
+    "transformer_blocks.{i}.norm1_context.linear": "double text",
+    "single_transformer_blocks.{i}.norm.linear": "single",
+    "norm_out.linear": "final",
+}
+
+BFL: list[Row] = [
+    ("img_in", "image_in", 0),
+    ("txt_in", "text_in", 0),
+    *(
+        (f"{theirs}.{layer}_layer", f"{ours}.{part}", 0)
+        for theirs, ours in (
+            ("time_in", "time_in"),
+            ("vector_in", "pooled_in"),
+            ("guidance_in", "guidance_in"),
+        )
+        for layer, part in (("in", "into"), ("out", "out"))
+    ),
+    *(
+        (f"double_blocks.{{i}}.{short}_{theirs}", f"double_blocks.{{i}}.{ours}.{part}", row)
+        for short, ours in (("img", "image"), ("txt", "text"))
+        for theirs, part, row in (
+            ("attn.qkv", "to_qkv", 0),
+            ("attn.norm.query_norm", "qk_norm", 0),
+            ("attn.norm.key_norm", "qk_norm", 1),
+            ("attn.proj", "to_out", 0),
+            ("mlp.0", "mlp_in", 0),
+            ("mlp.2", "mlp_out", 0),
+        )
+    ),
+    ("single_blocks.{i}.linear1", "single_blocks.{i}.proj_in", 0),
+    ("single_blocks.{i}.norm.query_norm", "single_blocks.{i}.qk_norm", 0),
+    ("single_blocks.{i}.norm.key_norm", "single_blocks.{i}.qk_norm", 1),
+    ("single_blocks.{i}.linear2", "single_blocks.{i}.proj_out", 0),
+    ("final_layer.linear", "image_out", 0),
+]
+BFL_MODULATION: dict[str, Where] = {
+    "double_blocks.{i}.img_mod.lin": "double image",
+    "double_blocks.{i}.txt_mod.lin": "double text",
+    "single_blocks.{i}.modulation.lin": "single",
+    "final_layer.adaLN_modulation.1": "final swapped",  # shift before scale
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Rule:
+    target: str  # our parameter without its ending
+    row: int  # in hidden widths; in rows for qk_norm
+    where: Where
+
+
+def is_bfl(names: Sequence[str]) -> bool:
+    """Whether a checkpoint speaks BFL's dialect rather than diffusers'."""
+    return any(name.startswith(("img_in.", "double_blocks.")) for name in names)
+
+
+def layout_for(
+    config: FluxConfig, names: Sequence[str]
+) -> Callable[[str, Tensor], list[Slot] | None]:
+    """Where each tensor of a checkpoint with these names belongs in a FluxTransformer.
+
+    The function returned takes (name, tensor) and gives [(parameter, first row, part), ...], or
+    None for a name that is not FLUX.1's.
+    """
+    if is_bfl(names):
+        return partial(_place, _rules(BFL, BFL_MODULATION), config)
+    return partial(_place, _rules(DIFFUSERS, DIFFUSERS_MODULATION), config)
+
+
+def _rules(rows: list[Row], modulation: dict[str, Where]) -> list[tuple[re.Pattern[str], _Rule]]:
+    rules = [(pattern, _Rule(target, row, "")) for pattern, target, row in rows]
+    rules += [(pattern, _Rule("modulation", 0, where)) for pattern, where in modulation.items()]
+    return [(_compile(pattern), rule) for pattern, rule in rules]
+
+
+def _compile(pattern: str) -> re.Pattern[str]:
+    number = re.escape(pattern).replace(r"\{i\}", r"(\d+)")
+    return re.compile(number + r"\.(weight|bias|scale)")
+
+
+def _place(
+    rules: list[tuple[re.Pattern[str], _Rule]], config: FluxConfig, name: str, tensor: Tensor
+) -> list[Slot] | None:
+    for pattern, rule in rules:
+        if match := pattern.fullmatch(name):
+            *number, kind = match.groups()
+            block = int(number[0]) if number else 0
+            target = rule.target.replace("{i}", str(block))
+            if target.endswith("qk_norm"):
+                return [(target, rule.row, tensor[None])]
+            if not rule.where:
+                return [(f"{target}.{kind}", rule.row * config.hidden, tensor)]
+            return _place_modulation(config, f"{target}.{kind}", rule.where, block, tensor)
+    return None
+
+
+def _place_modulation(
+    config: FluxConfig, target: str, where: Where, block: int, tensor: Tensor
+) -> list[Slot]:
+    """Rows of the one modulation matrix, in the order the blocks take their vectors."""
+    singles = 2 * PER_STREAM * config.depth_double
+    final = singles + PER_SINGLE * config.depth_single
+    first = {
+        "double image": 2 * PER_STREAM * block,
+        "double text": 2 * PER_STREAM * block + PER_STREAM,
+        "single": singles + PER_SINGLE * block,
+    }.get(where, final)
+    row = first * config.hidden
+    if where == "final swapped":
+        shift, scale = tensor.chunk(2)
+        return [(target, row, scale), (target, row + config.hidden, shift)]
+    return [(target, row, tensor)]

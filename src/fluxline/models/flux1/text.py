@@ -1,0 +1,64 @@
+"""The two text encoders of FLUX.1: CLIP for one vector, T5 for a sequence.
+
+Prompts are padded to a fixed length and the padding is attended to, as FLUX was trained.
+Source: black-forest-labs/flux, conditioner.py.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedText:
+    """sequence: (P, L, text_dim). pooled: (P, pooled_dim). truncated: P truths."""
+
+    sequence: Tensor
+    pooled: Tensor
+    truncated: list[bool]
+
+
+class TextEncoders:
+    """CLIP and T5 with their tokenizers. Thread: the engine's.
+
+    length: tokens of the T5 sequence. CLIP's length is its tokenizer's own.
+    """
+
+    def __init__(
+        self,
+        *,
+        clip: torch.nn.Module,
+        clip_tokenizer: Any,  # transformers' tokenizers share no useful type
+        t5: torch.nn.Module,
+        t5_tokenizer: Any,
+        length: int,
+    ) -> None:
+        self._clip, self._clip_tokenizer = clip, clip_tokenizer
+        self._t5, self._t5_tokenizer = t5, t5_tokenizer
+        self.length = length
+
+    def encode(self, prompts: Sequence[str]) -> EncodedText:
+        """Encode P prompts in one batch."""
+        ids, truncated = self._tokenize(self._t5_tokenizer, prompts, self.length)
+        sequence = self._t5(ids.to(_device_of(self._t5)))[0]
+        clip_ids, _ = self._tokenize(
+            self._clip_tokenizer, prompts, self._clip_tokenizer.model_max_length
+        )
+        pooled = self._clip(clip_ids.to(_device_of(self._clip))).pooler_output
+        return EncodedText(sequence, pooled, truncated)
+
+    @staticmethod
+    def _tokenize(tokenizer: Any, prompts: Sequence[str], length: int) -> tuple[Tensor, list[bool]]:
+        texts = list(prompts)
+        padded = tokenizer(
+            texts, padding="max_length", max_length=length, truncation=True, return_tensors="pt"
+        )
+        whole = tokenizer(texts, truncation=False, verbose=False)["input_ids"]
+        return padded["input_ids"], [len(ids) > length for ids in whole]
+
+
+def _device_of(module: torch.nn.Module) -> torch.device:
+    return next(module.parameters()).device

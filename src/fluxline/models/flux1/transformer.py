@@ -1,0 +1,246 @@
+"""The FLUX.1 transformer: velocity of every image token, given noise level and prompt.
+
+A multimodal diffusion transformer with two kinds of block. A *double* block keeps weights of its
+own for text and image and lets them meet in attention; a *single* block runs both as one sequence,
+attention and MLP side by side. Source: black-forest-labs/flux, model.py and modules/layers.py;
+Esser et al. 2024, "Scaling Rectified Flow Transformers"; Dehghani et al. 2023 (parallel blocks).
+
+It knows tensors and nothing else: not files, devices, requests or steps. Rows of a batch are
+independent: each has its own sigma, guidance, prompt and positions.
+
+Two things differ from the reference, neither of them a number:
+projections that read the same input are one matrix (Q, K, V; in a single block the MLP too), and
+so are the modulation layers of *all* blocks, which see only (sigma, guidance, prompt): the
+vectors of every evaluation of a request come from one product before the first evaluation.
+
+Shapes: R rows, N image tokens, L text tokens, S = L + N, C channels of a token, D hidden,
+H heads, E evaluations, M modulation vectors.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from fluxline.ops.attention import Attend, attend
+from fluxline.ops.norm import modulated_norm, rms_norm
+from fluxline.ops.rope import rope_table, rotate
+
+PER_STREAM = 6  # vectors a double block's stream takes: shift, scale, gate for attention and MLP
+PER_SINGLE = 3  # a single block: shift, scale, gate
+PER_FINAL = 2  # the last norm: scale, shift
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FluxConfig:
+    """The numbers that make a FLUX.1: dev and schnell differ only in `guidance`."""
+
+    in_channels: int  # C: 64 = 16 latent channels of a 2 x 2 patch; 384 in Fill
+    out_channels: int
+    depth_double: int
+    depth_single: int
+    head_dim: int
+    heads: int
+    text_dim: int  # width of the T5 sequence
+    pooled_dim: int  # width of the CLIP vector
+    guidance: bool  # has a guidance embedding (dev-class)
+    axes: tuple[int, ...]  # channels of the head given to each position axis
+
+    @property
+    def hidden(self) -> int:
+        """D, the width of a token inside."""
+        return self.heads * self.head_dim
+
+    @property
+    def vectors(self) -> int:
+        """M, the modulation vectors of one evaluation."""
+        return 2 * PER_STREAM * self.depth_double + PER_SINGLE * self.depth_single + PER_FINAL
+
+
+class FluxTransformer(nn.Module):
+    """The whole network. `forward` is one evaluation of R rows; the rest is done once a request."""
+
+    def __init__(self, config: FluxConfig) -> None:
+        super().__init__()
+        self.config = config
+        d = config.hidden
+        self.image_in = nn.Linear(config.in_channels, d)
+        self.text_in = nn.Linear(config.text_dim, d)
+        self.time_in = Embedder(256, d)
+        self.pooled_in = Embedder(config.pooled_dim, d)
+        self.guidance_in = Embedder(256, d) if config.guidance else None
+        self.modulation = nn.Linear(d, config.vectors * d)
+        self.double_blocks = nn.ModuleList(
+            DoubleBlock(d, config.heads) for _ in range(config.depth_double)
+        )
+        self.single_blocks = nn.ModuleList(
+            SingleBlock(d, config.heads) for _ in range(config.depth_single)
+        )
+        self.image_out = nn.Linear(d, config.out_channels)
+
+    def embed_text(self, text: Tensor) -> Tensor:
+        """Project a T5 sequence (R, L, text_dim) to (R, L, D): the same in every evaluation."""
+        embedded: Tensor = self.text_in(text)
+        return embedded
+
+    def modulate(self, sigma: Tensor, guidance: Tensor | None, pooled: Tensor) -> Tensor:
+        """Modulation vectors (E, M, D) of E evaluations, in one product.
+
+        sigma: (E,) in [0, 1]. guidance: (E,), needed by a dev-class model, unread by others.
+        pooled: (E, pooled_dim) or (1, pooled_dim), the CLIP vector.
+        """
+        condition = self.time_in(timestep_features(sigma).to(pooled.dtype))
+        if self.guidance_in is not None:
+            if guidance is None:
+                raise ValueError("this FLUX has a guidance embedding: guidance is needed")
+            condition = condition + self.guidance_in(timestep_features(guidance).to(pooled.dtype))
+        condition = condition + self.pooled_in(pooled)
+        vectors: Tensor = self.modulation(F.silu(condition))
+        return vectors.reshape(len(vectors), self.config.vectors, self.config.hidden)
+
+    def rope(self, ids: Tensor) -> Tensor:
+        """Rotations (..., S, head_dim / 2) of positions ids (..., S, 3), text first."""
+        return rope_table(ids, self.config.axes)
+
+    def forward(
+        self, x: Tensor, text: Tensor, modulation: Tensor, rope: Tensor, attend: Attend = attend
+    ) -> Tensor:
+        """Velocity (R, N, C) of image tokens x (R, N, C).
+
+        text: (R, L, D) from `embed_text`. modulation: (R, M, D) from `modulate`.
+        rope: (R or 1, S, head_dim / 2) from `rope`.
+        """
+        vectors = modulation.unsqueeze(2).unbind(1)  # M x (R, 1, D)
+        image = self.image_in(x)
+        taken = 0
+        for block in self.double_blocks:
+            for_image = vectors[taken : taken + PER_STREAM]
+            for_text = vectors[taken + PER_STREAM : taken + 2 * PER_STREAM]
+            image, text = block(image, text, for_image, for_text, rope, attend)
+            taken += 2 * PER_STREAM
+        both = torch.cat((text, image), dim=1)  # (R, S, D)
+        for block in self.single_blocks:
+            both = block(both, vectors[taken : taken + PER_SINGLE], rope, attend)
+            taken += PER_SINGLE
+        scale, shift = vectors[taken:]
+        velocity: Tensor = self.image_out(modulated_norm(both[:, text.shape[1] :], shift, scale))
+        return velocity
+
+
+class Embedder(nn.Module):
+    """Two linear layers that lift a vector to the hidden width."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.into = nn.Linear(width, hidden)
+        self.out = nn.Linear(hidden, hidden)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(E, width) to (E, D)."""
+        lifted: Tensor = self.out(F.silu(self.into(x)))
+        return lifted
+
+
+class Stream(nn.Module):
+    """One side of a double block, text or image: all its weights."""
+
+    def __init__(self, hidden: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.to_qkv = nn.Linear(hidden, 3 * hidden)
+        self.qk_norm = nn.Parameter(torch.ones(2, hidden // heads))
+        self.to_out = nn.Linear(hidden, hidden)
+        self.mlp_in = nn.Linear(hidden, 4 * hidden)
+        self.mlp_out = nn.Linear(4 * hidden, hidden)
+
+    def project(self, x: Tensor, shift: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+        """Normed queries and keys (R, S, 2, H, head_dim), and values (R, S, H, head_dim)."""
+        qkv = self.to_qkv(modulated_norm(x, shift, scale))
+        return split_heads(qkv, self.heads, self.qk_norm)
+
+    def absorb(self, x: Tensor, attended: Tensor, vectors: Sequence[Tensor]) -> Tensor:
+        """Add what attention brought, then the MLP's answer to it, each through its gate."""
+        gate, mlp_shift, mlp_scale, mlp_gate = vectors
+        x = torch.addcmul(x, gate, self.to_out(attended))
+        inner = F.gelu(self.mlp_in(modulated_norm(x, mlp_shift, mlp_scale)), approximate="tanh")
+        return torch.addcmul(x, mlp_gate, self.mlp_out(inner))
+
+
+class DoubleBlock(nn.Module):
+    """Text and image, each with weights of its own, attending together."""
+
+    def __init__(self, hidden: int, heads: int) -> None:
+        super().__init__()
+        self.image = Stream(hidden, heads)
+        self.text = Stream(hidden, heads)
+
+    def forward(
+        self,
+        image: Tensor,
+        text: Tensor,
+        for_image: Sequence[Tensor],
+        for_text: Sequence[Tensor],
+        rope: Tensor,
+        attend: Attend,
+    ) -> tuple[Tensor, Tensor]:
+        """image (R, N, D) and text (R, L, D), one block further."""
+        text_qk, text_v = self.text.project(text, *for_text[:2])
+        image_qk, image_v = self.image.project(image, *for_image[:2])
+        qk = torch.cat((text_qk, image_qk), dim=1)
+        v = torch.cat((text_v, image_v), dim=1)
+        attended = attend_rotated(qk, v, rope, attend)  # (R, S, D)
+        length = text.shape[1]
+        image = self.image.absorb(image, attended[:, length:], for_image[2:])
+        text = self.text.absorb(text, attended[:, :length], for_text[2:])
+        return image, text
+
+
+class SingleBlock(nn.Module):
+    """Text and image as one sequence; attention and MLP read the same norm, side by side."""
+
+    def __init__(self, hidden: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv_width = 3 * hidden
+        self.proj_in = nn.Linear(hidden, 7 * hidden)  # Q, K, V and the MLP's inner layer
+        self.qk_norm = nn.Parameter(torch.ones(2, hidden // heads))
+        self.proj_out = nn.Linear(5 * hidden, hidden)
+
+    def forward(self, x: Tensor, vectors: Sequence[Tensor], rope: Tensor, attend: Attend) -> Tensor:
+        """x (R, S, D), one block further."""
+        shift, scale, gate = vectors
+        inner = self.proj_in(modulated_norm(x, shift, scale))
+        qkv, mlp = inner[..., : self.qkv_width], inner[..., self.qkv_width :]
+        qk, v = split_heads(qkv, self.heads, self.qk_norm)
+        attended = attend_rotated(qk, v, rope, attend)
+        joined = torch.cat((attended, F.gelu(mlp, approximate="tanh")), dim=-1)
+        return torch.addcmul(x, gate, self.proj_out(joined))
+
+
+def split_heads(qkv: Tensor, heads: int, qk_norm: Tensor) -> tuple[Tensor, Tensor]:
+    """Split (R, S, 3 D) by head and norm queries and keys: (R, S, 2, H, head_dim), (R, S, H, ·)."""
+    split = rearrange(qkv, "r s (three h c) -> r s three h c", three=3, h=heads)
+    return rms_norm(split[:, :, :2], qk_norm[:, None]), split[:, :, 2]
+
+
+def attend_rotated(qk: Tensor, v: Tensor, rope: Tensor, attend: Attend) -> Tensor:
+    """Rotate queries and keys (R, S, 2, H, head_dim) by position and attend: (R, S, D)."""
+    q, k = rearrange(rotate(qk, rope), "r s two h c -> two r h s c")
+    return attend(q, k, v.transpose(1, 2))
+
+
+def timestep_features(value: Tensor) -> Tensor:
+    """Sinusoidal features (E, 256) float32 of value (E,), which is scaled by 1000 first.
+
+    Source: black-forest-labs/flux, layers.py, timestep_embedding: cosines, then sines.
+    """
+    half = 128
+    frequencies = torch.exp(
+        -math.log(10_000) * torch.arange(half, dtype=torch.float32, device=value.device) / half
+    )
+    angle = 1000.0 * value.float()[:, None] * frequencies
+    return torch.cat((angle.cos(), angle.sin()), dim=-1)

@@ -1,0 +1,1 @@
+"""Checkpoints: where they lie, and how their tensors get into a model."""

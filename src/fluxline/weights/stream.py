@@ -1,0 +1,81 @@
+"""Load a checkpoint one tensor at a time: read, rename, transform, assign, with a strict account.
+
+Knows safetensors and nothing of any model: a *layout* says where each tensor belongs. At most one
+tensor of the checkpoint is in memory beside the model.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from fluxline.errors import CheckpointMismatch, LoadError
+
+Slot = tuple[str, int, Tensor]
+"""(parameter, first row, what to write there)."""
+
+Layout = Callable[[str, Tensor], Sequence[Slot] | None]
+"""(checkpoint name, tensor) to the slots it fills. None: the name is unknown."""
+
+
+def read_tensors(files: Sequence[Path]) -> Iterator[tuple[str, Tensor]]:
+    """Yield every (name, tensor) of some safetensors files, one in memory at a time.
+
+    Raises LoadError if a file is not whole.
+    """
+    for file in files:
+        try:
+            with safe_open(file, framework="pt") as handle:
+                for name in handle.keys():  # noqa: SIM118 - not a dict
+                    yield name, handle.get_tensor(name)
+        except (SafetensorError, OSError) as exc:
+            raise LoadError(f"cannot read {file.name}: {exc}") from exc
+
+
+@torch.no_grad()
+def assign(
+    model: nn.Module, tensors: Iterable[tuple[str, Tensor]], layout: Layout, *, source: str
+) -> None:
+    """Fill every parameter of `model` from `tensors`, each in the parameter's dtype and device.
+
+    Raises CheckpointMismatch if any tensor is left over, any row of any parameter is not filled
+    exactly once, or a shape differs. `source` names the checkpoint in the message.
+    """
+    parameters = dict(model.named_parameters())
+    missing = {name: _Rows(p.shape[0]) for name, p in parameters.items()}
+    unexpected: list[str] = []
+    shapes: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {}
+    for name, tensor in tensors:
+        placed = layout(name, tensor)
+        if placed is None or any(parameter not in parameters for parameter, _, _ in placed):
+            unexpected.append(name)
+            continue
+        for parameter, row, part in placed:
+            target = parameters[parameter][row : row + part.shape[0]]
+            if target.shape != part.shape:
+                shapes[name] = (tuple(part.shape), tuple(target.shape))
+            elif not missing[parameter].take(row, part.shape[0]):
+                unexpected.append(name)
+            else:
+                target.copy_(part)
+    absent = [name for name, rows in missing.items() if rows.left]
+    if absent or unexpected or shapes:
+        raise CheckpointMismatch(source, missing=absent, unexpected=unexpected, shapes=shapes)
+
+
+class _Rows:
+    """Which rows of one parameter are still to be filled."""
+
+    def __init__(self, count: int) -> None:
+        self.left = count
+        self._taken: list[tuple[int, int]] = []
+
+    def take(self, row: int, length: int) -> bool:
+        """Mark rows as filled. False if one of them was already."""
+        if any(row < end and start < row + length for start, end in self._taken):
+            return False
+        self._taken.append((row, row + length))
+        self.left -= length
+        return True
