@@ -11,6 +11,8 @@ from typing import Self
 
 from fluxline import wire
 
+ENGINE = "fluxline.engine:open_engine"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerCommand:
@@ -19,7 +21,7 @@ class WorkerCommand:
     model: str
     device: str
     queue_limit: int
-    engine: str = "fluxline.engine:open_engine"  # module:factory, imported in the worker only
+    engine: str = ENGINE  # module:factory, imported in the worker only
     log_level: str = "info"
     log_format: str = "text"
 

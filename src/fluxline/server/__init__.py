@@ -1,0 +1,1 @@
+"""The HTTP front doors. The only room that knows a web framework."""

@@ -1,0 +1,34 @@
+"""The HTTP application: routes, error handlers and middleware put together around a service."""
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+
+import fluxline
+from fluxline.errors import FluxlineError
+from fluxline.server import envelope
+from fluxline.server.dialects.openai_routes import openai_router
+from fluxline.server.health import health_router
+from fluxline.server.middleware import BodyLimit, Exchange
+from fluxline.service import Service
+
+
+def create_app(service: Service, *, max_n: int, body_limit_bytes: int) -> FastAPI:
+    """Make the application of a service. Starts nothing and listens nowhere."""
+    app = FastAPI(
+        title="Fluxline",
+        version=fluxline.__version__,
+        docs_url=None,  # the stock pages load scripts from elsewhere
+        redoc_url=None,
+        exception_handlers={
+            FluxlineError: envelope.on_fluxline_error,
+            HTTPException: envelope.on_http_exception,
+            RequestValidationError: envelope.on_validation_error,
+        },
+        redirect_slashes=False,
+    )
+    app.add_middleware(BodyLimit, limit_bytes=body_limit_bytes)
+    app.add_middleware(Exchange)  # added last: outermost
+    app.include_router(health_router(service))
+    app.include_router(openai_router(service, max_n=max_n))
+    return app

@@ -1,0 +1,1 @@
+"""One module per protocol: its wire format to a `GenerationRequest`, and a result back."""

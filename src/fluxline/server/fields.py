@@ -1,0 +1,147 @@
+"""Reading a JSON body strictly: one field at a time, by any of its names, in the caller's words.
+
+What a field means is the business of the dialect that reads it.
+"""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fluxline.errors import InvalidParams, RequestError
+
+
+class MalformedBody(RequestError):
+    """The body is no JSON object, so that no field can be named."""
+
+    code = "invalid_json"
+
+
+class MissingParam(InvalidParams):
+    """A field that must be there is not."""
+
+    code = "missing_required_parameter"
+
+
+class UnsupportedParam(InvalidParams):
+    """A field asks for something that is not served here."""
+
+    code = "unsupported_parameter"
+
+
+class Fields:
+    """The fields of one JSON object. Remembers which were read, and by which name.
+
+    null is the same as absent. A field given by two names with two values is refused.
+    """
+
+    def __init__(self, body: Mapping[str, Any]) -> None:  # Any: JSON, checked by each reader
+        self._body = body
+        self._read: set[str] = set()
+        self._used: dict[str, str] = {}
+
+    def used_name(self, name: str) -> str:
+        """Say by which of its names the caller gave a field; the name itself if not given."""
+        return self._used.get(name, name)
+
+    def unread(self) -> list[str]:
+        """List the fields nobody has asked for."""
+        return [name for name in self._body if name not in self._read]
+
+    def given(self, name: str) -> bool:
+        """Mark a field as read; say whether it has a value."""
+        return self._value((name,)) is not None
+
+    def text(self, *names: str) -> str | None:
+        """Read a string."""
+        value = self._value(names)
+        if value is None:
+            return None
+        if not isinstance(value, str):
+            raise self._wrong(names, "must be a string", value)
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise self._wrong(names, "must be whole Unicode characters", ...) from None
+        return value
+
+    def boolean(self, *names: str) -> bool | None:
+        """Read true or false."""
+        value = self._value(names)
+        if value is not None and not isinstance(value, bool):
+            raise self._wrong(names, "must be true or false", value)
+        return value
+
+    def integer(self, *names: str, low: int, high: int) -> int | None:
+        """Read an integer from low to high, both included. 4.0 is not one, true is not one."""
+        value = self._value(names)
+        if value is None:
+            return None
+        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+            raise self._wrong(names, f"must be an integer from {low} to {high}", value)
+        return value
+
+    def number(self, *names: str, low: float, high: float) -> float | None:
+        """Read a finite number from low to high, both included."""
+        value = self._value(names)
+        if value is None:
+            return None
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not is_number or not low <= value <= high or not math.isfinite(value):
+            raise self._wrong(names, f"must be a number from {low:g} to {high:g}", value)
+        return float(value)
+
+    def choice(self, *names: str, of: Sequence[str]) -> str | None:
+        """Read one of a few words, in any case. An empty string is the same as absent."""
+        value = self.text(*names)
+        if not value:
+            return None
+        if value.lower() not in of:
+            raise self._wrong(names, f"must be one of {', '.join(of)}", value)
+        return value.lower()
+
+    def _value(self, names: Sequence[str]) -> Any:
+        self._read.update(names)
+        present = [name for name in names if self._body.get(name) is not None]
+        if not present:
+            return None
+        first, *others = present
+        self._used[names[0]] = first
+        value = self._body[first]
+        for other in others:
+            twin = self._body[other]
+            if twin != value or isinstance(twin, bool) is not isinstance(value, bool):
+                message = f"{first} and {other} mean the same and must agree"
+                raise InvalidParams(message, field=other)
+        return value
+
+    def _wrong(self, names: Sequence[str], rule: str, value: object) -> InvalidParams:
+        used = self.used_name(names[0])
+        got = "" if value is ... else f"; got {_shown(value)}"
+        return InvalidParams(f"{used} {rule}{got}", field=used)
+
+
+def parse_object(raw: bytes) -> dict[str, Any]:
+    """Parse a body that must be one JSON object. Raises MalformedBody."""
+    try:
+        body = json.loads(raw, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as exc:
+        reason = exc.msg if isinstance(exc, json.JSONDecodeError) else "it cannot be read"
+        raise MalformedBody(f"the body must be JSON: {reason}") from exc
+    if not isinstance(body, dict):
+        raise MalformedBody(f"the body must be a JSON object; got {_shown(body)}")
+    return body
+
+
+def _no_constant(name: str) -> float:
+    """Let NaN and Infinity, which JSON does not have, become a number no range contains."""
+    return float(name)
+
+
+def _shown(value: object) -> str:
+    """Spell a wrong value for its sender, briefly."""
+    try:
+        text = json.dumps(value)
+    except (ValueError, RecursionError):
+        return "something too large to show"
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,0 +1,167 @@
+"""`fluxline serve`: the API process from its start to its last answer, signals included."""
+
+import asyncio
+import contextlib
+import ipaddress
+import logging
+import signal
+import socket
+from collections.abc import Awaitable, Iterator
+
+import uvicorn
+
+import fluxline
+from fluxline.errors import ConfigError
+from fluxline.fleet.local import LocalReplica
+from fluxline.fleet.process import ENGINE, WorkerCommand
+from fluxline.server.app import create_app
+from fluxline.service import Service
+from fluxline.settings import Settings
+from fluxline.telemetry import configure_logging
+
+EXIT_OK = 0
+EXIT_CANNOT_START = 2
+ANSWER_GRACE_S = 5  # for the last answers to leave, once nothing is drawn any more
+
+_log = logging.getLogger(__name__)
+
+
+def run(settings: Settings, *, engine: str = ENGINE) -> int:
+    """Serve until told to stop; return the exit code (2: it could not start, or not go on).
+
+    `engine` is the module:factory that the worker opens in place of Fluxline's own.
+    """
+    configure_logging(settings.log_level, settings.log_format)
+    try:
+        listener = _listen(settings.host, settings.port)
+    except ConfigError as exc:
+        _log.error("%s", exc.message)
+        return EXIT_CANNOT_START
+    command = WorkerCommand(
+        model=settings.model,
+        device=settings.device,
+        queue_limit=settings.queue_limit,
+        engine=engine,
+        log_level=settings.log_level,
+        log_format=settings.log_format,
+    )
+    with listener:
+        return asyncio.run(_serve(settings, command, listener))
+
+
+async def _serve(settings: Settings, command: WorkerCommand, listener: socket.socket) -> int:
+    replica = LocalReplica(command)
+    service = Service(replica, queue_limit=settings.queue_limit, aliases=settings.aliases)
+    app = create_app(service, max_n=settings.max_n, body_limit_bytes=settings.body_limit_bytes)
+    server = _Server(_config(app))
+    with _signals() as signals:
+        replica.start()
+        serving = asyncio.create_task(server.serve(sockets=[listener]))
+        _announce(listener, settings)
+        telling = asyncio.create_task(_tell_when_ready(replica))
+        try:
+            await _first(signals.get(), replica.ended(), asyncio.shield(serving))
+            is_broken = replica.state == "failed"
+            if not is_broken:
+                await _wind_down(service, signals, settings.drain_s)
+        finally:
+            telling.cancel()
+            await replica.stop(0)
+            server.should_exit = True
+            await serving
+    if is_broken:
+        _log.error("cannot go on: %s", replica.reason)
+        return EXIT_CANNOT_START
+    return EXIT_OK
+
+
+async def _wind_down(service: Service, signals: "asyncio.Queue[int]", drain_s: float) -> None:
+    """Let what runs finish within the limit. A second signal ends the wait."""
+    status = service.status
+    active = status.waiting + status.running
+    if active:
+        print(f"finishing {active} requests, at most {drain_s:g} s; again to stop now", flush=True)
+    await _first(service.drain(drain_s), signals.get())
+
+
+async def _tell_when_ready(replica: LocalReplica) -> None:
+    if await replica.settled() == "ready":
+        info = replica.models[0]
+        print(f"ready: {info.name} on {info.device}, {info.dtype}", flush=True)
+
+
+async def _first(*waits: Awaitable[object]) -> None:
+    """Wait until one of them is over; cancel the others."""
+    tasks = [asyncio.ensure_future(wait) for wait in waits]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its own signal handling, which would end us before the pictures are out."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave the signals alone."""
+        yield
+
+
+def _config(app: object) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,  # type: ignore[arg-type]
+        http="h11",  # cuts oversized headers; httptools buffers them without end
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_graceful_shutdown=ANSWER_GRACE_S,
+    )
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator["asyncio.Queue[int]"]:
+    """Collect INT and TERM in a queue instead of dying of them."""
+    loop = asyncio.get_running_loop()
+    received: asyncio.Queue[int] = asyncio.Queue()
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    for number in numbers:
+        loop.add_signal_handler(number, received.put_nowait, number)
+    try:
+        yield received
+    finally:
+        for number in numbers:
+            loop.remove_signal_handler(number)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """Bind, so that a port that is taken is known before a model is loaded."""
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, _, _, _, address = found[0]
+        return socket.create_server(address, family=family, backlog=2048)
+    except OSError as exc:
+        raise ConfigError(f"cannot listen on {host} port {port}: {exc.strerror}") from exc
+
+
+def _announce(listener: socket.socket, settings: Settings) -> None:
+    port = listener.getsockname()[1]
+    shown = f"[{settings.host}]" if ":" in settings.host else settings.host
+    where = f"http://{shown}:{port}"
+    version = fluxline.__version__
+    print(f"Fluxline {version} listens on {where} and loads {settings.model}", flush=True)
+    if not _is_loopback(settings.host):
+        _log.warning("listening on %s: whoever can reach it can draw, without a key", settings.host)
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

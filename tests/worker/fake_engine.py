@@ -1,0 +1,164 @@
+"""An engine without a model, poured in below the worker: `tests.worker.fake_engine:open_engine`.
+
+It is steered by the prompt and by the model's name, as a real one would be:
+prompts `hang`, `poison` (kills its process), `broken`, `blown` (out of memory);
+models `absent` (LoadError), `crash` (an unexpected exception), `killed` (dies while loading).
+Pictures are `picture of <prompt> seed <seed>`, so that the same request gives the same bytes.
+"""
+
+import os
+import signal
+import threading
+from collections.abc import Callable
+
+from fluxline.errors import InvalidParams, LoadError, QueueFull
+from fluxline.request import (
+    CancelledEvent,
+    Done,
+    Event,
+    Failed,
+    GenerationRequest,
+    ImageReady,
+    ImageResult,
+    ModelInfo,
+    Progress,
+    Queued,
+    SamplingParams,
+    Started,
+)
+
+INFO = ModelInfo(
+    name="fake",
+    family="flux1",
+    native_width=64,
+    native_height=64,
+    max_width=256,
+    max_height=256,
+    default_steps=4,
+    max_steps=50,
+    guidance=None,
+    text_length=64,
+    dtype="float32",
+    device="cpu",
+    samplers=("euler",),
+    schedules=("simple",),
+)
+
+
+def picture(request: GenerationRequest, index: int) -> bytes:
+    """The bytes this engine draws."""
+    return f"picture of {request.prompt} seed {request.seed + index}".encode()
+
+
+class FakeEngine:
+    """Draws at once, except for `hang`, which waits to be cancelled or released."""
+
+    def __init__(self, queue_limit: int = 64, models: tuple[ModelInfo, ...] = (INFO,)) -> None:
+        self.models = models
+        self.started: list[GenerationRequest] = []
+        self.cancelled: list[str] = []
+        self._queue_limit = queue_limit
+        self._hanging: dict[str, tuple[GenerationRequest, Callable[[Event], None]]] = {}
+        self._lock = threading.Lock()
+
+    def start(self, request: GenerationRequest, publish: Callable[[Event], None]) -> None:
+        if (request.params.width or 0) > INFO.max_width:
+            raise InvalidParams(
+                f"width must be at most 256; got {request.params.width}", field="width"
+            )
+        if (request.params.steps or 0) > INFO.max_steps:
+            raise InvalidParams("steps must be at most 50", field="steps")
+        if len(self._hanging) >= self._queue_limit:
+            raise QueueFull("the engine is full", retry_after_s=3)
+        if request.prompt == "broken":
+            raise RuntimeError("broken")
+        self.started.append(request)
+        if request.prompt.startswith("hang"):
+            with self._lock:
+                self._hanging[request.id] = (request, publish)
+        threading.Thread(target=self._draw, args=(request, publish), daemon=True).start()
+
+    def _draw(self, request: GenerationRequest, publish: Callable[[Event], None]) -> None:
+        publish(Queued(request.id))
+        publish(Started(request.id))
+        if request.prompt == "poison":
+            os.kill(os.getpid(), signal.SIGKILL)
+        elif request.prompt == "blown":
+            publish(Failed(request.id, "out_of_memory", "no memory for this picture"))
+        elif request.prompt == "hang after one":
+            publish(self._ready(request, 0))
+        elif request.prompt != "hang":
+            self._finish(request, publish)
+
+    def _finish(self, request: GenerationRequest, publish: Callable[[Event], None]) -> None:
+        for index in range(request.n):
+            publish(Progress(request.id, index, 1, 1))
+            publish(self._ready(request, index))
+        publish(Done(request.id))
+
+    def _ready(self, request: GenerationRequest, index: int) -> ImageReady:
+        params = SamplingParams(width=64, height=48, steps=request.params.steps or 4)
+        image = ImageResult(
+            index=index,
+            seed=request.seed + index,
+            data=picture(request, index),
+            format=request.output_format,
+            width=request.params.width or 64,
+            height=request.params.height or 48,
+            model=INFO.name,
+            params=params,
+            timings_s={
+                "queue": 9.0,
+                "encode": 0.25,
+                "denoise": 0.5,
+                "decode": 0.25,
+                "compress": 7.0,
+            },
+            warnings=() if request.params.guidance is None else ("guidance has no effect",),
+        )
+        return ImageReady(request.id, image)
+
+    def release(self) -> None:
+        """Let everything that hangs finish."""
+        with self._lock:
+            hanging, self._hanging = self._hanging, {}
+        for request, publish in hanging.values():
+            self._finish(request, publish)
+
+    def cancel(self, request_id: str) -> None:
+        self.cancelled.append(request_id)
+        with self._lock:
+            found = self._hanging.pop(request_id, None)
+        if found:
+            found[1](CancelledEvent(request_id))
+
+    def close(self, drain_s: float = 0) -> None:
+        if drain_s:
+            self.release()
+
+
+def open_engine(model: str, device: str, queue_limit: int) -> FakeEngine:
+    """Open as `fluxline.engine.open_engine` does."""
+    if model == "absent":
+        raise LoadError("no model called absent")
+    if model == "crash":
+        raise ValueError("unexpected")
+    if model == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return FakeEngine(queue_limit)
+
+
+class Flaky(FakeEngine):
+    """Hangs on `hang` only in a process that was not told otherwise by the marker file."""
+
+    def _draw(self, request: GenerationRequest, publish: Callable[[Event], None]) -> None:
+        if request.prompt.startswith("hang") and os.path.exists(os.environ["FAKE_MARKER"]):
+            publish(Started(request.id))
+            self._finish(request, publish)
+        else:
+            super()._draw(request, publish)
+
+
+def open_flaky(model: str, device: str, queue_limit: int) -> Flaky:
+    """Open an engine that hangs until the file named by FAKE_MARKER exists, then no more."""
+    return Flaky(queue_limit)
