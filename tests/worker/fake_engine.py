@@ -8,6 +8,7 @@ Pictures are `picture of <prompt> seed <seed>`, so that the same request gives t
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable
 
@@ -162,3 +163,14 @@ class Flaky(FakeEngine):
 def open_flaky(model: str, device: str, queue_limit: int) -> Flaky:
     """Open an engine that hangs until the file named by FAKE_MARKER exists, then no more."""
     return Flaky(queue_limit)
+
+
+def open_garbling(model: str, device: str, queue_limit: int) -> FakeEngine:
+    """Write garbage on the socket to the fleet, in the first process only."""
+    marker = os.environ["FAKE_MARKER"]
+    if not os.path.exists(marker):
+        with open(marker, "w"):
+            pass
+        fd = next(int(word.removeprefix("--fd=")) for word in sys.argv if word.startswith("--fd="))
+        os.write(fd, b"\xff\xff\xff\xff")
+    return FakeEngine(queue_limit)

@@ -15,7 +15,6 @@ from fluxline.request import (
     GenerationRequest,
     ImageReady,
     Progress,
-    Started,
     Terminal,
 )
 
@@ -30,15 +29,14 @@ class Held:
     publish: Publish
     deaths: int = 0  # workers that died while it may have been the cause
     is_sent: bool = False  # the living worker knows of it
-    is_started: bool = False  # the living worker draws it
     delivered: set[int] = field(default_factory=set)  # pictures its caller already has
 
 
 class Holding:
     """All requests of one replica, in the order they came.
 
-    When a worker dies, what it was drawing is suspect (all it knew of, if it drew nothing).
-    Suspects are sent again one at a time and nothing beside them, so that a request that kills
+    When a worker dies, all it knew of is suspect: the word that one of them had begun may have
+    died with it. Suspects are sent again one at a time and nothing beside them, so that a request that kills
     its worker is found out alone and no bystander is blamed with it three times.
     """
 
@@ -68,8 +66,6 @@ class Holding:
         if held is None:
             return
         match event:
-            case Started():
-                held.is_started = True
             case ImageReady(image=image):
                 if image.index in held.delivered:
                     return
@@ -96,10 +92,9 @@ class Holding:
     def worker_died(self) -> None:
         """Count the death against the suspects; fail those that had their attempts."""
         sent = [held for held in self._held.values() if held.is_sent]
-        for held in [held for held in sent if held.is_started] or sent:
-            held.deaths += 1
         for held in sent:
-            held.is_sent = held.is_started = False
+            held.deaths += 1
+            held.is_sent = False
             if held.deaths == MAX_ATTEMPTS:
                 self.route(_given_up(held.request.id))
 

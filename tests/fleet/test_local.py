@@ -1,0 +1,226 @@
+"""A replica in a real process behind a real socket: it dies, and its requests do not."""
+
+import asyncio
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from fluxline.errors import InvalidParams, NotReady
+from fluxline.fleet.local import BackOff, LocalReplica
+from fluxline.fleet.process import WorkerCommand, WorkerProcess
+from fluxline.request import (
+    CancelledEvent,
+    Done,
+    Failed,
+    GenerationRequest,
+    ImageReady,
+    SamplingParams,
+    Started,
+    Terminal,
+)
+from tests.worker.fake_engine import INFO, picture
+
+QUICK = BackOff(first_s=0.01, limit_s=0.02)
+ROOT = str(Path(__file__).parents[2])
+
+
+@pytest.fixture(autouse=True)
+def _tests_can_be_imported(monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", ROOT)
+
+
+@pytest.fixture
+async def make():
+    made = []
+
+    def start(model="fake", engine="open_engine"):
+        command = WorkerCommand(
+            model=model,
+            device="cpu",
+            queue_limit=64,
+            engine=f"tests.worker.fake_engine:{engine}",
+        )
+        made.append(LocalReplica(command, back_off=QUICK))
+        made[-1].start()
+        return made[-1]
+
+    yield start
+    for replica in made:
+        await replica.stop(0)
+
+
+class Listener:
+    """Collects a request's events and lets a test await them."""
+
+    def __init__(self, replica, prompt, **fields):
+        self.request = GenerationRequest(id=f"{prompt}-{id(self)}", prompt=prompt, seed=7, **fields)
+        self.events = []
+        self._news = asyncio.Event()
+        replica.submit(self.request, self._take)
+
+    def _take(self, event):
+        self.events.append(event)
+        self._news.set()
+
+    async def until(self, kind):
+        async with asyncio.timeout(20):
+            while not any(isinstance(event, kind) for event in self.events):
+                self._news.clear()
+                await self._news.wait()
+        return next(event for event in self.events if isinstance(event, kind))
+
+    @property
+    def images(self):
+        return [event.image.data for event in self.events if isinstance(event, ImageReady)]
+
+
+async def test_it_becomes_ready_and_draws(make):
+    replica = make()
+    assert replica.state == "starting"
+
+    assert await replica.settled() == "ready"
+    fox = Listener(replica, "a fox", n=2)
+    await fox.until(Done)
+
+    assert replica.models == (INFO,)
+    assert fox.images == [picture(fox.request, 0), picture(fox.request, 1)]
+
+
+async def test_nothing_is_accepted_before_it_is_ready(make):
+    with pytest.raises(NotReady, match="loading"):
+        Listener(make(), "a fox")
+
+
+async def test_a_refusal_arrives_as_the_error_it_was(make):
+    replica = make()
+    await replica.settled()
+
+    refusal = await Listener(replica, "big", params=SamplingParams(width=999)).until(InvalidParams)
+
+    assert refusal.field == "width"
+
+
+async def test_a_request_outlives_its_killed_worker_and_completes_once(make, monkeypatch, tmp_path):
+    marker = tmp_path / "marker"
+    monkeypatch.setenv("FAKE_MARKER", str(marker))
+    replica = make(engine="open_flaky")
+    await replica.settled()
+    held = Listener(replica, "hang after one", n=2)
+    await held.until(ImageReady)
+
+    marker.touch()
+    os.kill(replica.pid, signal.SIGKILL)
+    await held.until(Done)
+
+    assert held.images == [picture(held.request, 0), picture(held.request, 1)]
+    assert sum(isinstance(event, Terminal) for event in held.events) == 1
+    assert replica.restarts == 1
+
+
+async def test_a_request_that_kills_its_worker_fails_alone(make):
+    replica = make()
+    await replica.settled()
+    bystander = Listener(replica, "hang")
+    await bystander.until(Started)
+    poison = Listener(replica, "poison")
+    late = [Listener(replica, f"late {number}") for number in range(2)]
+
+    # The bystander hangs: were it never left alone with the worker, nothing could be told apart.
+    while replica.restarts == 0 or replica.state != "ready":
+        await asyncio.sleep(0.01)
+    replica.cancel(bystander.request.id)
+    failed = await poison.until(Failed)
+    for listener in late:
+        await listener.until(Done)
+
+    assert (failed.code, replica.restarts) == ("worker_died", 3)
+    assert poison.request.id in failed.message
+    await bystander.until(CancelledEvent)
+
+
+async def test_a_worker_that_cannot_load_is_not_tried_again(make):
+    replica = make("absent")
+
+    assert await replica.settled() == "failed"
+    await replica.ended()
+
+    assert (replica.reason, replica.restarts) == ("no model called absent", 0)
+
+
+async def test_a_worker_that_keeps_dying_while_loading_is_given_up(make):
+    replica = make("killed")
+
+    await replica.ended()
+
+    assert replica.state == "failed"
+    assert "killed by signal 9 while loading, 3 times" in replica.reason
+
+
+async def test_cancel_ends_a_running_request(make):
+    replica = make()
+    await replica.settled()
+    hanging = Listener(replica, "hang")
+    await hanging.until(Started)
+
+    replica.cancel(hanging.request.id)
+    replica.cancel("unknown")
+
+    await hanging.until(CancelledEvent)
+
+
+async def test_stop_lets_what_runs_finish_within_the_limit(make):
+    replica = make()
+    await replica.settled()
+    hanging = Listener(replica, "hang")
+    await hanging.until(Started)
+
+    await replica.stop(10)
+
+    assert isinstance(hanging.events[-1], Done)
+    assert (replica.state, replica.pid) == ("stopped", None)
+
+
+async def test_stop_without_a_limit_fails_what_runs_as_retryable(make):
+    replica = make()
+    await replica.settled()
+    hanging = Listener(replica, "hang")
+    await hanging.until(Started)
+
+    await replica.stop(0)
+
+    assert isinstance(hanging.events[-1], Failed)
+    assert hanging.events[-1].retryable
+
+
+async def test_a_worker_that_talks_garbage_is_replaced(make, tmp_path, monkeypatch):
+    monkeypatch.setenv("FAKE_MARKER", str(tmp_path / "marker"))
+    replica = make(engine="open_garbling")
+
+    await replica.settled()
+    while replica.restarts == 0 or replica.state != "ready":
+        await asyncio.sleep(0.01)
+
+    await Listener(replica, "a fox").until(Done)
+
+
+async def test_a_worker_ends_when_its_parent_is_gone():
+    command = WorkerCommand(
+        model="fake", device="cpu", queue_limit=1, engine="tests.worker.fake_engine:open_engine"
+    )
+    process = await WorkerProcess.spawn(command)
+    await anext(process.messages())
+
+    assert await process.end(grace_s=10) == "exited with code 0"
+
+
+def test_back_off_doubles_up_to_a_limit_and_is_forgiven():
+    back_off = BackOff()
+
+    waits = [0.0]
+    for _ in range(8):
+        waits.append(back_off.after(waits[-1], ready_for_s=1))
+
+    assert waits[1:] == [0.5, 1, 2, 4, 8, 16, 30, 30]
+    assert back_off.after(30, ready_for_s=61) == 0.5

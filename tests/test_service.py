@@ -1,0 +1,188 @@
+"""The life of a request, over a replica whose every word the test speaks."""
+
+import asyncio
+
+import pytest
+
+from fluxline.errors import (
+    Cancelled,
+    InvalidParams,
+    NotReady,
+    OutOfMemory,
+    QueueFull,
+    UnknownModel,
+    WorkerDied,
+)
+from fluxline.request import (
+    CancelledEvent,
+    Done,
+    Failed,
+    GenerationRequest,
+    Queued,
+    Started,
+)
+from fluxline.service import Pace, Service
+from tests.worker.fake_engine import INFO, FakeEngine
+
+
+class ScriptedReplica:
+    """Accepts everything and says only what a test makes it say."""
+
+    def __init__(self):
+        self.state, self.reason, self.models, self.restarts = "ready", "", (INFO,), 0
+        self.publish = {}
+        self.cancelled = []
+
+    def start(self): ...
+
+    async def settled(self):
+        return self.state
+
+    async def ended(self): ...
+
+    async def stop(self, drain_s): ...
+
+    def submit(self, request, publish):
+        self.publish[request.id] = publish
+
+    def cancel(self, request_id):
+        self.cancelled.append(request_id)
+        self.publish[request_id](CancelledEvent(request_id))
+
+
+@pytest.fixture
+def replica():
+    return ScriptedReplica()
+
+
+@pytest.fixture
+def service(replica):
+    return Service(replica, queue_limit=2, aliases={"dall-e-3": "default", "other": "fake"})
+
+
+def request(name="a", **fields):
+    return GenerationRequest(id=name, prompt="a fox", seed=1, **fields)
+
+
+def picture(name, index):
+    return FakeEngine()._ready(request(name), index)
+
+
+async def begun(service, replica, work):
+    """Start drawing in the background, once the replica has the request."""
+    task = asyncio.create_task(service.draw(work))
+    while work.id not in replica.publish:
+        await asyncio.sleep(0)
+    return task
+
+
+async def test_pictures_come_back_in_order(service, replica):
+    task = await begun(service, replica, request(n=2))
+
+    for event in (Queued("a"), Started("a"), picture("a", 1), picture("a", 0), Done("a")):
+        replica.publish["a"](event)
+
+    assert [image.index for image in await task] == [0, 1]
+    assert (service.status.waiting, service.status.running) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("news", "kind"),
+    [
+        (Failed("a", "out_of_memory", "no"), OutOfMemory),
+        (Failed("a", "worker_died", "no"), WorkerDied),
+        (CancelledEvent("a"), Cancelled),
+        (InvalidParams("no", field="steps"), InvalidParams),
+    ],
+    ids=["memory", "death", "cancel", "refusal"],
+)
+async def test_what_went_wrong_is_raised_as_what_it_was(news, kind, service, replica):
+    task = await begun(service, replica, request())
+
+    replica.publish["a"](news)
+
+    with pytest.raises(kind):
+        await task
+    assert service.status.waiting == 0
+
+
+async def test_leaving_early_cancels_and_leaving_late_does_not(service, replica):
+    early = await begun(service, replica, request("early"))
+    early.cancel()
+    await asyncio.gather(early, return_exceptions=True)
+    late = await begun(service, replica, request("late"))
+    replica.publish["late"](Done("late"))
+    await late
+
+    assert replica.cancelled == ["early"]
+
+
+async def test_a_ticket_yields_every_event_and_ends(service, replica):
+    said = [Queued("a"), Started("a"), picture("a", 0), Done("a")]
+    async with service.submit(request()) as ticket:
+        for event in said:
+            replica.publish["a"](event)
+        heard = [event async for event in ticket]
+
+    assert heard == said
+    assert replica.cancelled == []
+
+
+async def test_only_waiting_requests_count_against_the_limit(service, replica):
+    service.submit(request("a"))
+    service.submit(request("b"))
+    with pytest.raises(QueueFull, match="at most 2") as refused:
+        service.submit(request("c"))
+    replica.publish["a"](Started("a"))
+
+    service.submit(request("c"))
+
+    assert 1 <= refused.value.retry_after_s <= 120
+    assert (service.status.waiting, service.status.running) == (2, 1)
+
+
+async def test_nothing_is_admitted_before_the_model_is_loaded(service, replica):
+    replica.state, replica.reason, replica.models = "starting", "the model is loading", ()
+
+    with pytest.raises(NotReady, match="the model is loading"):
+        service.submit(request())
+    with pytest.raises(NotReady):
+        service.model(None)
+
+
+@pytest.mark.parametrize("name", [None, "", "fake", "default", "dall-e-3", "other"])
+def test_a_model_goes_by_its_name_its_aliases_and_none(name, service):
+    assert service.model(name) is INFO
+
+
+async def test_an_unknown_model_is_refused_and_the_known_are_named(service):
+    with pytest.raises(UnknownModel, match="'who'.*fake"):
+        service.submit(request(model="who"))
+
+
+async def test_draining_admits_nothing_and_waits_for_the_last(service, replica):
+    task = await begun(service, replica, request())
+    draining = asyncio.create_task(service.drain(10))
+    await asyncio.sleep(0)
+
+    with pytest.raises(NotReady, match="shutting down"):
+        service.submit(request("b"))
+    assert not draining.done()
+    replica.publish["a"](Done("a"))
+    await asyncio.gather(draining, task)
+
+
+async def test_draining_has_a_limit(service, replica):
+    service.submit(request())
+
+    async with asyncio.timeout(5):
+        await service.drain(0.01)
+
+
+def test_the_guess_grows_with_the_pace_and_stays_in_bounds():
+    pace = Pace()
+    assert pace.guess_s(1) == 1
+
+    pace._picture_s = 7.5
+
+    assert [pace.guess_s(n) for n in (1, 2, 100)] == [8, 15, 120]

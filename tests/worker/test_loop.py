@@ -1,0 +1,166 @@
+"""The worker's side of the conversation, in this process, with a fake engine."""
+
+import asyncio
+import socket
+import threading
+
+import pytest
+
+from fluxline import wire
+from fluxline.errors import LoadError
+from fluxline.request import (
+    CancelledEvent,
+    Done,
+    Failed,
+    GenerationRequest,
+    ImageReady,
+    SamplingParams,
+)
+from fluxline.worker.loop import EXIT_BROKEN, EXIT_CANNOT_LOAD, EXIT_OK, converse
+from tests.worker.fake_engine import INFO, FakeEngine, picture
+
+
+class Talk:
+    """The fleet's end of a socket whose other end a worker thread serves."""
+
+    def __init__(self, open_engine):
+        self.sock, self._theirs = socket.socketpair()
+        self.sock.settimeout(10)
+        self.code = None
+        self._thread = threading.Thread(target=self._run, args=(open_engine,))
+        self._thread.start()
+
+    def _run(self, open_engine):
+        with self._theirs:
+            self.code = converse(self._theirs, open_engine)
+
+    def send(self, message):
+        self.sock.sendall(wire.frame(message))
+
+    def hear(self):
+        header = self.sock.recv(4, socket.MSG_WAITALL)
+        body = self.sock.recv(int.from_bytes(header, "big"), socket.MSG_WAITALL)
+
+        async def decoded():
+            reader = asyncio.StreamReader()
+            reader.feed_data(header + body)
+            return await wire.read_from_worker(reader)
+
+        message = asyncio.run(decoded())
+        return wire.event_of(message) if isinstance(message, wire.Happened) else message
+
+    def hear_until(self, kind):
+        heard = []
+        while not heard or not isinstance(heard[-1], kind):
+            heard.append(self.hear())
+        return heard
+
+    def end(self):
+        self.sock.close()
+        self._thread.join(10)
+        assert not self._thread.is_alive()
+        return self.code
+
+
+@pytest.fixture
+def engine():
+    return FakeEngine()
+
+
+@pytest.fixture
+def talk(engine):
+    talk = Talk(lambda: engine)
+    yield talk
+    talk.end()
+
+
+def request(prompt="a fox", **fields):
+    return GenerationRequest(id=fields.pop("id", "a"), prompt=prompt, seed=7, **fields)
+
+
+def test_it_says_what_it_serves_and_draws(talk):
+    assert talk.hear() == wire.Ready((INFO,))
+
+    talk.send(wire.Submit(request(n=2)))
+
+    heard = talk.hear_until(Done)
+    images = [event.image.data for event in heard if isinstance(event, ImageReady)]
+    assert images == [picture(request(), 0), picture(request(), 1)]
+
+
+def test_a_refusal_says_the_field_and_leaves_others_alone(talk):
+    talk.hear()
+    talk.send(wire.Submit(request(params=SamplingParams(width=4096))))
+    talk.send(wire.Submit(request(id="b")))
+
+    refusal = talk.hear()
+    assert (refusal.request_id, refusal.code, refusal.field) == ("a", "invalid_value", "width")
+    assert talk.hear_until(Done)[-1].request_id == "b"
+
+
+def test_an_engine_that_breaks_on_accepting_refuses_that_request_only(talk):
+    talk.hear()
+    talk.send(wire.Submit(request("broken")))
+    talk.send(wire.Submit(request(id="b")))
+
+    assert talk.hear().code == "internal_error"
+    assert talk.hear_until(Done)[-1].request_id == "b"
+
+
+def test_cancel_reaches_the_engine(talk, engine):
+    talk.hear()
+    talk.send(wire.Submit(request("hang")))
+    talk.send(wire.Cancel("a"))
+
+    talk.hear_until(CancelledEvent)
+    assert engine.cancelled == ["a"]
+
+
+def test_stop_lets_running_requests_finish_and_exits_well(talk):
+    talk.hear()
+    talk.send(wire.Submit(request("hang")))
+    talk.send(wire.Stop(5.0))
+
+    assert talk.hear_until(Done)
+    assert talk.end() == EXIT_OK
+
+
+def test_a_closed_socket_ends_the_worker(talk):
+    talk.hear()
+
+    assert talk.end() == EXIT_OK
+
+
+def test_a_garbage_frame_ends_the_worker_with_an_error(talk):
+    talk.hear()
+    talk.sock.sendall(b"\xff\xff\xff\xffgarbage")
+
+    assert talk.end() == EXIT_BROKEN
+
+
+def test_a_picture_no_frame_can_carry_fails_its_request(talk, engine, monkeypatch):
+    monkeypatch.setattr(wire, "FRAME_LIMIT", 2**16 + 8)
+    talk.hear()
+    talk.send(wire.Submit(request()))
+
+    assert "too large" in talk.hear_until(Failed)[-1].message
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (LoadError("no such model"), EXIT_CANNOT_LOAD, "no such model"),
+        (ValueError("/secret/path"), EXIT_BROKEN, "ValueError"),
+    ],
+)
+def test_an_engine_that_cannot_open_is_reported(error, code, said):
+    def open_engine():
+        raise error
+
+    talk = Talk(open_engine)
+
+    fatal = talk.hear()
+    assert isinstance(fatal, wire.Fatal)
+    assert said in fatal.message
+    assert "secret" not in fatal.message
+    assert talk.end() == code
