@@ -1,0 +1,12 @@
+"""Samplers and schedules: the mathematics from noise to picture, one model call at a time.
+
+Not here: the model, the loop that drives a sampler, the choice of either (that is the request's).
+"""
+
+from fluxline.samplers.schedules import SCHEDULES, Schedule, dynamic_shift
+
+__all__ = [
+    "Schedule",
+    "SCHEDULES",
+    "dynamic_shift",
+]
