@@ -4,9 +4,25 @@ Not here: the model, the loop that drives a sampler, the choice of either (that 
 """
 
 from fluxline.samplers.schedules import SCHEDULES, Schedule, dynamic_shift
+from fluxline.samplers.solvers import (
+    SOLVERS,
+    NoiseSource,
+    Sampling,
+    Solver,
+    evaluations,
+    is_stochastic,
+    start,
+)
 
 __all__ = [
     "Schedule",
     "SCHEDULES",
     "dynamic_shift",
+    "Sampling",
+    "NoiseSource",
+    "Solver",
+    "SOLVERS",
+    "start",
+    "evaluations",
+    "is_stochastic",
 ]
