@@ -33,8 +33,8 @@ INFO = ModelInfo(
     family="flux1",
     native_width=64,
     native_height=64,
-    max_width=256,
-    max_height=256,
+    max_width=512,
+    max_height=512,
     default_steps=4,
     max_steps=50,
     guidance=None,
@@ -65,12 +65,12 @@ class FakeEngine:
     def start(self, request: GenerationRequest, publish: Callable[[Event], None]) -> None:
         if (request.params.width or 0) > INFO.max_width:
             raise InvalidParams(
-                f"width must be at most 256; got {request.params.width}", field="width"
+                f"width must be at most 512; got {request.params.width}", field="width"
             )
         if (request.params.steps or 0) > INFO.max_steps:
             raise InvalidParams("steps must be at most 50", field="steps")
         if len(self._hanging) >= self._queue_limit:
-            raise QueueFull("the engine is full", retry_after_s=3)
+            raise QueueFull("the engine is full", retry_after_s=0.2)
         if request.prompt == "broken":
             raise RuntimeError("broken")
         self.started.append(request)

@@ -98,7 +98,8 @@ def in_callers_words(error: RequestError, fields: Fields) -> RequestError:
         name = fields.used_name(error.field)
         if error.field in ("width", "height") and not fields.given(name) and fields.given("size"):
             name = "size"
-        return InvalidParams(error.message, field=name)
+        known = name == error.field
+        return InvalidParams(error.message if known else f"{name}: {error.message}", field=name)
     return error
 
 

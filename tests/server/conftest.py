@@ -1,0 +1,70 @@
+"""The application over a fake engine in this process: no socket, no worker."""
+
+import asyncio
+
+import httpx
+import pytest
+
+from fluxline.errors import NotReady
+from fluxline.server.app import create_app
+from fluxline.service import Service
+from tests.worker.fake_engine import FakeEngine
+
+ALIASES = {"dall-e-3": "default", "gpt-image-1": "default"}
+
+
+class InlineReplica:
+    """A replica whose engine runs in this very process."""
+
+    def __init__(self, engine):
+        self.engine = engine
+        self.state, self.reason, self.restarts = "ready", "", 0
+
+    @property
+    def models(self):
+        return self.engine.models if self.state == "ready" else ()
+
+    def start(self): ...
+
+    async def settled(self):
+        return self.state
+
+    async def ended(self): ...
+
+    async def stop(self, drain_s): ...
+
+    def submit(self, request, publish):
+        if self.state != "ready":
+            raise NotReady(self.reason, retry_after_s=1)
+        loop = asyncio.get_running_loop()
+        self.engine.start(request, lambda event: loop.call_soon_threadsafe(publish, event))
+
+    def cancel(self, request_id):
+        self.engine.cancel(request_id)
+
+
+@pytest.fixture
+def engine():
+    return FakeEngine()
+
+
+@pytest.fixture
+def replica(engine):
+    return InlineReplica(engine)
+
+
+@pytest.fixture
+def service(replica):
+    return Service(replica, queue_limit=64, aliases=ALIASES)
+
+
+@pytest.fixture
+def app(service):
+    return create_app(service, max_n=4, body_limit_bytes=40_000)
+
+
+@pytest.fixture
+async def http(app):
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://fluxline") as client:
+        yield client

@@ -1,0 +1,245 @@
+"""The whole of it: a server process, its worker process, real sockets, official clients."""
+
+import asyncio
+import base64
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import openai
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PROGRAM = """
+import json, sys
+from fluxline.server.serve import run
+from fluxline.settings import load_settings
+options = json.loads(sys.argv[1])
+sys.exit(run(load_settings(options), engine="tests.worker.fake_engine:open_engine"))
+"""
+FLUES_BODY = """{
+  "prompt": "A futuristic city skyline at sunset",
+  "width": 512,
+  "height": 512,
+  "steps": 4,
+  "guidance_scale": 7.5
+}"""
+
+
+class Running:
+    """A server in a process of its own."""
+
+    def __init__(self, **options):
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        self.began = time.monotonic()
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", PROGRAM, json.dumps({"port": 0, "model": "fake", **options})],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        found = re.search(r"listens on (http://\S+)", self.line())
+        self.url = found[1] if found else ""
+
+    def line(self):
+        return self.process.stdout.readline()
+
+    def end(self, number=signal.SIGTERM):
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        out, err = self.process.communicate(timeout=20)
+        return self.process.returncode, out, err
+
+
+@pytest.fixture
+def start():
+    running = []
+
+    def begin(**options):
+        running.append(Running(**options))
+        return running[-1]
+
+    yield begin
+    for server in running:
+        if server.process.poll() is None:
+            server.process.kill()
+        server.process.communicate()
+
+
+@pytest.fixture(scope="module")
+def server():
+    server = Running(queue_limit=2, max_n=4)
+    assert server.line().startswith("ready: fake on cpu")
+    yield server
+    assert server.end()[0] == 0
+
+
+@pytest.fixture
+def client(server):
+    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client:
+        yield client
+
+
+def test_flues_curl_works_word_for_word(server):
+    curl = ["curl", "-sS", "-X", "POST", f"{server.url}/v1/images/generations"]
+    words = [*curl, "-H", "Content-Type: application/json", "-d", FLUES_BODY]
+
+    said = json.loads(subprocess.run(words, check=True, capture_output=True).stdout)
+
+    assert base64.b64decode(said["image"]).startswith(b"picture of A futuristic city")
+    assert isinstance(said["gen_time"], float)
+
+
+def test_the_official_client_draws(client):
+    answer = client.images.generate(prompt="a fox", n=2, size="512x512", model="gpt-image-1")
+
+    assert [base64.b64decode(image.b64_json)[:16] for image in answer.data] == 2 * [
+        b"picture of a fox"
+    ]
+    assert (answer.size, answer.output_format) == ("512x512", "png")
+    assert answer.data[0].model_extra["seed"] + 1 == answer.data[1].model_extra["seed"]
+
+
+def test_the_official_client_lists_models(client):
+    assert [model.id for model in client.models.list()] == ["fake"]
+    assert client.models.retrieve("fake").owned_by == "fluxline"
+
+
+@pytest.mark.parametrize(
+    ("fields", "kind", "param"),
+    [
+        ({"n": 99}, openai.BadRequestError, "n"),
+        ({"model": "who"}, openai.NotFoundError, "model"),
+        ({"prompt": "broken"}, openai.InternalServerError, None),
+        ({"prompt": "blown"}, openai.InternalServerError, None),
+    ],
+)
+def test_the_official_client_raises_the_right_error(fields, kind, param, client):
+    with pytest.raises(kind) as raised:
+        client.images.generate(**{"prompt": "a fox", **fields})
+
+    assert raised.value.param == param
+    assert raised.value.code
+    assert raised.value.request_id.startswith("req_")
+
+
+async def running(http, count):
+    while (await http.get("/health")).json()["running"] != count:
+        await asyncio.sleep(0.01)
+
+
+async def test_a_full_queue_is_waited_for_as_told_and_leaving_frees_it(server):
+    async with (
+        httpx.AsyncClient(base_url=server.url, timeout=30) as http,
+        openai.AsyncOpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client,
+    ):
+        post = "/v1/images/generations"
+        hanging = [asyncio.create_task(http.post(post, json={"prompt": "hang"})) for _ in range(2)]
+        await running(http, 2)
+        with pytest.raises(openai.RateLimitError) as refused:
+            await client.images.generate(prompt="a fox")
+
+        patient = client.with_options(max_retries=5)
+        began = time.monotonic()
+        drawing = asyncio.create_task(patient.images.generate(prompt="a fox"))
+        hanging[0].cancel()  # the connection closes: its request is cancelled
+        answer = await drawing
+
+        assert answer.data
+        assert time.monotonic() - began < 5
+        hanging[1].cancel()
+        await running(http, 0)
+    assert refused.value.response.headers["retry-after-ms"] == "200"
+
+
+def test_a_poisonous_request_is_not_sent_again_by_the_official_client(start):
+    server = start()
+    server.line()
+    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=2) as client:
+        with pytest.raises(openai.InternalServerError, match="worker died 3 times"):
+            client.images.generate(prompt="poison")
+    restarts = httpx.get(f"{server.url}/health").json()["restarts"]
+
+    assert restarts == 3
+
+
+def test_it_answers_within_seconds_and_stops_on_a_signal(start):
+    server = start()
+
+    assert httpx.get(f"{server.url}/health/live").status_code == 200
+    up_s = time.monotonic() - server.began
+    code, _, err = server.end()
+
+    assert code == 0
+    assert up_s < 5  # about 1 s on an idle machine
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_what_runs_is_finished_or_failed_within_the_limit(number, start):
+    server = start(drain_s=0.3)
+    server.line()
+    async with httpx.AsyncClient(base_url=server.url, timeout=30) as http:
+        post = asyncio.create_task(http.post("/v1/images/generations", json={"prompt": "hang"}))
+        await running(http, 1)
+        server.process.send_signal(number)
+        answer = await post
+
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "overloaded")
+    assert server.end()[0] == 0
+
+
+async def test_a_second_signal_does_not_wait(start):
+    server = start(drain_s=600)
+    server.line()
+    async with httpx.AsyncClient(base_url=server.url, timeout=30) as http:
+        post = asyncio.create_task(http.post("/v1/images/generations", json={"prompt": "hang"}))
+        await running(http, 1)
+        server.process.send_signal(signal.SIGTERM)
+        assert "finishing 1 requests" in await asyncio.to_thread(server.line)
+        assert (await http.get("/health/ready")).status_code == 503
+        server.process.send_signal(signal.SIGTERM)
+        await post
+
+    assert server.end()[0] == 0
+
+
+def test_a_model_that_cannot_load_ends_it_with_2_and_the_reason(start):
+    server = start(model="absent")
+    _, err = server.process.communicate(timeout=20)
+
+    assert server.process.returncode == 2
+    assert "cannot go on: no model called absent" in err
+
+
+def test_a_port_that_is_taken_ends_it_with_2(start, server):
+    taken = int(server.url.rsplit(":", 1)[1])
+    second = start(port=taken)
+    code, _, err = second.end()
+
+    assert code == 2
+    assert f"cannot listen on 127.0.0.1 port {taken}" in err
+
+
+def test_listening_to_the_world_is_warned_of(start):
+    server = start(host="0.0.0.0")
+    server.line()
+
+    assert "without a key" in server.end()[2]
+
+
+async def test_an_oversized_header_is_cut(server):
+    port = int(server.url.rsplit(":", 1)[1])
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(b"GET / HTTP/1.1\r\nhost: a\r\nx: " + b"a" * 200_000)
+    answer = await reader.read(64)
+    writer.close()
+
+    assert b" 400 " in answer
