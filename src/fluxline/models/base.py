@@ -4,14 +4,15 @@ The engine knows no family: it asks a `DiffusionModel` for conditioning, noise, 
 pictures, and hands back what it was given. No files, no jobs, no HTTP.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar, get_args
 
-from torch import Generator, Tensor
+import torch
+from torch import Generator, Tensor, nn
 
 from fluxline.errors import InvalidParams
-from fluxline.request import SamplerName, SamplingParams, ScheduleName
+from fluxline.request import ModelInfo, SamplerName, SamplingParams, ScheduleName
 
 SMALLEST_SIDE = 16
 
@@ -41,6 +42,25 @@ class ModelSpec:
     text_length: int  # tokens
     guidance: float | None  # the default; None: the model has no such input
     shift: float | DynamicShift = 1.0  # how far schedules bend toward noise
+
+    def info(self, device: str, dtype: str) -> ModelInfo:
+        """What the API wing may know of the model."""
+        return ModelInfo(
+            name=self.name,
+            family=self.family,
+            native_width=self.native_size[0],
+            native_height=self.native_size[1],
+            max_width=self.max_side,
+            max_height=self.max_side,
+            default_steps=self.default_steps,
+            max_steps=self.max_steps,
+            guidance=self.guidance,
+            text_length=self.text_length,
+            dtype=dtype,
+            device=device,
+            samplers=get_args(SamplerName),
+            schedules=get_args(ScheduleName),
+        )
 
     def resolve(self, params: SamplingParams) -> tuple[SamplingParams, list[str]]:
         """Fill in the model's defaults and check every value.
@@ -78,6 +98,10 @@ class ModelSpec:
         resolved = replace(params, width=width, height=height, steps=steps, guidance=guidance)
         return resolved, warnings
 
+    def image_tokens(self, width: int, height: int) -> int:
+        """Tokens of a picture the model draws at this size, which is on its grid."""
+        return (width // self.grid) * (height // self.grid)
+
     def snapped(self, width: int, height: int) -> tuple[int, int]:
         """The size on the model's grid that covers the asked one."""
         return -(-width // self.grid) * self.grid, -(-height // self.grid) * self.grid
@@ -96,6 +120,23 @@ class ModelSpec:
             return max(shape, 1 / shape), max(area, 1 / area)
 
         return min(self.trained_sizes, key=distance)
+
+
+class Checkpoint(Protocol):
+    """A checkpoint on disk, as a family reads it; `weights` has the real one."""
+
+    @property
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """Every tensor's name and shape."""
+        ...
+
+    def fill(
+        self,
+        model: nn.Module,
+        layout: Callable[[str, Tensor], Sequence[tuple[str, int, Tensor]] | None],
+    ) -> None:
+        """Assign every tensor to the (parameter, first row, part)s its layout gives."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +180,16 @@ class DiffusionModel(Protocol[ContextT]):
     @property
     def spec(self) -> ModelSpec:
         """What the model can do."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where it runs."""
+        ...
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What it computes in."""
         ...
 
     def encode(self, prompts: Sequence[str]) -> list[Conditioning]:

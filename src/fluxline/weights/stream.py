@@ -6,6 +6,7 @@ tensor of the checkpoint is in memory beside the model.
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -20,18 +21,37 @@ Layout = Callable[[str, Tensor], Sequence[Slot] | None]
 """(checkpoint name, tensor) to the slots it fills. None: the name is unknown."""
 
 
-def read_tensors(files: Sequence[Path]) -> Iterator[tuple[str, Tensor]]:
-    """Yield every (name, tensor) of some safetensors files, one in memory at a time.
+class Checkpoint:
+    """Some safetensors files that together are one checkpoint. `source` names it in messages.
 
-    Raises LoadError if a file is not whole.
+    Raises LoadError if a file cannot be read.
     """
-    for file in files:
-        try:
-            with safe_open(file, framework="pt") as handle:
-                for name in handle.keys():  # noqa: SIM118 - not a dict
-                    yield name, handle.get_tensor(name)
-        except (SafetensorError, OSError) as exc:
-            raise LoadError(f"cannot read {file.name}: {exc}") from exc
+
+    def __init__(self, files: Sequence[Path], *, source: str) -> None:
+        self._files = files
+        self._source = source
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        for handle in self._handles():
+            for name in handle.keys():  # noqa: SIM118 - not a dict
+                self.shapes[name] = tuple(handle.get_slice(name).get_shape())
+
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield every (name, tensor), one in memory at a time."""
+        for handle in self._handles():
+            for name in handle.keys():  # noqa: SIM118 - not a dict
+                yield name, handle.get_tensor(name)
+
+    def fill(self, model: nn.Module, layout: Layout) -> None:
+        """Assign every tensor to its place in the model. Raises CheckpointMismatch."""
+        assign(model, self.tensors(), layout, source=self._source)
+
+    def _handles(self) -> Iterator[Any]:  # Any: safetensors is a binary without types
+        for file in self._files:
+            try:
+                with safe_open(file, framework="pt") as handle:
+                    yield handle
+            except (SafetensorError, OSError) as exc:
+                raise LoadError(f"cannot read {file.name} of {self._source}: {exc}") from exc
 
 
 @torch.no_grad()

@@ -1,0 +1,60 @@
+"""Open a model for this machine: which device, which dtype, from where. Introduces the rooms below."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fluxline.errors import ConfigError
+from fluxline.models.base import DiffusionModel
+from fluxline.models.registry import MODELS, entry_for, open_family
+from fluxline.weights.locate import locate, safetensors_in
+from fluxline.weights.stream import Checkpoint
+
+DEVICES = ("auto", "cuda", "mps", "cpu")
+
+
+def open_model(model: str, device: str = "auto") -> DiffusionModel[Any]:
+    """Open a model by registry name, folder, file or hub id.
+
+    Raises LoadError: it is not there, does not fit, or the device is not.
+    """
+    where = pick_device(device)
+    entry = entry_for(model)
+    return open_family(
+        entry.family,
+        locate(entry.source),
+        name=model if model in MODELS else Path(model).name,
+        device=where,
+        dtype=fast_dtype(where),
+        checkpoint_at=_checkpoint_at,
+    )
+
+
+def pick_device(asked: str) -> torch.device:
+    """The device asked for, or for "auto" the best one here. Raises ConfigError if it is absent."""
+    kind = asked.partition(":")[0]
+    if kind not in DEVICES:
+        raise ConfigError(f"device must be one of {', '.join(DEVICES)}; got {asked!r}")
+    has = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
+    if kind == "auto":
+        return torch.device(next(name for name, there in has.items() if there))
+    if not has[kind]:
+        raise ConfigError(f"device {asked!r} is not available here; use auto or cpu")
+    return torch.device(asked)
+
+
+def fast_dtype(device: torch.device) -> torch.dtype:
+    """bfloat16 where the hardware multiplies it, else float32; float16 overflows in FLUX."""
+    if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
+        return torch.bfloat16
+    return torch.bfloat16 if device.type == "mps" else torch.float32
+
+
+def _checkpoint_at(path: Path) -> Checkpoint:
+    files = [path] if path.is_file() else safetensors_in(path)
+    return Checkpoint(files, source=path.name)

@@ -1,0 +1,309 @@
+"""The engine: one thread that owns the device, an inbox, and tickets for those who wait.
+
+`tick` is the whole system: the scheduler says what to do, the runner does it, the scheduler
+writes down what became of it. Pictures leave for the finishing threads; nothing is encoded here.
+"""
+
+import contextlib
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from types import TracebackType
+from typing import Any, Self
+
+from fluxline import images
+from fluxline.engine.build import open_model
+from fluxline.engine.finish import finish
+from fluxline.engine.job import BatchKey, Change, Job
+from fluxline.engine.ledger import Ledger, Publish
+from fluxline.engine.runner import Runner
+from fluxline.engine.scheduler import Budget, Scheduler
+from fluxline.engine.ticket import Ticket, new_request
+from fluxline.engine.tune import Tuning, tune, use_threads
+from fluxline.errors import EngineError, FluxlineError, InvalidParams, NotReady, UnknownModel
+from fluxline.models.base import DiffusionModel
+from fluxline.request import (
+    SEED_LIMIT,
+    GenerationRequest,
+    ImageResult,
+    ModelInfo,
+    Progress,
+)
+from fluxline.samplers import evaluations
+
+_log = logging.getLogger(__name__)
+
+FINISHING_THREADS = 2
+MOST_PICTURES = 1024  # of one request
+RESIDENT_BATCHES = 16  # admitted jobs fill at most so many forwards
+
+
+@dataclass(slots=True)
+class _Making:
+    """A request being made, and when its parts happened (seconds of the engine's clock)."""
+
+    request: GenerationRequest
+    warnings: tuple[str, ...]
+    accepted: float
+    pictures_left: int
+    begun: dict[str, float] = field(default_factory=dict)  # job id -> admitted at
+    drawn: dict[str, float] = field(default_factory=dict)  # job id -> at sigma 0 at
+
+
+class Engine:
+    """Draws pictures of one model, for any number of requests at once.
+
+    model: a registry name, a diffusers folder, a .safetensors file or a hub id. device: auto,
+    cuda, mps or cpu. queue_limit: requests that may be open at once.
+    Raises LoadError. Every method may be called from any thread.
+    """
+
+    def __init__(
+        self, model: str = "mini", *, device: str = "auto", queue_limit: int = 1024
+    ) -> None:
+        self._run(open_model(model, device), queue_limit, None)
+
+    @classmethod
+    def of(
+        cls, model: DiffusionModel[Any], *, budget: Budget | None = None, queue_limit: int = 1024
+    ) -> Self:
+        """An engine for a model already open; budget None: measured now."""
+        engine = cls.__new__(cls)
+        engine._run(model, queue_limit, budget)
+        return engine
+
+    def _run(self, model: DiffusionModel[Any], queue_limit: int, budget: Budget | None) -> None:
+        self._model = model
+        self._ledger = Ledger(queue_limit)
+        self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._making: dict[str, _Making] = {}  # the engine's thread alone writes it
+        self._runner = Runner(model)
+        self._budget = budget
+        self._closing = False
+        self._pool = ThreadPoolExecutor(FINISHING_THREADS, thread_name_prefix="finish")
+        ready: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._loop, args=(ready,), name="engine")
+        self._thread.daemon = True
+        self._thread.start()
+        if (error := ready.get()) is not None:
+            raise error
+
+    @property
+    def models(self) -> tuple[ModelInfo, ...]:
+        """What this engine draws with."""
+        model = self._model
+        dtype = str(model.dtype).removeprefix("torch.")
+        return (model.spec.info(device=str(model.device), dtype=dtype),)
+
+    def generate(
+        self, prompt: str, *, n: int = 1, seed: int | None = None, **params: Any
+    ) -> list[ImageResult]:
+        """Draw n pictures and wait for them. params: the fields of SamplingParams.
+
+        Raises RequestError for a wrong field, EngineError if a picture failed.
+        """
+        return self.submit(new_request(prompt, n=n, seed=seed, params=params)).result()
+
+    def submit(self, request: GenerationRequest) -> Ticket:
+        """Accept a request; the ticket gives its events, to `for` and to `async for`."""
+        ticket = Ticket(request.id, self.cancel)
+        self.start(request, ticket.put)
+        return ticket
+
+    def start(self, request: GenerationRequest, publish: Publish) -> None:
+        """Accept a request, whose events go to `publish` on the engine's threads.
+
+        Raises RequestError, QueueFull, or NotReady once the engine is closing.
+        """
+        if self._closing:
+            raise NotReady("the engine is shutting down", retry_after_s=5.0)
+        jobs, warnings = self._jobs_of(request)
+        self._ledger.open(request, publish, self._scheduler.predicted_s())
+        self._inbox.put(lambda: self._accept(request, jobs, warnings))
+
+    def cancel(self, request_id: str) -> None:
+        """End a request before its next evaluation. Harmless if it has ended."""
+        self._inbox.put(lambda: self._cancel(request_id))
+
+    def close(self, drain_s: float = 0.0) -> None:
+        """Let open requests run for up to drain_s seconds, end the rest, free the device."""
+        if self._closing:
+            return
+        self._closing = True
+        self._ledger.wait_empty(drain_s)
+        for request_id in self._ledger.open_ids():
+            self.cancel(request_id)
+        self._inbox.put(_stop)
+        self._thread.join()
+        self._pool.shutdown(wait=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    # ---- what follows runs on the engine's thread
+
+    def _loop(self, ready: "queue.SimpleQueue[BaseException | None]") -> None:
+        try:
+            self._open_scheduler()
+        except BaseException as exc:  # noqa: BLE001 - handed to the thread that opens the engine
+            ready.put(exc)
+            return
+        ready.put(None)
+        with contextlib.suppress(_Stop):
+            while True:
+                self._read_inbox()
+                self._tick()
+
+    def _open_scheduler(self) -> None:
+        tuning = Tuning()
+        if self._budget is None:
+            tuning = tune(self._model)
+            use_threads(tuning.threads)
+        budget = self._budget or Budget(
+            batch_tokens=tuning.batch_tokens,
+            resident_tokens=RESIDENT_BATCHES * tuning.batch_tokens,
+        )
+        self._scheduler = Scheduler(budget, seconds_per_token=tuning.seconds_per_token)
+
+    def _read_inbox(self) -> None:
+        """Obey what has come in; wait for something if there is nothing else to do."""
+        while True:
+            try:
+                command = self._inbox.get(block=self._scheduler.is_idle)
+            except queue.Empty:
+                return
+            command()
+
+    def _tick(self) -> None:
+        plan = self._scheduler.next(time.monotonic())
+        outcome = self._runner.execute(plan)
+        for change in self._scheduler.settle(plan, outcome):
+            self._report(change)
+
+    def _accept(
+        self, request: GenerationRequest, jobs: list[Job], warnings: tuple[str, ...]
+    ) -> None:
+        now = time.monotonic()
+        self._making[request.id] = _Making(request, warnings, now, request.n)
+        for job in jobs:
+            self._scheduler.add(job, now)
+
+    def _cancel(self, request_id: str) -> None:
+        self._scheduler.cancel(request_id)
+        self._making.pop(request_id, None)
+        self._ledger.cancel(request_id)
+
+    def _report(self, change: Change) -> None:
+        job = change.job
+        making = self._making.get(job.request_id)
+        if making is None:
+            return
+        now = time.monotonic()
+        if change.started:
+            making.begun[job.id] = now
+            self._ledger.start(job.request_id)
+        if change.advanced:
+            making.drawn[job.id] = now
+            progress = Progress(job.request_id, job.index, job.done, job.evaluations)
+            if change.preview is None:
+                self._ledger.progress(progress)
+            else:
+                self._pool.submit(self._publish_preview, progress, change.preview)
+        if change.picture is not None:
+            self._pool.submit(self._finish, making, job, change.picture, now)
+            making.pictures_left -= 1
+            if not making.pictures_left:
+                self._making.pop(job.request_id)
+        if change.error is not None:
+            self._fail(job.request_id, change.error)
+
+    def _fail(self, request_id: str, error: FluxlineError) -> None:
+        """One picture failed, so its request does: the others of it are not drawn in vain."""
+        self._scheduler.cancel(request_id)
+        self._making.pop(request_id, None)
+        self._ledger.fail(request_id, error)
+
+    def _jobs_of(self, request: GenerationRequest) -> tuple[list[Job], tuple[str, ...]]:
+        """Check a request and make its jobs. Called on the caller's thread: reads only the spec."""
+        spec = self._model.spec
+        if request.model not in (None, spec.name):
+            message = f"no model {request.model!r} here; there is {spec.name}"
+            raise UnknownModel(message)
+        if not 1 <= request.n <= MOST_PICTURES:
+            raise InvalidParams(f"n must be from 1 to {MOST_PICTURES}; got {request.n}", field="n")
+        params, warnings = spec.resolve(request.params)
+        assert params.width is not None
+        assert params.height is not None
+        assert params.steps is not None
+        drawn = spec.drawn_size(params.width, params.height)
+        jobs = [
+            Job(
+                id=f"{request.id}/{index}",
+                request_id=request.id,
+                index=index,
+                prompt=request.prompt,
+                seed=(request.seed + index) % SEED_LIMIT,
+                params=params,
+                drawn=drawn,
+                key=BatchKey(spec.image_tokens(*drawn), spec.text_length),
+                rows=2 if params.cfg_scale > 1.0 else 1,
+                evaluations=evaluations(params.sampler, params.steps),
+                owner=request.owner,
+                priority=request.priority,
+                preview_every=request.preview_every,
+            )
+            for index in range(request.n)
+        ]
+        return jobs, tuple(warnings)
+
+    # ---- what follows runs on the finishing threads
+
+    def _publish_preview(self, progress: Progress, pixels: Any) -> None:
+        self._ledger.progress(replace(progress, preview=images.preview(pixels)))
+
+    def _finish(self, making: _Making, job: Job, pixels: Any, decoded: float) -> None:
+        begun, drawn = making.begun[job.id], making.drawn[job.id]
+        timings_s = {
+            "queue": begun - making.accepted,
+            "denoise": drawn - begun,
+            "decode": decoded - drawn,
+        }
+        try:
+            image = finish(
+                making.request,
+                job,
+                pixels,
+                model=self._model.spec.name,
+                warnings=making.warnings,
+                timings_s=timings_s,
+            )
+        except FluxlineError as exc:
+            self._fail_later(job, exc)
+        except Exception:  # noqa: BLE001 - the door of the finishing thread: logged, told
+            _log.exception("finishing %s failed", job.id)
+            self._fail_later(job, EngineError(f"picture {job.index} could not be encoded"))
+        else:
+            self._ledger.deliver(job.request_id, image)
+
+    def _fail_later(self, job: Job, error: FluxlineError) -> None:
+        self._inbox.put(lambda: self._fail(job.request_id, error))
+
+
+class _Stop(Exception):
+    """Thrown into the engine's loop by `close`."""
+
+
+def _stop() -> None:
+    raise _Stop

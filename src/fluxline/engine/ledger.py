@@ -1,0 +1,106 @@
+"""Requests put together again from their pictures: every one ends exactly once.
+
+The engine's thread and the finishing threads report here; each request's events come out in
+order and stop at its end.
+"""
+
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from fluxline.errors import FluxlineError, QueueFull, RequestError
+from fluxline.request import (
+    CancelledEvent,
+    Done,
+    Event,
+    Failed,
+    GenerationRequest,
+    ImageReady,
+    ImageResult,
+    Progress,
+    Queued,
+    Started,
+)
+
+Publish = Callable[[Event], None]
+
+
+@dataclass(slots=True)
+class _Open:
+    publish: Publish
+    pictures_left: int
+    started: bool = False
+    told: dict[int, int] = field(default_factory=dict)  # picture -> the last evaluation told of
+
+
+class Ledger:
+    """Requests accepted and not ended. Thread: any; publishers are called under its lock."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._open: dict[str, _Open] = {}
+        self._lock = threading.RLock()
+        self._empty = threading.Event()
+        self._empty.set()
+
+    def open(self, request: GenerationRequest, publish: Publish, predicted_s: float) -> None:
+        """Accept a request. Raises QueueFull; predicted_s is then told as the time to wait."""
+        with self._lock:
+            if len(self._open) >= self._limit:
+                message = f"the queue is full ({self._limit} requests); come again later"
+                raise QueueFull(message, retry_after_s=max(1.0, predicted_s))
+            self._empty.clear()
+            position = len(self._open)
+            self._open[request.id] = _Open(publish, request.n)
+            publish(Queued(request.id, position))
+
+    def start(self, request_id: str) -> None:
+        """The first of its pictures has begun."""
+        with self._lock:
+            if (entry := self._open.get(request_id)) and not entry.started:
+                entry.started = True
+                entry.publish(Started(request_id))
+
+    def progress(self, event: Progress) -> None:
+        """Pass progress on, unless something later was told or the request has ended."""
+        with self._lock:
+            entry = self._open.get(event.request_id)
+            if entry and entry.told.get(event.index, 0) < event.evaluation:
+                entry.told[event.index] = event.evaluation
+                entry.publish(event)
+
+    def deliver(self, request_id: str, image: ImageResult) -> None:
+        """Pass a picture on; the last one ends the request."""
+        with self._lock:
+            if entry := self._open.get(request_id):
+                entry.told[image.index] = sys.maxsize
+                entry.publish(ImageReady(request_id, image))
+                entry.pictures_left -= 1
+                if not entry.pictures_left:
+                    self._end(request_id, Done(request_id))
+
+    def fail(self, request_id: str, error: FluxlineError) -> None:
+        """End a request for a reason."""
+        retryable = not isinstance(error, RequestError)
+        self._end(request_id, Failed(request_id, error.code, error.message, retryable))
+
+    def cancel(self, request_id: str) -> None:
+        """End a request because its caller no longer wants it."""
+        self._end(request_id, CancelledEvent(request_id))
+
+    def open_ids(self) -> list[str]:
+        """Requests that have not ended."""
+        with self._lock:
+            return list(self._open)
+
+    def wait_empty(self, timeout_s: float) -> bool:
+        """Wait until every request has ended. False: the time was not enough."""
+        return self._empty.wait(timeout_s)
+
+    def _end(self, request_id: str, event: Done | Failed | CancelledEvent) -> None:
+        with self._lock:
+            if entry := self._open.pop(request_id, None):
+                entry.publish(event)
+            if not self._open:
+                self._empty.set()

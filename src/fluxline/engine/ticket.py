@@ -1,0 +1,104 @@
+"""What somebody holds who waits for a request: its events, as they come."""
+
+import asyncio
+import queue
+import secrets
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from dataclasses import fields
+from typing import Any
+
+from fluxline.errors import Cancelled, EngineError, InvalidParams
+from fluxline.request import (
+    SEED_LIMIT,
+    CancelledEvent,
+    Done,
+    Event,
+    Failed,
+    GenerationRequest,
+    ImageReady,
+    ImageResult,
+    SamplingParams,
+)
+
+
+class Ticket:
+    """One reader's view of one request: iterate it once, with `for` or with `async for`.
+
+    `put` may be called from any thread; the events end with Done, Failed or CancelledEvent.
+    """
+
+    def __init__(self, request_id: str, cancel: Callable[[str], None]) -> None:
+        self.request_id = request_id
+        self._cancel = cancel
+        self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._woken = asyncio.Event()
+
+    def put(self, event: Event) -> None:
+        """Add an event and wake an asynchronous reader."""
+        self._events.put(event)
+        if (loop := self._loop) is not None and not loop.is_closed():
+            loop.call_soon_threadsafe(self._woken.set)
+
+    def cancel(self) -> None:
+        """End the request before its next evaluation."""
+        self._cancel(self.request_id)
+
+    def __iter__(self) -> Iterator[Event]:
+        while True:
+            event = self._events.get()
+            yield event
+            if isinstance(event, Done | Failed | CancelledEvent):
+                return
+
+    async def __aiter__(self) -> AsyncIterator[Event]:
+        self._loop = asyncio.get_running_loop()
+        while True:
+            self._woken.clear()
+            while not self._events.empty():
+                event = self._events.get()
+                yield event
+                if isinstance(event, Done | Failed | CancelledEvent):
+                    return
+            await self._woken.wait()
+
+    def result(self) -> list[ImageResult]:
+        """Wait for all pictures, in their order.
+
+        Raises EngineError if one failed, Cancelled if the request was cancelled.
+        """
+        images: list[ImageResult] = []
+        for event in self:
+            if isinstance(event, ImageReady):
+                images.append(event.image)
+            elif isinstance(event, Failed):
+                raise EngineError(event.message)
+            elif isinstance(event, CancelledEvent):
+                raise Cancelled("the request was cancelled")
+        return sorted(images, key=lambda image: image.index)
+
+
+def new_request(
+    prompt: str, *, n: int = 1, seed: int | None = None, params: Mapping[str, Any] | None = None
+) -> GenerationRequest:
+    """Make a request with a fresh id and, unless given, a random seed.
+
+    Raises InvalidParams for a parameter that does not exist.
+    """
+    params = dict(params or {})
+    known = {field.name for field in fields(SamplingParams)}
+    if unknown := sorted(set(params) - known):
+        message = f"no parameter {unknown[0]!r}; there are {', '.join(sorted(known))}"
+        raise InvalidParams(message, field=unknown[0])
+    return GenerationRequest(
+        id=secrets.token_hex(8),
+        prompt=prompt,
+        seed=random_seed() if seed is None else seed,
+        n=n,
+        params=SamplingParams(**params),
+    )
+
+
+def random_seed() -> int:
+    """A seed short enough to be read aloud: below 2**32."""
+    return secrets.randbelow(min(2**32, SEED_LIMIT))

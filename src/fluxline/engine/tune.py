@@ -1,0 +1,90 @@
+"""Measure, at start-up, what this machine likes: threads, and how many tokens a forward.
+
+On a CPU with few cores, two threads can be slower than one for small matrices; on a GPU, batching
+stops paying once a forward fills the card. Neither is guessed.
+"""
+
+import os
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from fluxline.models.base import DiffusionModel
+
+LARGEST_BATCH_TOKENS = 8192
+PAYS = 0.95  # stop at the smallest batch with this share of the best throughput
+PATIENCE_S = 3.0  # measuring ends after about this long
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tuning:
+    """What was measured."""
+
+    threads: int = 1  # CPU threads of one forward
+    batch_tokens: int = 4096
+    seconds_per_token: float = 1e-5
+
+
+def use_threads(threads: int) -> None:
+    """Let torch use this many threads. For the calling thread's forwards; call it from there."""
+    if torch.get_num_threads() != threads:
+        torch.set_num_threads(threads)
+
+
+def tune(model: DiffusionModel[Any]) -> Tuning:
+    """Time forwards of the native size with random input. Leaves the thread count changed."""
+    deadline = time.perf_counter() + PATIENCE_S
+    probe = _Probe(model)
+    threads = _best_threads(probe, deadline) if model.device.type == "cpu" else 1
+    use_threads(threads)
+    rates: dict[int, float] = {}  # rows -> tokens a second
+    rows = 1
+    while rows * probe.tokens <= LARGEST_BATCH_TOKENS:
+        rates[rows] = rows * probe.tokens / probe.seconds(rows)
+        rows *= 2
+        if time.perf_counter() > deadline:
+            break
+    best = max(rates.values(), default=1e5)
+    enough = min((r for r, rate in rates.items() if rate >= PAYS * best), default=1)
+    return Tuning(threads=threads, batch_tokens=enough * probe.tokens, seconds_per_token=1.0 / best)
+
+
+def _best_threads(probe: "_Probe", deadline: float) -> int:
+    """The count with the fastest forward of one row, among 1, 2, 4, … and all cores."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    counts = sorted({min(2**i, cores or 1) for i in range(8)})
+    timed: dict[int, float] = {}
+    for count in reversed(counts):  # all cores first: the likely choice of a large model
+        use_threads(count)
+        timed[count] = probe.seconds(1)
+        if time.perf_counter() > deadline:
+            break
+    return min(timed, key=timed.__getitem__)
+
+
+class _Probe:
+    """A forward with random input at the native size."""
+
+    def __init__(self, model: DiffusionModel[Any]) -> None:
+        self._model = model
+        width, height = model.spec.native_size
+        self._x = model.noise(torch.Generator("cpu").manual_seed(0), width, height)
+        (conditioning,) = model.encode(["a picture"])
+        self._context = model.context(
+            conditioning, width=width, height=height, guidance=model.spec.guidance, sigmas=[1.0]
+        )
+        self.tokens = self._context.image_tokens + self._context.text_tokens
+
+    def seconds(self, rows: int) -> float:
+        """The faster of two forwards after one to warm up; the warm-up alone if it is slow."""
+        x = self._x.expand(rows, *self._x.shape).contiguous()
+        first = self._timed(x, rows)
+        return first if first > PATIENCE_S / 3 else min(self._timed(x, rows) for _ in range(2))
+
+    def _timed(self, x: torch.Tensor, rows: int) -> float:
+        began = time.perf_counter()
+        velocity = self._model.evaluate(x, [1.0] * rows, [self._context] * rows)
+        velocity[0, 0, 0].item()  # wait for the device
+        return time.perf_counter() - began

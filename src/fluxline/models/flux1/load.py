@@ -1,0 +1,197 @@
+"""Open a FLUX.1 from disk: diffusers' folder layout, or BFL's single file beside such a folder.
+
+Reads configurations and says which parts a folder lacks; the transformer's tensors are streamed by
+whoever is passed in as `checkpoint_at`. A model may say more of itself in a `fluxline.json`:
+trained sizes, defaults, a preview map.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL
+from transformers import AutoTokenizer, CLIPTextModel, T5EncoderModel
+from transformers.utils import logging as transformers_logging
+
+from fluxline.errors import ConfigError, LoadError
+from fluxline.models.base import Checkpoint, DynamicShift, ModelSpec
+from fluxline.models.flux1.model import Flux1, PreviewMap
+from fluxline.models.flux1.names import is_bfl, layout_for
+from fluxline.models.flux1.text import TextEncoders
+from fluxline.models.flux1.transformer import FluxConfig, FluxTransformer
+
+PARTS = ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "vae", "scheduler")
+
+
+def load(
+    path: Path,
+    *,
+    name: str,
+    device: torch.device,
+    dtype: torch.dtype,
+    checkpoint_at: Callable[[Path], Checkpoint],
+) -> Flux1:
+    """Open the model at `path`, a folder or a single .safetensors file inside one.
+
+    Raises LoadError: a part is missing, a config is wrong, or tensors do not fit.
+    """
+    folder = path if path.is_dir() else path.parent
+    if absent := [part for part in PARTS if not (folder / part).is_dir()]:
+        raise LoadError(f"{name} lacks {', '.join(f'{part}/' for part in absent)}")
+    about = _json(folder / "fluxline.json") if (folder / "fluxline.json").exists() else {}
+    transformer = _transformer(_weights(path), device, dtype, checkpoint_at)
+    vae = AutoencoderKL.from_pretrained(
+        folder, subfolder="vae", dtype=dtype, local_files_only=True, use_safetensors=True
+    )
+    vae = vae.to(device, memory_format=torch.channels_last).eval()
+    grid = 2 * 2 ** (len(vae.config.block_out_channels) - 1)
+    spec = _spec(name, about, transformer.config, _json_of(folder, "scheduler"), grid)
+    return Flux1(
+        spec,
+        transformer=transformer,
+        text=_text(folder, spec.text_length, device, dtype),
+        vae=vae,
+        preview=_preview(about.get("preview"), device),
+    )
+
+
+def _weights(path: Path) -> Path:
+    """The transformer: the file given, the folder's transformer/, or BFL's file beside it."""
+    if path.is_file() or (path / "transformer").is_dir():
+        return path if path.is_file() else path / "transformer"
+    if single := sorted(path.glob("flux1-*.safetensors")):
+        return single[0]
+    raise LoadError("no transformer/ and no flux1-*.safetensors in the model's folder")
+
+
+def _transformer(
+    weights: Path,
+    device: torch.device,
+    dtype: torch.dtype,
+    checkpoint_at: Callable[[Path], Checkpoint],
+) -> FluxTransformer:
+    checkpoint = checkpoint_at(weights)
+    if is_bfl(list(checkpoint.shapes)):
+        config = config_from_shapes(checkpoint.shapes)
+    else:
+        config = config_from_json(_json(weights / "config.json"))
+    with torch.device("meta"):
+        model = FluxTransformer(config)
+    model = model.to(dtype).to_empty(device=device)
+    checkpoint.fill(model, layout_for(config, list(checkpoint.shapes)))
+    return model.eval().requires_grad_(False)
+
+
+def config_from_json(config: Mapping[str, Any]) -> FluxConfig:
+    """Read diffusers' transformer/config.json. Raises ConfigError naming what is missing."""
+    try:
+        return FluxConfig(
+            in_channels=config["in_channels"],
+            out_channels=config.get("out_channels") or config["in_channels"],
+            depth_double=config["num_layers"],
+            depth_single=config["num_single_layers"],
+            head_dim=config["attention_head_dim"],
+            heads=config["num_attention_heads"],
+            text_dim=config["joint_attention_dim"],
+            pooled_dim=config["pooled_projection_dim"],
+            guidance=config["guidance_embeds"],
+            axes=tuple(config.get("axes_dims_rope", (16, 56, 56))),
+        )
+    except KeyError as exc:
+        raise ConfigError(f"transformer/config.json lacks {exc.args[0]!r}") from exc
+
+
+def config_from_shapes(shapes: Mapping[str, tuple[int, ...]]) -> FluxConfig:
+    """Read the numbers of a BFL single file off its tensors.
+
+    Only the axes are not in there: BFL's models give 16, 56, 56 of 128 channels.
+    """
+    try:
+        hidden, in_channels = shapes["img_in.weight"]
+        (head_dim,) = shapes["double_blocks.0.img_attn.norm.query_norm.scale"]
+        eighth = head_dim // 8
+        return FluxConfig(
+            in_channels=in_channels,
+            out_channels=shapes["final_layer.linear.weight"][0],
+            depth_double=_count(shapes, "double_blocks"),
+            depth_single=_count(shapes, "single_blocks"),
+            head_dim=head_dim,
+            heads=hidden // head_dim,
+            text_dim=shapes["txt_in.weight"][1],
+            pooled_dim=shapes["vector_in.in_layer.weight"][1],
+            guidance="guidance_in.in_layer.weight" in shapes,
+            axes=(eighth, (head_dim - eighth) // 2, (head_dim - eighth) // 2),
+        )
+    except KeyError as exc:
+        raise ConfigError(f"the checkpoint has no tensor {exc.args[0]!r}") from exc
+
+
+def _count(shapes: Mapping[str, tuple[int, ...]], blocks: str) -> int:
+    numbers = {name.split(".")[1] for name in shapes if name.startswith(f"{blocks}.")}
+    return len(numbers)
+
+
+def _spec(
+    name: str,
+    about: Mapping[str, Any],
+    config: FluxConfig,
+    scheduler: Mapping[str, Any],
+    grid: int,
+) -> ModelSpec:
+    """What the model says of itself; else what BFL says of dev and of schnell."""
+    native = tuple(about.get("native_size", (1024, 1024)))
+    return ModelSpec(
+        name=name,
+        family="flux1",
+        native_size=(native[0], native[1]),
+        grid=grid,
+        trained_sizes=tuple((w, h) for w, h in about.get("trained_sizes", ())),
+        max_side=2048,
+        default_steps=about.get("default_steps", 28 if config.guidance else 4),
+        max_steps=about.get("max_steps", 100),
+        text_length=about.get("text_length", 512 if config.guidance else 256),
+        guidance=about.get("guidance", 3.5) if config.guidance else None,
+        shift=_shift(scheduler),
+    )
+
+
+def _shift(scheduler: Mapping[str, Any]) -> float | DynamicShift:
+    if not scheduler.get("use_dynamic_shifting", False):
+        return float(scheduler.get("shift", 1.0))
+    names = DynamicShift.__dataclass_fields__
+    return DynamicShift(**{key: scheduler[key] for key in names if key in scheduler})
+
+
+def _text(folder: Path, length: int, device: torch.device, dtype: torch.dtype) -> TextEncoders:
+    transformers_logging.disable_progress_bar()
+    options = {"dtype": dtype, "local_files_only": True, "use_safetensors": True}
+    clip = CLIPTextModel.from_pretrained(folder / "text_encoder", **options)
+    t5 = T5EncoderModel.from_pretrained(folder / "text_encoder_2", **options)
+    return TextEncoders(
+        clip=clip.to(device).eval(),
+        clip_tokenizer=AutoTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True),
+        t5=t5.to(device).eval(),
+        t5_tokenizer=AutoTokenizer.from_pretrained(folder / "tokenizer_2", local_files_only=True),
+        length=length,
+    )
+
+
+def _preview(about: Mapping[str, Any] | None, device: torch.device) -> PreviewMap | None:
+    if about is None:
+        return None
+    weight = torch.tensor(about["matrix"], device=device)
+    return PreviewMap(weight, torch.tensor(about["bias"], device=device))
+
+
+def _json_of(folder: Path, part: str) -> dict[str, Any]:
+    return _json(next(iter(sorted((folder / part).glob("*config.json"))), folder / part))
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as exc:
+        raise ConfigError(f"cannot read {path.parent.name}/{path.name}: {exc}") from exc
+    return found

@@ -1,0 +1,58 @@
+"""Models by name: where each lies and which family opens it. Families are imported when asked."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fluxline.errors import ConfigError
+from fluxline.models.base import Checkpoint, DiffusionModel
+
+CheckpointAt = Callable[[Path], Checkpoint]
+Opener = Callable[..., DiffusionModel[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A model with a name. source: what `weights.locate` understands."""
+
+    family: str
+    source: str
+
+
+def _asset(name: str) -> str:
+    return str(files("fluxline") / "assets" / name)
+
+
+MODELS: dict[str, Entry] = {
+    "mini": Entry("flux1", _asset("mini")),
+    "flux1-schnell": Entry("flux1", "black-forest-labs/FLUX.1-schnell"),
+    "flux1-dev": Entry("flux1", "black-forest-labs/FLUX.1-dev"),
+    "flux1-krea-dev": Entry("flux1", "black-forest-labs/FLUX.1-Krea-dev"),
+}
+FAMILIES = {"flux1": "fluxline.models.flux1.load"}
+
+
+def entry_for(model: str) -> Entry:
+    """The entry of that name, or one made of a path or hub id, which is then FLUX.1."""
+    return MODELS.get(model, Entry("flux1", model))
+
+
+def open_family(
+    family: str,
+    path: Path,
+    *,
+    name: str,
+    device: torch.device,
+    dtype: torch.dtype,
+    checkpoint_at: CheckpointAt,
+) -> DiffusionModel[Any]:
+    """Open a model with its family's `load`. Raises LoadError."""
+    if family not in FAMILIES:
+        raise ConfigError(f"no model family {family!r}; there is {', '.join(FAMILIES)}")
+    load: Opener = import_module(FAMILIES[family]).load
+    return load(path, name=name, device=device, dtype=dtype, checkpoint_at=checkpoint_at)

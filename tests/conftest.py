@@ -1,0 +1,35 @@
+"""Models poured into the tests: random small ones, and the embedded one."""
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import pytest
+
+from fluxline.engine.build import open_model
+from tests.models.flux1.oracle import small_config
+from tests.random_flux import save_random_flux
+
+
+@pytest.fixture(scope="session")
+def schnell_folder(tmp_path_factory):
+    """A schnell-class random model: no guidance, static shift, head_dim 64."""
+    config = small_config(head_dim=64, heads=2, double=1, single=2)
+    return save_random_flux(tmp_path_factory.mktemp("schnell"), config)
+
+
+@pytest.fixture(scope="session")
+def dev_folder(tmp_path_factory):
+    """A dev-class random model: guidance, dynamic shift, head_dim 128."""
+    config = small_config(guidance=True, head_dim=128, heads=2, double=1, single=2)
+    return save_random_flux(tmp_path_factory.mktemp("dev"), config, dynamic_shift=True)
+
+
+@pytest.fixture(scope="session")
+def schnell(schnell_folder):
+    return open_model(str(schnell_folder), "cpu")
+
+
+@pytest.fixture(scope="session")
+def dev(dev_folder):
+    return open_model(str(dev_folder), "cpu")

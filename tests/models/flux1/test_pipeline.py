@@ -1,0 +1,87 @@
+"""Whole pictures against diffusers' FluxPipeline: same weights, same seed, float32."""
+
+import io
+
+import numpy as np
+import pytest
+import torch
+from diffusers import FluxPipeline
+from PIL import Image
+
+from fluxline.engine import Engine
+from fluxline.engine.build import open_model
+from fluxline.engine.scheduler import Budget
+from fluxline.engine.ticket import new_request
+from tests.random_flux import TEXT_LENGTH
+
+BUDGET = Budget(batch_tokens=1024, resident_tokens=8192)
+PROMPT = "a red fox, 3 apples"
+
+
+def psnr(ours: np.ndarray, theirs: np.ndarray) -> float:
+    """Peak signal to noise ratio in dB of two uint8 pictures."""
+    error = np.mean((ours.astype(np.float64) - theirs) ** 2)
+    return float("inf") if error == 0 else 10 * np.log10(255**2 / error)
+
+
+def draw_ours(model, **asked) -> np.ndarray:
+    with Engine.of(model, budget=BUDGET) as engine:
+        (image,) = engine.generate(asked.pop("prompt"), **asked)
+    return np.asarray(Image.open(io.BytesIO(image.data)))
+
+
+def draw_theirs(folder, text_length, **asked) -> np.ndarray:
+    pipe = FluxPipeline.from_pretrained(folder, dtype=torch.float32)
+    pipe.set_progress_bar_config(disable=True)
+    seed = asked.pop("seed")
+    picture = pipe(
+        generator=torch.Generator("cpu").manual_seed(seed),
+        max_sequence_length=text_length,
+        output_type="np",
+        **asked,
+    ).images[0]
+    return (picture * 255).round().astype(np.uint8)
+
+
+@pytest.mark.parametrize("size", [(64, 64), (96, 32)], ids=["square", "wide"])
+@pytest.mark.parametrize("name", ["schnell", "dev"])
+def test_a_picture_equals_diffusers(request, name, size):
+    width, height = size
+    asked = {"prompt": PROMPT, "width": width, "height": height, "seed": 11}
+
+    ours = draw_ours(
+        request.getfixturevalue(name), steps=4, guidance=2.5 if name == "dev" else None, **asked
+    )
+
+    folder = request.getfixturevalue(f"{name}_folder")
+    theirs = draw_theirs(folder, TEXT_LENGTH, num_inference_steps=4, guidance_scale=2.5, **asked)
+    assert theirs.std() > 5, "the oracle drew nothing"
+    assert psnr(ours, theirs) >= 60
+
+
+def test_true_guidance_equals_diffusers(schnell, schnell_folder):
+    asked = {"prompt": PROMPT, "width": 64, "height": 64, "seed": 5, "negative_prompt": "blue"}
+
+    ours = draw_ours(schnell, steps=3, cfg_scale=2.0, **asked)
+
+    theirs = draw_theirs(
+        schnell_folder, TEXT_LENGTH, num_inference_steps=3, true_cfg_scale=2.0, **asked
+    )
+    assert psnr(ours, theirs) >= 60
+
+
+def test_a_bfl_single_file_draws_the_same_picture(dev, dev_folder, tmp_path):
+    from tests.models.flux1.bfl_export import save_as_bfl
+
+    folder = save_as_bfl(dev_folder, tmp_path)
+
+    single = draw_ours(open_model(str(folder), "cpu"), prompt=PROMPT, seed=3, steps=2)
+
+    assert np.array_equal(single, draw_ours(dev, prompt=PROMPT, seed=3, steps=2))
+
+
+def test_new_request_names_a_parameter_that_does_not_exist():
+    from fluxline.errors import InvalidParams
+
+    with pytest.raises(InvalidParams, match="no parameter 'setps'"):
+        new_request("a fox", params={"setps": 3})

@@ -1,0 +1,93 @@
+"""Random small FLUX.1 models of the true architecture, saved as diffusers saves the real ones."""
+
+import string
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeline
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTokenizer,
+    T5Config,
+    T5EncoderModel,
+    T5Tokenizer,
+)
+
+from fluxline.models.flux1.transformer import FluxConfig
+from tests.models.flux1.oracle import diffusers_model
+
+TEXT_LENGTH = 12
+
+
+def save_random_flux(folder: Path, config: FluxConfig, *, dynamic_shift: bool = False) -> Path:
+    """Write a whole model folder; its pictures are coloured noise, and all its paths are used."""
+    torch.manual_seed(1)
+    letters = [*string.ascii_lowercase, *string.digits, ","]
+    t5_words = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", -9.0), ("▁", -3.0)]
+    t5_tokenizer = T5Tokenizer(vocab=t5_words + [(c, -5.0) for c in letters], extra_ids=0)
+    clip_words = [*letters, *(f"{c}</w>" for c in letters), "<|startoftext|>", "<|endoftext|>"]
+    clip_tokenizer = CLIPTokenizer(
+        vocab={word: i for i, word in enumerate(clip_words)}, merges=[], model_max_length=16
+    )
+    FluxPipeline(
+        transformer=diffusers_model(config),
+        vae=_vae(),
+        text_encoder=_clip(config, clip_tokenizer),
+        tokenizer=clip_tokenizer,
+        text_encoder_2=_t5(config, t5_tokenizer),
+        tokenizer_2=t5_tokenizer,
+        scheduler=FlowMatchEulerDiscreteScheduler(
+            shift=1.0 if not dynamic_shift else 3.0, use_dynamic_shifting=dynamic_shift
+        ),
+    ).save_pretrained(folder)
+    (folder / "fluxline.json").write_text(
+        '{"native_size": [64, 64], "text_length": %d, "default_steps": 3, "preview": '
+        '{"matrix": %s, "bias": [0, 0, 0]}}' % (TEXT_LENGTH, [[0.1, 0.0, -0.1]] * 16)
+    )
+    return folder
+
+
+def _vae() -> AutoencoderKL:
+    return AutoencoderKL(
+        latent_channels=16,
+        block_out_channels=(8, 8, 16, 16),
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        norm_num_groups=4,
+        use_quant_conv=False,
+        use_post_quant_conv=False,
+        scaling_factor=0.36,
+        shift_factor=0.12,
+    ).eval()
+
+
+def _clip(config: FluxConfig, words: CLIPTokenizer) -> CLIPTextModel:
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(words),
+            hidden_size=config.pooled_dim,
+            intermediate_size=64,
+            num_hidden_layers=1,
+            num_attention_heads=4,
+            max_position_embeddings=16,
+            bos_token_id=words.bos_token_id,
+            eos_token_id=words.eos_token_id,
+            pad_token_id=words.pad_token_id,
+            initializer_factor=5.0,
+        )
+    ).eval()
+
+
+def _t5(config: FluxConfig, words: T5Tokenizer) -> T5EncoderModel:
+    return T5EncoderModel(
+        T5Config(
+            vocab_size=len(words),
+            d_model=config.text_dim,
+            d_kv=12,
+            d_ff=64,
+            num_layers=1,
+            num_heads=4,
+            feed_forward_proj="gated-gelu",
+        )
+    ).eval()
