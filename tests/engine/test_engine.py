@@ -1,0 +1,314 @@
+"""The engine with a real random FLUX: the law, failures, cancelling, events."""
+
+import asyncio
+import io
+import threading
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from fluxline.engine import Engine
+from fluxline.engine.scheduler import Budget
+from fluxline.engine.ticket import new_request
+from fluxline.errors import Cancelled, EngineError, InvalidParams, QueueFull, UnknownModel
+from fluxline.images import read_recipe
+from fluxline.request import CancelledEvent, Done, Failed, ImageReady, Progress, Queued, Started
+
+BUDGET = Budget(batch_tokens=200, resident_tokens=2000)
+
+
+def pixels(image) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(image.data))).astype(np.int16)
+
+
+@pytest.fixture(scope="module")
+def engine(schnell):
+    with Engine.of(schnell, budget=BUDGET) as engine:
+        yield engine
+
+
+REQUESTS = st.fixed_dictionaries(
+    {
+        "prompt": st.sampled_from(["a fox", "two cats", "", "a rocket 9"]),
+        "seed": st.integers(0, 5),
+        "n": st.integers(1, 2),
+        "params": st.fixed_dictionaries(
+            {
+                "steps": st.integers(1, 5),
+                "sampler": st.sampled_from(
+                    ["euler", "heun", "ddim", "dpmpp_2m", "euler_ancestral", "unipc"]
+                ),
+                "schedule": st.sampled_from(["simple", "karras", "beta", "exponential"]),
+                "cfg_scale": st.sampled_from([1.0, 2.5]),
+                "eta": st.sampled_from([0.0, 1.0]),
+            }
+        ),
+        "size": st.sampled_from([(64, 64), (128, 32), (32, 128), (48, 64)]),
+    }
+)
+
+@settings(
+    max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    asked=st.lists(REQUESTS, min_size=2, max_size=6),
+    batch_tokens=st.sampled_from([28, 100, 400]),
+    cancel=st.sets(st.integers(0, 5), max_size=2),
+)
+def test_a_picture_depends_on_its_request_alone(schnell, asked, batch_tokens, cancel):
+    """Together in any mix equals alone, to one level of 255.
+
+    A forward of other size sums in another order: about 1e-6 in float32, which rounding to uint8
+    turns into at most one level, and for 999 of 1000 values into none.
+    """
+
+    def request_of(one):
+        width, height = one["size"]
+        params = {**one["params"], "width": width, "height": height}
+        return new_request(one["prompt"], n=one["n"], seed=one["seed"], params=params)
+
+    budget = Budget(batch_tokens=batch_tokens, resident_tokens=600)
+    with Engine.of(schnell, budget=budget) as together:
+        tickets = [together.submit(request_of(one)) for one in asked]
+        for i in cancel & set(range(len(tickets))):
+            tickets[i].cancel()
+        ends = [[e for e in t if isinstance(e, Done | Failed | CancelledEvent | ImageReady)]
+                for t in tickets]  # fmt: skip
+    with Engine.of(schnell, budget=Budget(batch_tokens=1, resident_tokens=1)) as alone:
+        for i, (one, events) in enumerate(zip(asked, ends, strict=True)):
+            terminal = [e for e in events if not isinstance(e, ImageReady)]
+            assert len(terminal) == 1
+            assert isinstance(terminal[0], Done) or (
+                i in cancel and isinstance(terminal[0], CancelledEvent)
+            )
+            solo = alone.submit(request_of(one)).result()
+            for event in events:
+                if isinstance(event, ImageReady):
+                    gap = np.abs(pixels(event.image) - pixels(solo[event.image.index]))
+                    assert gap.max() <= 1
+                    assert np.mean(gap == 0) >= 0.999
+
+
+def test_events_tell_the_whole_story_in_order(engine):
+    events = list(engine.submit(new_request("a fox", n=2, seed=1, params={"steps": 3})))
+
+    assert isinstance(events[0], Queued)
+    assert isinstance(events[1], Started)
+    assert isinstance(events[-1], Done)
+    for index in (0, 1):
+        told = [e.evaluation for e in events if isinstance(e, Progress) and e.index == index]
+        assert told == [1, 2, 3]
+    assert {e.image.index for e in events if isinstance(e, ImageReady)} == {0, 1}
+
+
+def test_previews_are_small_pictures_of_what_is_expected(engine):
+    from dataclasses import replace
+
+    request = replace(new_request("a fox", seed=1, params={"steps": 4}), preview_every=2)
+    events = list(engine.submit(request))
+
+    previews = [e.preview for e in events if isinstance(e, Progress) and e.preview]
+    assert previews
+    assert Image.open(io.BytesIO(previews[0])).size == (8, 8)
+
+
+def test_a_ticket_can_be_read_asynchronously(engine):
+    async def read():
+        ticket = engine.submit(new_request("a fox", seed=1, params={"steps": 2}))
+        return [type(e) async for e in ticket]
+
+    assert asyncio.run(read())[-1] is Done
+
+
+def test_the_same_prompt_in_flight_is_encoded_once(schnell):
+    class Counting(type(schnell)):
+        encoded: list[str]
+
+        def encode(self, prompts):
+            self.encoded.extend(prompts)
+            return super().encode(prompts)
+
+    model = Counting.__new__(Counting)
+    model.__dict__.update(schnell.__dict__, encoded=[])
+    with Engine.of(model, budget=BUDGET) as engine:
+        tickets = [engine.submit(new_request("a fox", seed=s)) for s in range(5)]
+        for ticket in tickets:
+            ticket.result()
+
+    assert model.encoded.count("a fox") == 1
+
+
+class Faulty:
+    """A model that does something terrible to one prompt and is itself otherwise."""
+
+    def __init__(self, model, fault):
+        self._model, self._fault = model, fault
+        self._guilty = set()
+
+    def __getattr__(self, name):
+        return getattr(self._model, name)
+
+    def context(self, conditioning, **rest):
+        context = self._model.context(conditioning, **rest)
+        if conditioning is self._bad:
+            self._guilty.add(id(context.modulation))
+        return context
+
+    def encode(self, prompts):
+        made = self._model.encode(prompts)
+        for prompt, conditioning in zip(prompts, made, strict=True):
+            if prompt == "bad":
+                self._bad = conditioning
+        return made
+
+    _bad = None
+
+    def evaluate(self, x, sigmas, contexts):
+        velocity = self._model.evaluate(x, sigmas, contexts)
+        for row, context in enumerate(contexts):
+            if id(context.modulation) in self._guilty:
+                if self._fault == "raises":
+                    raise RuntimeError("device-side assert at 0x7f00")
+                velocity = velocity.clone()
+                velocity[row] = float("nan")
+        return velocity
+
+
+@pytest.mark.parametrize("fault", ["raises", "nan"])
+def test_only_the_guilty_job_fails(schnell, engine, fault):
+    with Engine.of(Faulty(schnell, fault), budget=BUDGET) as faulty:
+        good = [faulty.submit(new_request("a fox", seed=s)) for s in range(3)]
+        bad = faulty.submit(new_request("bad", seed=0))
+        with pytest.raises(EngineError) as caught:
+            bad.result()
+        pictures = [t.result()[0] for t in good]
+
+    assert "0x" not in caught.value.message
+    for seed, picture in enumerate(pictures):
+        alone = engine.generate("a fox", seed=seed)[0]
+        assert np.abs(pixels(picture) - pixels(alone)).max() <= 1
+
+
+def test_cancelling_ends_a_request_within_one_evaluation(schnell):
+    seen = threading.Event()
+
+    with Engine.of(schnell, budget=BUDGET) as engine:
+        ticket = engine.submit(new_request("a fox", seed=1, params={"steps": 100}))
+        for event in ticket:
+            if isinstance(event, Progress) and not seen.is_set():
+                seen.set()
+                ticket.cancel()
+                at = event.evaluation
+            last = event
+        assert isinstance(last, CancelledEvent)
+        assert at < 90
+        with pytest.raises(Cancelled):
+            other = engine.submit(new_request("a fox", params={"steps": 100}))
+            other.cancel()
+            other.result()
+
+
+def test_closing_ends_what_is_open_and_leaves_nobody_waiting(schnell):
+    engine = Engine.of(schnell, budget=BUDGET)
+    tickets = [engine.submit(new_request("a fox", params={"steps": 100})) for _ in range(3)]
+    engine.close()
+
+    for ticket in tickets:
+        assert isinstance(list(ticket)[-1], CancelledEvent)
+
+
+def test_closing_with_patience_lets_pictures_finish(schnell):
+    engine = Engine.of(schnell, budget=BUDGET)
+    ticket = engine.submit(new_request("a fox", params={"steps": 5}))
+    engine.close(drain_s=30)
+
+    assert isinstance(list(ticket)[-1], Done)
+
+
+def test_a_full_queue_refuses_and_says_when_to_come_again(schnell):
+    with Engine.of(schnell, budget=BUDGET, queue_limit=1) as engine:
+        ticket = engine.submit(new_request("a fox", params={"steps": 100}))
+        with pytest.raises(QueueFull) as caught:
+            engine.submit(new_request("a fox"))
+        ticket.cancel()
+        assert isinstance(list(ticket)[-1], CancelledEvent)
+
+    assert caught.value.retry_after_s >= 1
+
+
+@pytest.mark.parametrize(
+    ("params", "field"),
+    [
+        ({"width": 8}, "width"),
+        ({"height": 0}, "height"),
+        ({"width": 10**9}, "width"),
+        ({"steps": 0}, "steps"),
+        ({"steps": 101}, "steps"),
+        ({"cfg_scale": float("nan")}, "cfg_scale"),
+        ({"eta": 2.0}, "eta"),
+        ({"sampler": "magic"}, "sampler"),
+        ({"schedule": "soon"}, "schedule"),
+    ],
+)
+def test_a_wrong_parameter_is_refused_by_name(engine, params, field):
+    with pytest.raises(InvalidParams) as caught:
+        engine.generate("a fox", **params)
+
+    assert caught.value.field == field
+
+
+def test_an_unknown_model_is_refused(engine):
+    from dataclasses import replace
+
+    with pytest.raises(UnknownModel, match="no model 'flux9'"):
+        engine.submit(replace(new_request("a fox"), model="flux9"))
+
+
+def test_exactly_the_asked_size_comes_out(engine):
+    (image,) = engine.generate("a fox", width=50, height=39, steps=1)
+
+    assert pixels(image).shape == (39, 50, 3)
+
+
+def test_a_picture_can_be_made_again_from_its_file(engine):
+    (image,) = engine.generate("a fox, blue", seed=4, steps=2, sampler="heun", width=48)
+    recipe = read_recipe(image.data)
+
+    again = engine.submit(recipe.to_request("again")).result()[0]
+
+    assert np.abs(pixels(again) - pixels(image)).max() <= 1
+
+
+def test_different_parameters_make_different_pictures(schnell):
+    base = {"steps": 3, "seed": 2, "width": 64, "height": 64}
+    changes = [
+        {"seed": 3},
+        {"steps": 4},
+        {"sampler": "heun"},
+        {"sampler": "euler_ancestral"},
+        {"sampler": "ddim", "eta": 1.0},
+        {"schedule": "karras"},
+        {"cfg_scale": 3.0},
+        {"cfg_scale": 3.0, "negative_prompt": "a cat"},
+    ]
+    with Engine.of(schnell, budget=BUDGET) as engine:
+        drawn = [engine.generate("a fox", **{**base, **c})[0] for c in ({}, *changes)]
+
+    seen = {pixels(image).tobytes() for image in drawn}
+    assert len(seen) == len(drawn)
+
+
+def test_guidance_changes_the_picture_of_a_model_that_has_it(dev):
+    with Engine.of(dev, budget=BUDGET) as engine:
+        weak, strong = (engine.generate("a fox", seed=1, steps=2, guidance=g)[0] for g in (1, 6))
+
+    assert not np.array_equal(pixels(weak), pixels(strong))
+
+
+def test_guidance_on_a_model_without_it_is_a_warning_not_a_silence(engine):
+    (image,) = engine.generate("a fox", steps=1, guidance=7.5)
+
+    assert any("guidance 7.5 ignored" in warning for warning in image.warnings)

@@ -1,0 +1,264 @@
+"""Who goes next, with a clock in the test's hand and no tensors anywhere."""
+
+import itertools
+import random
+
+import pytest
+
+from fluxline.engine.job import BatchKey, Job, Outcome, Plan, Stage
+from fluxline.engine.scheduler import PRIORITY_S, Budget, Scheduler
+from fluxline.errors import EngineError, OutOfMemory
+from fluxline.request import SamplingParams
+
+BUDGET = Budget(batch_tokens=400, resident_tokens=4000)
+RATE = 1e-3  # seconds a token
+_number = itertools.count()
+
+
+def job(evaluations=4, tokens=100, *, owner="", priority=0, text=0, rows=1, drawn=(64, 64)):
+    request_id = f"r{next(_number)}"
+    return Job(
+        id=f"{request_id}/0",
+        request_id=request_id,
+        index=0,
+        prompt="",
+        seed=0,
+        params=SamplingParams(),
+        drawn=drawn,
+        key=BatchKey(tokens - text, text),
+        rows=rows,
+        evaluations=evaluations,
+        owner=owner,
+        priority=priority,
+    )
+
+
+class Bench:
+    """A scheduler and a runner that always succeeds, taking RATE seconds a token."""
+
+    def __init__(self, budget=BUDGET):
+        self.scheduler = Scheduler(budget, seconds_per_token=RATE)
+        self.now = 0.0
+        self.ended: list[str] = []
+
+    def add(self, *jobs):
+        for each in jobs:
+            self.scheduler.add(each, self.now)
+        return jobs
+
+    def tick(self) -> Plan:
+        plan = self.scheduler.next(self.now)
+        seconds = RATE * sum(j.tokens for j in plan.evaluate)
+        self.now += seconds
+        outcome = Outcome(
+            advanced={j.id: j.done + 1 == j.evaluations for j in plan.evaluate},
+            pictures={j.id: object() for j in plan.decode},
+            seconds=seconds,
+        )
+        changes = self.scheduler.settle(plan, outcome)
+        self.ended += [c.job.id for c in changes if c.picture is not None]
+        return plan
+
+    def run(self, limit=10_000):
+        for _ in range(limit):
+            if self.scheduler.is_idle:
+                return
+            self.tick()
+        raise AssertionError("the scheduler never became idle")
+
+
+def test_jobs_of_one_key_share_a_forward_whatever_else_differs():
+    bench = Bench()
+    a, b, _other = bench.add(job(4), job(50, owner="x"), job(4, tokens=120))
+
+    assert set(j.id for j in bench.tick().evaluate) == {a.id, b.id}
+
+
+def test_text_and_image_tokens_both_count_for_the_key():
+    bench = Bench()
+    bench.add(job(tokens=100, text=10), job(tokens=100, text=20))
+
+    assert len(bench.tick().evaluate) == 1
+
+
+def test_a_forward_stays_within_its_token_budget():
+    bench = Bench()
+    bench.add(*(job() for _ in range(9)))
+
+    assert len(bench.tick().evaluate) == 4
+
+
+def test_a_job_with_guidance_counts_twice():
+    bench = Bench()
+    bench.add(*(job(rows=2) for _ in range(9)))
+
+    assert len(bench.tick().evaluate) == 2
+
+
+def test_a_job_larger_than_every_budget_still_runs_alone():
+    bench = Bench(Budget(batch_tokens=50, resident_tokens=50))
+    bench.add(job(), job())
+
+    assert len(bench.tick().evaluate) == 1
+    bench.run()
+    assert len(bench.ended) == 2
+
+
+def test_no_more_is_admitted_than_the_resident_budget_holds():
+    bench = Bench(Budget(batch_tokens=400, resident_tokens=250))
+    bench.add(*(job() for _ in range(5)))
+
+    assert len(bench.tick().admit) == 2
+
+
+def test_a_new_job_joins_between_two_evaluations():
+    bench = Bench()
+    (first,) = bench.add(job(10))
+    bench.tick()
+    (second,) = bench.add(job(10))
+
+    assert [j.id for j in bench.tick().evaluate] == [first.id, second.id]
+
+
+def test_a_short_job_overtakes_a_long_one_of_another_shape():
+    bench = Bench()
+    bench.add(job(50))
+    bench.tick()
+    (short,) = bench.add(job(2, tokens=80))
+
+    assert [j.id for j in bench.tick().evaluate] == [short.id]
+
+
+def test_a_long_job_is_not_starved_by_a_stream_of_short_ones():
+    bench = Bench()
+    (long,) = bench.add(job(100))  # 10 s of work
+    for _ in range(2000):
+        bench.add(job(1, tokens=90))
+        bench.tick()
+        if long.stage is Stage.ENDED:
+            break
+
+    assert long.stage is Stage.ENDED
+    assert bench.now < 60
+
+
+def test_a_flood_of_one_owner_does_not_delay_another():
+    bench = Bench()
+    bench.add(*(job(10, owner="flood", tokens=100) for _ in range(100)))
+    for _ in range(20):
+        bench.tick()
+    (quiet,) = bench.add(job(4, tokens=80, owner="quiet"))
+    began = bench.now
+    while quiet.stage is not Stage.ENDED:
+        bench.tick()
+
+    assert bench.now - began <= 4 * (0.08 + 0.4) + 0.1  # at worst in turn with full batches
+
+
+def test_two_owners_share_the_machine_evenly():
+    bench = Bench(Budget(batch_tokens=100, resident_tokens=10_000))
+    bench.add(*(job(10, owner="a") for _ in range(30)))
+    bench.add(*(job(10, owner="b") for _ in range(3)))
+    served = {"a": 0, "b": 0}
+    for _ in range(40):
+        for each in bench.tick().evaluate:
+            served[each.owner] += 1
+
+    assert abs(served["a"] - served["b"]) <= 2
+
+
+@pytest.mark.parametrize(
+    ("waited", "first"), [(0, "urgent"), (PRIORITY_S - 5, "urgent"), (PRIORITY_S + 5, "plain")]
+)
+def test_priority_is_worth_its_seconds_of_waiting_and_no_more(waited, first):
+    bench = Bench()
+    (plain,) = bench.add(job(10))
+    bench.now += waited
+    (urgent,) = bench.add(job(10, tokens=80, priority=1))
+
+    assert bench.tick().evaluate == ((urgent,) if first == "urgent" else (plain,))
+
+
+def test_a_cancelled_request_is_dropped_and_the_others_are_untouched():
+    bench = Bench()
+    gone, stays = bench.add(job(), job())
+    bench.tick()
+    bench.scheduler.cancel(gone.request_id)
+
+    plan = bench.tick()
+
+    assert plan.drop == (gone.id,)
+    assert [j.id for j in plan.evaluate] == [stays.id]
+
+
+def test_cancelling_twice_or_an_unknown_request_is_harmless():
+    bench = Bench()
+    (one,) = bench.add(job())
+    for request_id in (one.request_id, one.request_id, "nobody"):
+        bench.scheduler.cancel(request_id)
+
+    assert bench.scheduler.is_idle
+
+
+def test_a_batch_out_of_memory_is_halved_and_tried_again():
+    bench = Bench()
+    jobs = bench.add(*(job() for _ in range(4)))
+    plan = bench.scheduler.next(0)
+    changes = bench.scheduler.settle(plan, Outcome(out_of_memory=True))
+
+    assert not any(c.error for c in changes)
+    assert bench.scheduler.batch_tokens == 200
+    assert len(bench.tick().evaluate) == 2
+    bench.run()
+    assert sorted(bench.ended) == sorted(j.id for j in jobs)
+
+
+def test_a_job_that_does_not_fit_alone_fails_and_says_what_to_do():
+    bench = Bench()
+    bench.add(job(drawn=(2048, 2048)))
+    plan = bench.scheduler.next(0)
+    (change,) = [c for c in bench.scheduler.settle(plan, Outcome(out_of_memory=True)) if c.error]
+
+    assert isinstance(change.error, OutOfMemory)
+    assert "2048x2048" in change.error.message
+
+
+def test_a_failed_job_ends_once_and_alone():
+    bench = Bench()
+    bad, good = bench.add(job(), job())
+    plan = bench.scheduler.next(0)
+    outcome = Outcome(advanced={good.id: False}, failed={bad.id: EngineError("boom")}, seconds=1)
+    errors = [c.job.id for c in bench.scheduler.settle(plan, outcome) if c.error]
+    bench.run()
+
+    assert errors == [bad.id]
+    assert bench.ended == [good.id]
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_every_job_ends_exactly_once_in_any_order_of_arrival(seed):
+    rng = random.Random(seed)
+    bench = Bench(Budget(batch_tokens=rng.choice([100, 300, 900]), resident_tokens=1500))
+    alive, cancelled = [], set()
+    for _ in range(60):
+        if rng.random() < 0.6:
+            alive += bench.add(
+                job(
+                    rng.randint(1, 12),
+                    rng.choice([80, 100, 250]),
+                    owner=rng.choice("abc"),
+                    priority=rng.randint(0, 2),
+                    rows=rng.randint(1, 2),
+                )
+            )
+        if alive and rng.random() < 0.1:
+            victim = rng.choice(alive)
+            if victim.stage is not Stage.ENDED:
+                bench.scheduler.cancel(victim.request_id)
+                cancelled.add(victim.id)
+        plan = bench.tick()
+        tokens = sum(j.tokens for j in plan.evaluate)
+        assert len(plan.evaluate) <= 1 or tokens <= bench.scheduler.batch_tokens
+    bench.run()
+
+    assert sorted(bench.ended) == sorted(j.id for j in alive if j.id not in cancelled)
