@@ -156,7 +156,7 @@ def test_a_model_goes_by_its_name_its_aliases_and_none(name, service):
 
 
 async def test_an_unknown_model_is_refused_and_the_known_are_named(service):
-    with pytest.raises(UnknownModel, match="'who'.*fake"):
+    with pytest.raises(UnknownModel, match=r"'who'.*fake"):
         service.submit(request(model="who"))
 
 

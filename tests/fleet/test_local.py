@@ -224,3 +224,20 @@ def test_back_off_doubles_up_to_a_limit_and_is_forgiven():
 
     assert waits[1:] == [0.5, 1, 2, 4, 8, 16, 30, 30]
     assert back_off.after(30, ready_for_s=61) == 0.5
+
+
+def test_every_option_of_a_worker_is_on_its_command_line():
+    command = WorkerCommand(
+        model="big", device="cuda", queue_limit=3, log_level="debug", log_format="json"
+    )
+
+    spelt = command.argv(7)
+
+    assert {
+        "--fd=7",
+        "--model=big",
+        "--device=cuda",
+        "--queue-limit=3",
+        "--log-level=debug",
+        "--log-format=json",
+    } < set(spelt)

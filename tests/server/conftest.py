@@ -44,8 +44,10 @@ class InlineReplica:
 
 
 @pytest.fixture
-def engine():
-    return FakeEngine()
+async def engine():
+    engine = FakeEngine()
+    yield engine
+    engine.close()  # while the event loop its threads speak to is still there
 
 
 @pytest.fixture

@@ -162,9 +162,11 @@ async def test_a_full_queue_is_waited_for_as_told_and_leaving_frees_it(server):
 def test_a_poisonous_request_is_not_sent_again_by_the_official_client(start):
     server = start()
     server.line()
-    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=2) as client:
-        with pytest.raises(openai.InternalServerError, match="worker died 3 times"):
-            client.images.generate(prompt="poison")
+    with (
+        openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=2) as client,
+        pytest.raises(openai.InternalServerError, match="worker died 3 times"),
+    ):
+        client.images.generate(prompt="poison")
     restarts = httpx.get(f"{server.url}/health").json()["restarts"]
 
     assert restarts == 3

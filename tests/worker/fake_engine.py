@@ -61,6 +61,7 @@ class FakeEngine:
         self._queue_limit = queue_limit
         self._hanging: dict[str, tuple[GenerationRequest, Callable[[Event], None]]] = {}
         self._lock = threading.Lock()
+        self._threads: list[threading.Thread] = []
 
     def start(self, request: GenerationRequest, publish: Callable[[Event], None]) -> None:
         if (request.params.width or 0) > INFO.max_width:
@@ -77,7 +78,9 @@ class FakeEngine:
         if request.prompt.startswith("hang"):
             with self._lock:
                 self._hanging[request.id] = (request, publish)
-        threading.Thread(target=self._draw, args=(request, publish), daemon=True).start()
+        thread = threading.Thread(target=self._draw, args=(request, publish), daemon=True)
+        self._threads.append(thread)
+        thread.start()
 
     def _draw(self, request: GenerationRequest, publish: Callable[[Event], None]) -> None:
         publish(Queued(request.id))
@@ -134,6 +137,8 @@ class FakeEngine:
             found[1](CancelledEvent(request_id))
 
     def close(self, drain_s: float = 0) -> None:
+        for thread in self._threads:
+            thread.join()
         if drain_s:
             self.release()
 

@@ -36,8 +36,8 @@ class Holding:
     """All requests of one replica, in the order they came.
 
     When a worker dies, all it knew of is suspect: the word that one of them had begun may have
-    died with it. Suspects are sent again one at a time and nothing beside them, so that a request that kills
-    its worker is found out alone and no bystander is blamed with it three times.
+    died with it. Suspects are sent again one at a time and nothing beside them, so that a
+    request that kills its worker is found out alone and no bystander is blamed three times.
     """
 
     def __init__(self) -> None:
