@@ -22,14 +22,15 @@ class Entry:
 
     family: str
     source: str
+    is_asset: bool = False  # lies in the package
 
 
-def _asset(name: str) -> str:
-    return str(files("fluxline") / "assets" / name)
+def _asset(name: str) -> Entry:
+    return Entry("flux1", str(files("fluxline") / "assets" / name), is_asset=True)
 
 
 MODELS: dict[str, Entry] = {
-    "mini": Entry("flux1", _asset("mini")),
+    "mini": _asset("mini"),
     "flux1-schnell": Entry("flux1", "black-forest-labs/FLUX.1-schnell"),
     "flux1-dev": Entry("flux1", "black-forest-labs/FLUX.1-dev"),
     "flux1-krea-dev": Entry("flux1", "black-forest-labs/FLUX.1-Krea-dev"),

@@ -1,0 +1,5 @@
+"""`python -m fluxline`: the command line."""
+
+from fluxline.cli import main
+
+main()

@@ -1,0 +1,31 @@
+"""The command line. It opens either wing, and only the one a command needs.
+
+Exit codes: 0 done · 1 a picture failed · 2 cannot start, or a wrong option · 130 interrupted.
+"""
+
+import sys
+
+import typer
+
+from fluxline.cli.generate import generate
+from fluxline.cli.models import models
+from fluxline.cli.serve import serve
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="The fast, lightweight, unified engine for FLUX image generation.",
+)
+app.command()(serve)
+app.command()(generate)
+app.command()(models)
+
+
+def main() -> None:
+    """`fluxline`."""
+    app()
+
+
+def serve_main() -> None:
+    """`fluxline-server`: the same as `fluxline serve`."""
+    app(["serve", *sys.argv[1:]], prog_name="fluxline-server")

@@ -1,0 +1,15 @@
+"""`fluxline models`: the models known by name."""
+
+from rich.console import Console
+from rich.table import Table
+
+
+def models() -> None:
+    """List the models known by name; a folder, a file or a hub id works as well."""
+    from fluxline.models.registry import MODELS
+
+    table = Table("name", "family", "from")
+    for name, entry in MODELS.items():
+        source = "shipped with fluxline" if entry.is_asset else entry.source
+        table.add_row(name, entry.family, source)
+    Console().print(table)

@@ -1,0 +1,60 @@
+"""`fluxline serve`: its flags are the fields of `Settings`, made from them and nowhere repeated."""
+
+import inspect
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+import typer
+
+from fluxline.errors import ConfigError
+from fluxline.settings import Settings, load_settings
+
+NOT_FLAGS = {"aliases"}  # a table: it stands in the TOML file
+
+
+def serve(**flags: Any) -> None:  # Any: the values of the flags made below
+    """Serve pictures over HTTP until told to stop."""
+    from fluxline.server.serve import run
+
+    if flags.pop("cpu"):
+        flags["device"] = "cpu"
+    try:
+        settings = load_settings(flags)
+    except ConfigError as exc:
+        print(f"fluxline: {exc.message}", file=sys.stderr)
+        raise typer.Exit(2) from exc
+    raise typer.Exit(run(settings))
+
+
+def _flag(name: str) -> inspect.Parameter:
+    field = Settings.model_fields[name]
+    kind: Any = field.annotation
+    if get_origin(kind) is Literal:
+        choices = " | ".join(get_args(kind))
+        return _parameter(name, str, f"{field.description}: {choices}", field.default)
+    if name == "config":
+        return _parameter(name, Path, field.description or "", None)
+    return _parameter(name, kind, field.description or "", field.default)
+
+
+def _parameter(name: str, kind: Any, text: str, default: object) -> inspect.Parameter:
+    shown = None if default is None else str(default)
+    option = typer.Option(help=text, show_default=shown or False)
+    return inspect.Parameter(
+        name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=None,
+        annotation=Annotated[kind | None, option],
+    )
+
+
+_CPU = inspect.Parameter(
+    "cpu",
+    inspect.Parameter.KEYWORD_ONLY,
+    default=False,
+    annotation=Annotated[bool, typer.Option("--cpu", help="the same as --device cpu")],
+)
+serve.__signature__ = inspect.Signature(  # type: ignore[attr-defined]  # what typer reads
+    [*(_flag(name) for name in Settings.model_fields if name not in NOT_FLAGS), _CPU]
+)
