@@ -1,0 +1,27 @@
+# make serve: install and serve.  make test: install and run the tests.  make all: what CI runs.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: all serve test test-slow lint format
+all: test lint
+
+serve: .venv/served
+	$(BIN)/fluxline serve
+
+test: .venv/dev
+	$(BIN)/pytest -q -m "not slow and not gpu"
+
+test-slow: .venv/dev
+	$(BIN)/pytest -q -m slow
+
+lint: .venv/dev
+	$(BIN)/ruff check && $(BIN)/ruff format --check && $(BIN)/mypy && $(BIN)/lint-imports
+
+format: .venv/dev
+	$(BIN)/ruff check --fix && $(BIN)/ruff format
+
+.venv/served: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv && $(BIN)/pip install -q -c constraints.txt -e . && touch $@
+
+.venv/dev: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv && $(BIN)/pip install -q -c constraints.txt -e ".[dev,training]" && touch $@
