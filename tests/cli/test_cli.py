@@ -1,0 +1,128 @@
+"""The command line as people type it."""
+
+import contextlib
+import os
+import pty
+import subprocess
+import sys
+
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from fluxline.cli import app
+from fluxline.cli.generate import parse_size
+from fluxline.errors import InvalidParams
+from fluxline.images import read_recipe
+from fluxline.settings import Settings
+
+
+@pytest.fixture
+def run(schnell_folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments, stdin=None):
+        model = () if "--model" in arguments else ("--model", str(schnell_folder))
+        return CliRunner().invoke(app, ["generate", *arguments, *model], input=stdin)
+
+    return run
+
+
+def test_a_picture_is_written_with_its_recipe_and_the_seed_said(run, tmp_path):
+    result = run("a red fox", "-o", "fox.png", "--seed", "7", "--size", "48x32", "--steps", "2")
+
+    assert result.exit_code == 0, result.output
+    assert "fox.png" in result.output
+    assert "seed 7" in result.output
+    with Image.open(tmp_path / "fox.png") as picture:
+        assert picture.size == (48, 32)
+    recipe = read_recipe((tmp_path / "fox.png").read_bytes())
+    assert (recipe.prompt, recipe.seed, recipe.params.steps) == ("a red fox", 7, 2)
+
+
+def test_many_pictures_get_a_number_each(run, tmp_path):
+    run("a fox", "-o", "fox.webp", "-n", "3", "--steps", "1")
+
+    assert sorted(p.name for p in tmp_path.iterdir()) == [f"fox-{i}.webp" for i in range(3)]
+
+
+def test_without_a_name_the_prompt_and_seed_are_the_name(run, tmp_path):
+    run("A red fox, ¡olé!", "--seed", "3", "--steps", "1")
+
+    assert [p.name for p in tmp_path.iterdir()] == ["a-red-fox-ol-3.png"]
+
+
+def test_the_prompt_can_come_from_standard_input(run, tmp_path):
+    run("-", "-o", "fox.png", "--steps", "1", stdin="a fox\n")
+
+    assert read_recipe((tmp_path / "fox.png").read_bytes()).prompt == "a fox"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("a fox", "--size", "big"), "size must be like 512x512"),
+        (("a fox", "--steps", "0"), "steps must be from 1"),
+        (("a fox", "--sampler", "magic"), "sampler must be one of euler"),
+        (("a fox", "-o", "fox.gif"), "output must end in .png"),
+        (("a fox", "-o", "nowhere/fox.png"), "no folder nowhere"),
+        ((" ",), "prompt must not be empty"),
+        (("a fox", "--model", "flux9"), "no model 'flux9'"),
+        (("a fox", "--device", "tpu"), "device must be one of"),
+    ],
+)
+def test_a_wrong_option_is_said_and_ends_with_2(run, tmp_path, arguments, said):
+    result = run(*arguments)
+
+    assert result.exit_code == 2
+    assert said in " ".join(result.output.split())
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("size", ["", "0", "12x", "x12", "12 12", "-1x5", "1.5x2", "999999x1"])
+def test_what_is_no_size_is_refused(size):
+    with pytest.raises(InvalidParams):
+        parse_size(size)
+
+
+def test_every_setting_is_a_flag_of_serve():
+    text = CliRunner().invoke(app, ["serve", "--help"], terminal_width=200).output
+
+    for name in Settings.model_fields.keys() - {"aliases"}:
+        assert f"--{name.replace('_', '-')}" in text
+
+
+def test_a_wrong_setting_ends_with_2():
+    result = CliRunner().invoke(app, ["serve", "--port", "99999"])
+
+    assert result.exit_code == 2
+    assert "port" in result.output
+
+
+def test_importing_the_command_line_does_not_import_torch():
+    code = "import sys, fluxline.cli; sys.exit('torch' in sys.modules)"
+
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.slow
+def test_the_picture_is_shown_in_a_terminal(schnell_folder, tmp_path):
+    master, slave = pty.openpty()
+    environ = {**os.environ, "TERM": "xterm-kitty", "KITTY_WINDOW_ID": "1", "COLUMNS": "80"}
+    command = [sys.executable, "-m", "fluxline", "generate", "a fox", "-o", "fox.png"]
+    process = subprocess.Popen(
+        [*command, "--steps", "1", "--model", str(schnell_folder)],
+        stdout=slave,
+        stderr=subprocess.DEVNULL,
+        cwd=tmp_path,
+        env=environ,
+    )
+    os.close(slave)
+    shown = b""
+    with contextlib.suppress(OSError):  # a terminal ends with an error when its last writer goes
+        while part := os.read(master, 1 << 16):
+            shown += part
+    os.close(master)
+
+    assert process.wait() == 0
+    assert b"\x1b_G" in shown

@@ -1,0 +1,75 @@
+"""Opening model folders: what is missing or wrong is said in one clear error."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from fluxline.engine.build import fast_dtype, open_model, pick_device
+from fluxline.errors import CheckpointMismatch, ConfigError, LoadError
+from fluxline.models.base import DynamicShift
+
+
+@pytest.fixture
+def folder(schnell_folder, tmp_path):
+    return shutil.copytree(schnell_folder, tmp_path / "model")
+
+
+def test_a_model_says_what_it_was_made_for(schnell, dev):
+    assert schnell.spec.guidance is None
+    assert schnell.spec.native_size == (64, 64)
+    assert schnell.spec.text_length == 12
+    assert dev.spec.guidance == 3.5
+    assert isinstance(dev.spec.shift, DynamicShift)
+
+
+def test_a_folder_without_a_part_is_refused_by_its_name(folder):
+    shutil.rmtree(folder / "text_encoder_2")
+
+    with pytest.raises(LoadError, match="text_encoder_2/"):
+        open_model(str(folder), "cpu")
+
+
+def test_a_missing_tensor_is_named(folder):
+    file = folder / "transformer" / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(file)
+    del tensors["transformer_blocks.0.attn.to_k.weight"]
+    save_file(tensors, file)
+
+    with pytest.raises(CheckpointMismatch, match=r"double_blocks\.0\.image\.to_qkv\.weight"):
+        open_model(str(folder), "cpu")
+
+
+def test_a_config_without_a_number_is_refused_by_its_name(folder):
+    path = folder / "transformer" / "config.json"
+    config = json.loads(path.read_text())
+    del config["num_layers"]
+    path.write_text(json.dumps(config))
+
+    with pytest.raises(ConfigError, match="num_layers"):
+        open_model(str(folder), "cpu")
+
+
+def test_a_config_that_is_not_json_is_refused(folder):
+    (folder / "transformer" / "config.json").write_text("{")
+
+    with pytest.raises(ConfigError, match=r"transformer/config\.json"):
+        open_model(str(folder), "cpu")
+
+
+def test_a_device_that_is_not_there_is_refused():
+    with pytest.raises(ConfigError, match="device must be one of"):
+        pick_device("tpu")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
+def test_cuda_asked_for_and_absent_is_an_error_not_a_fallback():
+    with pytest.raises(ConfigError, match="not available"):
+        pick_device("cuda")
+
+
+def test_the_dtype_is_what_is_fast_on_the_device():
+    assert fast_dtype(torch.device("cpu")) is torch.float32
+    assert fast_dtype(torch.device("mps")) is torch.bfloat16

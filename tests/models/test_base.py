@@ -1,0 +1,76 @@
+"""What a model makes of an asked size, and of parameters left open."""
+
+import pytest
+
+from fluxline.errors import InvalidParams
+from fluxline.models.base import ModelSpec
+from fluxline.request import SamplingParams
+
+
+def spec(**changed) -> ModelSpec:
+    facts = {
+        "name": "test",
+        "family": "flux1",
+        "native_size": (128, 128),
+        "grid": 16,
+        "trained_sizes": ((128, 128), (160, 96), (96, 160)),
+        "max_side": 2048,
+        "default_steps": 4,
+        "max_steps": 50,
+        "text_length": 24,
+        "guidance": None,
+    }
+    return ModelSpec(**{**facts, **changed})
+
+
+@pytest.mark.parametrize(
+    ("asked", "drawn"),
+    [
+        ((128, 128), (128, 128)),
+        ((512, 512), (128, 128)),
+        ((1024, 768), (160, 96)),
+        ((1100, 1000), (128, 128)),
+        ((1920, 1080), (160, 96)),
+        ((300, 700), (96, 160)),
+        ((16, 16), (128, 128)),
+    ],
+)
+def test_a_size_is_drawn_at_the_trained_size_of_its_shape(asked, drawn):
+    assert spec().drawn_size(*asked) == drawn
+
+
+@pytest.mark.parametrize(
+    ("asked", "drawn"), [((1000, 500), (1008, 512)), ((1024, 1024), (1024, 1024))]
+)
+def test_a_model_of_any_size_draws_the_next_multiple_of_its_grid(asked, drawn):
+    assert spec(trained_sizes=()).drawn_size(*asked) == drawn
+
+
+def test_resampling_is_told():
+    _, warnings = spec().resolve(SamplingParams(width=512, height=512))
+
+    assert warnings == [
+        "drawn at 128x128 and resampled to 512x512: test was not trained for that size"
+    ]
+
+
+def test_cropping_to_the_asked_size_needs_no_warning():
+    assert spec(trained_sizes=()).resolve(SamplingParams(width=1000, height=500))[1] == []
+
+
+def test_what_is_left_open_becomes_the_models_own():
+    params, _ = spec(guidance=3.5).resolve(SamplingParams())
+
+    assert (params.width, params.height, params.steps, params.guidance) == (128, 128, 4, 3.5)
+
+
+def test_a_negative_prompt_without_effect_is_told():
+    _, warnings = spec().resolve(SamplingParams(negative_prompt="ugly"))
+
+    assert any("negative_prompt ignored" in w for w in warnings)
+
+
+@pytest.mark.parametrize("value", [-1.0, 31.0, float("inf"), float("nan")])
+def test_an_impossible_strength_is_refused(value):
+    with pytest.raises(InvalidParams, match="cfg_scale must be from 0 to 30"):
+        spec().resolve(SamplingParams(cfg_scale=value))
