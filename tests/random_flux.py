@@ -1,5 +1,6 @@
 """Random small FLUX.1 models of the true architecture, saved as diffusers saves the real ones."""
 
+import json
 import string
 from pathlib import Path
 
@@ -41,10 +42,13 @@ def save_random_flux(folder: Path, config: FluxConfig, *, dynamic_shift: bool = 
             shift=1.0 if not dynamic_shift else 3.0, use_dynamic_shifting=dynamic_shift
         ),
     ).save_pretrained(folder)
-    (folder / "fluxline.json").write_text(
-        '{"native_size": [64, 64], "text_length": %d, "default_steps": 3, "preview": '
-        '{"matrix": %s, "bias": [0, 0, 0]}}' % (TEXT_LENGTH, [[0.1, 0.0, -0.1]] * 16)
-    )
+    about = {
+        "native_size": [64, 64],
+        "text_length": TEXT_LENGTH,
+        "default_steps": 3,
+        "preview": {"matrix": [[0.1, 0.0, -0.1]] * 16, "bias": [0, 0, 0]},
+    }
+    (folder / "fluxline.json").write_text(json.dumps(about))
     return folder
 
 

@@ -50,6 +50,7 @@ REQUESTS = st.fixed_dictionaries(
     }
 )
 
+
 @settings(
     max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
@@ -205,9 +206,9 @@ def test_cancelling_ends_a_request_within_one_evaluation(schnell):
             last = event
         assert isinstance(last, CancelledEvent)
         assert at < 90
+        other = engine.submit(new_request("a fox", params={"steps": 100}))
+        other.cancel()
         with pytest.raises(Cancelled):
-            other = engine.submit(new_request("a fox", params={"steps": 100}))
-            other.cancel()
             other.result()
 
 

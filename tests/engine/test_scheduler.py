@@ -71,7 +71,7 @@ def test_jobs_of_one_key_share_a_forward_whatever_else_differs():
     bench = Bench()
     a, b, _other = bench.add(job(4), job(50, owner="x"), job(4, tokens=120))
 
-    assert set(j.id for j in bench.tick().evaluate) == {a.id, b.id}
+    assert {j.id for j in bench.tick().evaluate} == {a.id, b.id}
 
 
 def test_text_and_image_tokens_both_count_for_the_key():

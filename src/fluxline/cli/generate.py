@@ -79,7 +79,9 @@ def generate(
         with _engine(model, device, console) as engine:
             pictures = _draw(engine, request, console)
     except FluxlineError as exc:
-        console.print(f"fluxline: {exc.message}", style="red", markup=False, highlight=False, soft_wrap=True)
+        console.print(
+            f"fluxline: {exc.message}", style="red", markup=False, highlight=False, soft_wrap=True
+        )
         wrong = isinstance(exc, RequestError | LoadError)
         raise typer.Exit(CANNOT_START if wrong else FAILED) from exc
     except KeyboardInterrupt as exc:
@@ -173,9 +175,15 @@ def _write(
     path.write_bytes(picture.data)
     seconds = sum(v for k, v in picture.timings_s.items() if k != "queue")
     for warning in picture.warnings:
-        console.print(f"note: {warning}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+        console.print(
+            f"note: {warning}", style="yellow", markup=False, highlight=False, soft_wrap=True
+        )
     line = f"{path}  seed {picture.seed}  {picture.width}x{picture.height}  {seconds:.2f} s"
     print(line)
+
+
+def _say(console: Console, text: str, *, style: str) -> None:
+    console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
 
 
 def _path_of(picture: ImageResult, output: Path | None, request: GenerationRequest) -> Path:

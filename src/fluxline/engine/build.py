@@ -1,4 +1,7 @@
-"""Open a model for this machine: which device, which dtype, from where. Introduces the rooms below."""
+"""Open a model for this machine: which device, which dtype, from where.
+
+Here the rooms below meet: the registry, the checkpoint reader and the family.
+"""
 
 from pathlib import Path
 from typing import Any

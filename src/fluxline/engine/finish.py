@@ -1,17 +1,16 @@
 """From the pixels a model drew to the file its caller gets. Runs on the finishing threads."""
 
-import importlib.metadata
 import time
 from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fluxline import images
+from fluxline import __version__, images
 from fluxline.engine.job import Job
 from fluxline.request import GenerationRequest, ImageResult
 
-SOFTWARE = f"fluxline {importlib.metadata.version('fluxline')}"
+SOFTWARE = f"fluxline {__version__}"
 
 
 def finish(

@@ -1,0 +1,93 @@
+"""The README's promises, run as they stand."""
+
+import re
+import shlex
+import subprocess
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text("utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    """The code blocks of one language."""
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+@contextmanager
+def server(tmp_path):
+    """A real `fluxline serve` of the embedded model on a free port; yields its address."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "fluxline", "serve", "--port", "0"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        cwd=tmp_path,
+    )
+    try:
+        address = None
+        for line in process.stdout:
+            if found := re.search(r"http://[\d.:]+", line):
+                address = found[0]
+            if "ready" in line:
+                break
+        assert address, "the server said no address"
+        yield address
+    finally:
+        process.terminate()
+        process.stdout.close()
+        assert process.wait(60) == 0
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory):
+    with server(tmp_path_factory.mktemp("server")) as address:
+        yield address
+
+
+def test_the_curl_draws_a_fox(address, tmp_path):
+    (block,) = [b for b in blocks("sh") if b.startswith("curl")]
+    command = block.replace("http://localhost:8080", address).replace("python3", sys.executable)
+
+    subprocess.run(["bash", "-ec", f"set -o pipefail; {command}"], cwd=tmp_path, check=True)
+
+    with Image.open(tmp_path / "fox.png") as picture:
+        assert picture.size == (512, 512)
+
+
+@pytest.mark.parametrize("number", [0, 1], ids=["engine", "openai"])
+def test_the_python_runs(address, tmp_path, number):
+    block = blocks("python")[number].replace("http://localhost:8080", address)
+
+    subprocess.run([sys.executable, "-c", block], cwd=tmp_path, check=True)
+
+    pictures = sorted(p.name for p in tmp_path.iterdir())
+    assert pictures == [["fox-7.png", "fox-8.png"], ["rocket.png"]][number]
+
+
+def test_the_shell_line_draws_a_fox(tmp_path):
+    (line,) = [b for b in blocks("sh") if b.startswith("fluxline generate")]
+
+    subprocess.run([sys.executable, "-m", *shlex.split(line)], cwd=tmp_path, check=True)
+
+    assert (tmp_path / "fox.png").exists()
+
+
+def test_every_link_leads_somewhere():
+    for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+        text = path.read_text("utf-8")
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)", text):
+            assert (path.parent / target).exists(), f"{path.name} links to {target}"
+
+
+def test_the_make_targets_exist():
+    makefile = (ROOT / "Makefile").read_text()
+
+    assert len(makefile.splitlines()) <= 30
+    for target in re.findall(r"make (\w+)", README):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE)
