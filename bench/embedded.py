@@ -14,7 +14,9 @@ import os
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import FluxPipeline
@@ -71,7 +73,7 @@ def _options() -> argparse.Namespace:
 class _Clock:
     """Counts the seconds spent inside the model's own verbs."""
 
-    def __init__(self, model: object) -> None:
+    def __init__(self, model: Any) -> None:
         self.seconds = 0.0
         for verb in ("encode", "context", "evaluate", "decode", "noise"):
             setattr(model, verb, self._timed(getattr(model, verb)))
@@ -115,6 +117,19 @@ class _Diffusers:
     def sixteen_batched(self, i: int, steps: int) -> None:
         self._draw([f"{prompt} {i}" for prompt in PROMPTS], list(range(16)), steps)
 
+    def forward(self, x: torch.Tensor) -> object:
+        """One forward of its transformer."""
+        rows, config = len(x), self.pipe.transformer.config
+        return self.pipe.transformer(
+            hidden_states=x,
+            encoder_hidden_states=torch.zeros(rows, self.text_length, config.joint_attention_dim),
+            pooled_projections=torch.zeros(rows, config.pooled_projection_dim),
+            timestep=torch.ones(rows),
+            img_ids=self.pipe._prepare_latent_image_ids(1, 8, 8, "cpu", torch.float32),
+            txt_ids=torch.zeros(self.text_length, 3),
+            return_dict=False,
+        )
+
     def _draw(self, prompts: list[str], seeds: list[int], steps: int) -> None:
         pictures = self.pipe(
             prompts,
@@ -157,46 +172,41 @@ def _report(rounds: dict[str, list[float]], steps: int, ours: int, theirs: int) 
 
 
 @torch.inference_mode()
-def _report_rates(model: object, peer: _Diffusers, threads: int) -> None:
+def _report_rates(model: Any, peer: _Diffusers, threads: int) -> None:
     """Share of the matmul rate inside one transformer forward, one row and sixteen."""
-    spec = model.spec  # type: ignore[attr-defined]
     torch.set_num_threads(threads)
-    (conditioning,) = model.encode(["a red fox"])  # type: ignore[attr-defined]
-    context = model.context(  # type: ignore[attr-defined]
-        conditioning, width=128, height=128, guidance=None, sigmas=[1.0]
-    )
-    width = model.transformer.config.hidden  # type: ignore[attr-defined]
+    (conditioning,) = model.encode(["a red fox"])
+    context = model.context(conditioning, width=128, height=128, guidance=None, sigmas=[1.0])
     for rows in (1, 16):
-        x = torch.randn(rows, spec.image_tokens(128, 128), 64)
-        ours = lambda x=x, rows=rows: model.evaluate(x, [1.0] * rows, [context] * rows)  # type: ignore[attr-defined]  # noqa: E731
-        text = torch.randn(rows, spec.text_length, peer.pipe.transformer.config.joint_attention_dim)
-        pooled = torch.randn(rows, peer.pipe.transformer.config.pooled_projection_dim)
-        ids = peer.pipe._prepare_latent_image_ids(1, 8, 8, "cpu", torch.float32)
-        theirs = lambda x=x, text=text, pooled=pooled, rows=rows: peer.pipe.transformer(  # noqa: E731
-            hidden_states=x,
-            encoder_hidden_states=text,
-            pooled_projections=pooled,
-            timestep=torch.ones(rows),
-            img_ids=ids,
-            txt_ids=torch.zeros(text.shape[1], 3),
-            return_dict=False,
-        )
-        matmul_in = torch.randn(rows * (x.shape[1] + text.shape[1]), width)
-        matmul_by = torch.randn(width, 4 * width)
-        flops = _flops(ours)
-        took = {"ours": [], "diffusers": [], "matmul": []}
+        x = torch.randn(rows, model.spec.image_tokens(128, 128), 64)
+        acts = {
+            "ours": partial(model.evaluate, x, [1.0] * rows, [context] * rows),
+            "diffusers": partial(peer.forward, x),
+            "matmul": partial(_matmuls, rows * (x.shape[1] + model.spec.text_length), model),
+        }
+        for act in acts.values():
+            act()
+        took: dict[str, list[float]] = {name: [] for name in acts}
         for _ in range(15):
-            took["ours"].append(_seconds(ours))
-            took["diffusers"].append(_seconds(theirs))
-            took["matmul"].append(_seconds(lambda: [matmul_in @ matmul_by for _ in range(10)]))
-        m = {name: statistics.median(v) for name, v in took.items()}
-        rate = 10 * 2 * matmul_in.shape[0] * width * 4 * width / m["matmul"]
+            for name, act in acts.items():
+                took[name].append(_seconds(act))
+        median = {name: statistics.median(values) for name, values in took.items()}
+        rate = _flops(acts["matmul"]) / median["matmul"]
+        flops = _flops(acts["ours"])
         print(
-            f"  forward of {rows:2} rows: {flops / 1e9:.2f} GFLOP; ours {1000 * m['ours']:.1f} ms, "
-            f"diffusers {1000 * m['diffusers']:.1f} ms; matmul rate {rate / 1e9:.0f} GFLOP/s; "
-            f"share: ours {100 * flops / m['ours'] / rate:.0f} %, "
-            f"diffusers {100 * flops / m['diffusers'] / rate:.0f} %"
+            f"  forward of {rows:2} rows: {flops / 1e9:.2f} GFLOP; "
+            f"ours {1000 * median['ours']:.1f} ms, diffusers {1000 * median['diffusers']:.1f} ms; "
+            f"matmul rate {rate / 1e9:.0f} GFLOP/s; "
+            f"share: ours {100 * flops / median['ours'] / rate:.0f} %, "
+            f"diffusers {100 * flops / median['diffusers'] / rate:.0f} %"
         )
+
+
+def _matmuls(tokens: int, model: Any) -> list[torch.Tensor]:
+    """Products of the forward's own size: what the machine can do at best."""
+    width = model.transformer.config.hidden
+    x, weight = torch.ones(tokens, width), torch.ones(width, 4 * width)
+    return [x @ weight for _ in range(10)]
 
 
 def _flops(act: Callable[[], object]) -> int:
