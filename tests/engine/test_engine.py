@@ -313,3 +313,11 @@ def test_guidance_on_a_model_without_it_is_a_warning_not_a_silence(engine):
     (image,) = engine.generate("a fox", steps=1, guidance=7.5)
 
     assert any("guidance 7.5 ignored" in warning for warning in image.warnings)
+
+
+def test_a_prompt_that_is_cut_is_told(engine):
+    (long,) = engine.generate("fox " * 50, steps=1)
+    (short,) = engine.generate("a fox", steps=1)
+
+    assert any("prompt cut" in warning for warning in long.warnings)
+    assert not short.warnings

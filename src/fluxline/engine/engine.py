@@ -213,6 +213,8 @@ class Engine:
         now = time.monotonic()
         if change.started:
             making.begun[job.id] = now
+            if change.note is not None and change.note not in making.warnings:
+                making.warnings += (change.note,)
             self._ledger.start(job.request_id)
         if change.advanced:
             making.drawn[job.id] = now

@@ -79,6 +79,7 @@ class Outcome:
     pictures: dict[str, object] = field(default_factory=dict)  # job id -> uint8 pixels
     previews: dict[str, object] = field(default_factory=dict)  # job id -> uint8 pixels
     failed: dict[str, FluxlineError] = field(default_factory=dict)
+    notes: dict[str, str] = field(default_factory=dict)  # job id -> what its owner should know
     out_of_memory: bool = False  # the batch as a whole; nothing in it advanced
     seconds: float = 0.0  # of the evaluation
 
@@ -89,6 +90,7 @@ class Change:
 
     job: Job
     started: bool = False
+    note: str | None = None
     advanced: bool = False
     preview: object | None = None
     picture: object | None = None

@@ -97,6 +97,9 @@ class Runner:
         conditioning = self._encode([text for job in jobs for text in _texts(job)])
         for job in jobs:
             self._samples[job.id] = self._start(job, conditioning)
+            if any(conditioning[text].truncated for text in _texts(job)):
+                read = self._model.spec.text_length
+                outcome.notes[job.id] = f"prompt cut: {self._model.spec.name} reads {read} tokens"
 
     def _encode(self, texts: Sequence[str]) -> dict[str, Conditioning]:
         """Conditioning of every text; each distinct text is encoded once, in one batch."""

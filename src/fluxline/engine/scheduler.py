@@ -85,7 +85,11 @@ class Scheduler:
 
     def settle(self, plan: Plan, outcome: Outcome) -> list[Change]:
         """Write down what became of a plan, and say what its owners want to hear."""
-        changes = [Change(job, started=True) for job in plan.admit if job.id not in outcome.failed]
+        changes = [
+            Change(job, started=True, note=outcome.notes.get(job.id))
+            for job in plan.admit
+            if job.id not in outcome.failed
+        ]
         for job in plan.admit:
             job.stage = Stage.RUNNING
         if outcome.out_of_memory:

@@ -194,8 +194,6 @@ def _warnings(fields: Fields, request: GenerationRequest) -> list[str]:
     quality = fields.choice("quality", of=QUALITIES)
     if quality and quality not in DEFAULT_QUALITIES:
         warnings.append(f"quality {quality} has no effect: the number of steps decides; set steps")
-    if request.params.negative_prompt and request.params.cfg_scale <= 1:
-        warnings.append("negative_prompt has no effect unless cfg_scale is greater than 1")
     if request.output_format == "png" and request.compression is not None:
         warnings.append("output_compression has no effect on png")
     warnings += [f"{name} is ignored" for name in IGNORED if fields.given(name)]
