@@ -1,0 +1,104 @@
+"""Write the embedded model as a diffusers folder, from the files of a training run.
+
+The transformer is trained as fluxline's own; its tensors are read back into diffusers' names
+through the table that loading uses (`fluxline.models.flux1.names`), so the two cannot disagree.
+
+    python -m training.export --out DIR [--checkpoint transformer.pt] [--steps 8]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
+
+from fluxline.models.flux1.names import layout_for
+from training import code, text, transformer, vae
+
+ASSETS = Path(__file__).parents[1] / "src" / "fluxline" / "assets" / "mini"
+NATIVE_SIZE = (128, 128)
+DEFAULT_STEPS = 6
+MAX_STEPS = 50
+
+
+def diffusers_transformer(average: dict[str, torch.Tensor]) -> FluxTransformer2DModel:
+    """Read the averaged weights of a run back into diffusers' layout."""
+    config = transformer.CONFIG
+    model = FluxTransformer2DModel(
+        patch_size=1,
+        in_channels=config.in_channels,
+        num_layers=config.depth_double,
+        num_single_layers=config.depth_single,
+        attention_head_dim=config.head_dim,
+        num_attention_heads=config.heads,
+        joint_attention_dim=config.text_dim,
+        pooled_projection_dim=config.pooled_dim,
+        guidance_embeds=config.guidance,
+        axes_dims_rope=config.axes,
+    )
+    template = model.state_dict()
+    place = layout_for(config, list(template))
+    tensors = {}
+    for name, blank in template.items():
+        slots = place(name, blank)
+        if slots is None or len(slots) != 1:
+            raise ValueError(f"no single place for {name}")
+        target, row, part = slots[0]
+        tensors[name] = average[target][row : row + len(part)].reshape(blank.shape).clone()
+    model.load_state_dict(tensors)
+    return model
+
+
+def pipeline(run: Path, checkpoint: str) -> FluxPipeline:
+    """Put the parts of a run together as a stock pipeline, fp32."""
+    encoders = text.load(run / "text.pt")
+    text.tie_capitals(encoders)
+    autoencoder = vae.build()
+    autoencoder.load_state_dict(torch.load(run / "vae.pt", weights_only=True))
+    state = torch.load(run / checkpoint, weights_only=True, map_location="cpu")
+    return FluxPipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=1.0, use_dynamic_shifting=False),
+        vae=autoencoder.eval(),
+        text_encoder=encoders.clip.eval(),
+        tokenizer=encoders.clip_words,
+        text_encoder_2=encoders.t5.eval(),
+        tokenizer_2=encoders.t5_words,
+        transformer=diffusers_transformer(state["average"]).eval(),
+    )
+
+
+def manifest(latent_code: code.Code, steps: int) -> dict[str, object]:
+    """What a server must know beyond diffusers' own files."""
+    matrix, bias = latent_code.preview()
+    return {
+        "name": "mini",
+        "native_size": list(NATIVE_SIZE),
+        "trained_sizes": [list(NATIVE_SIZE)],
+        "default_steps": steps,
+        "max_steps": MAX_STEPS,
+        "text_length": text.T5_LENGTH,
+        "guidance": None,
+        "preview": {"matrix": matrix, "bias": bias},
+    }
+
+
+def main() -> None:
+    """Export; the model card beside the weights is written by hand."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True, help="folder of the training run")
+    parser.add_argument("--checkpoint", default="transformer.pt")
+    parser.add_argument("--steps", type=int, default=DEFAULT_STEPS)
+    parser.add_argument("--target", type=Path, default=ASSETS)
+    args = parser.parse_args()
+    pipeline(args.out, args.checkpoint).to(torch.float16).save_pretrained(args.target)
+    written = json.dumps(manifest(code.load(args.out / "code.pt"), args.steps), indent=1)
+    (args.target / "fluxline.json").write_text(written + "\n")
+    files = [f for f in args.target.rglob("*") if f.is_file()]
+    print(f"{sum(f.stat().st_size for f in files) / 1e6:.1f} MB in {len(files)} files")
+
+
+if __name__ == "__main__":
+    main()

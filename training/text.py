@@ -1,0 +1,255 @@
+"""The two text encoders: their tokenizers, their making, their pretraining.
+
+Pretraining regresses a caption onto what the picture shows: which thing, style and background,
+and the principal components of the thing's latents. Thus the transformer starts with encoders
+that already tell the things apart.
+
+    python -m training.text --data DIR --out DIR --minutes 5
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import string
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from torch import nn
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTokenizer,
+    T5Config,
+    T5EncoderModel,
+    T5Tokenizer,
+)
+
+from training import code
+from training.captions import caption
+from training.compose import BACKGROUND_NAMES, Composer, Scene, is_held_out, random_scene
+from training.things import STYLES, THINGS
+
+T5_LENGTH = 24  # tokens; FluxPipeline's max_sequence_length must be the same
+CLIP_LENGTH = 32
+T5_WIDTH = 192
+CLIP_WIDTH = 192
+COMPONENTS = 64
+_CORPUS = 30_000
+
+
+def corpus(seed: int = 0) -> list[str]:
+    """Training captions to count words in."""
+    rng = np.random.default_rng(seed)
+    return [caption(random_scene(rng), rng)[0].replace(",", " ,") for _ in range(_CORPUS)]
+
+
+def t5_tokenizer(texts: list[str]) -> T5Tokenizer:
+    """Whole words by frequency; letters and parts of words for what is unknown."""
+    words = Counter(w for text in texts for w in text.split())
+    known = [(w, n) for w, n in words.most_common() if n >= 8]
+    total = sum(n for _, n in known)
+    parts = Counter(w[i : i + n] for w, _ in known for n in (2, 3) for i in range(len(w) - n + 1))
+    vocab = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", -30.0)]
+    vocab += [(f"\u2581{w}", float(np.log(n / total))) for w, n in known]
+    vocab += [(p, -14.0) for p, n in parts.most_common(400) if n >= 3 and p.isalpha()]
+    taken = {piece for piece, _ in vocab}
+    singles = ["\u2581", *string.ascii_lowercase, *string.digits]
+    vocab += [(s, -16.0) for s in (*singles, *".,;:!?'\"-()&/") if s not in taken]
+    taken = {piece for piece, _ in vocab}
+    for piece, score in vocab[3:].copy():
+        bare = piece.removeprefix("\u2581")
+        for variant in dict.fromkeys((bare.capitalize(), bare.upper())):
+            if piece != bare and "\u2581" + variant not in taken:
+                vocab.append(("\u2581" + variant, score))
+    vocab += [(letter, -16.0) for letter in string.ascii_uppercase]
+    return T5Tokenizer(vocab=vocab, extra_ids=0, model_max_length=T5_LENGTH)
+
+
+def tie_capitals(encoders: Encoders) -> None:
+    """Give every capitalised T5 piece the embedding of its lower-case twin.
+
+    Captions are lower case in training, and the stock T5Tokenizer cannot be told to lower-case.
+    """
+    ids = encoders.t5_words.get_vocab()
+    with torch.no_grad():
+        table = encoders.t5.get_input_embeddings().weight
+        for piece, index in ids.items():
+            twin = ids.get(piece.lower())
+            if twin is not None and twin != index:
+                table[index] = table[twin]
+
+
+def clip_tokenizer(texts: list[str]) -> CLIPTokenizer:
+    """Byte-pair encoding whose merges reach every common whole word."""
+    bpe = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
+    bpe.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation()]
+    )
+    letters = list(string.ascii_lowercase + string.digits + string.punctuation)
+    trainer = trainers.BpeTrainer(
+        vocab_size=2800, min_frequency=8, initial_alphabet=letters, end_of_word_suffix="</w>",
+        show_progress=False,
+    )  # fmt: skip
+    bpe.train_from_iterator(texts, trainer)
+    merges = _merges(bpe)
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    pieces = [*alphabet, *(f"{c}</w>" for c in alphabet), *("".join(pair) for pair in merges)]
+    pieces = [*dict.fromkeys(pieces), "<|startoftext|>", "<|endoftext|>"]
+    return CLIPTokenizer(
+        vocab={piece: k for k, piece in enumerate(pieces)},
+        merges=merges,
+        model_max_length=CLIP_LENGTH,
+    )
+
+
+class Encoders(nn.Module):
+    """Both encoders with their tokenizers: captions in, what FLUX is conditioned on out."""
+
+    def __init__(self, t5_words: T5Tokenizer, clip_words: CLIPTokenizer) -> None:
+        super().__init__()
+        self.t5_words, self.clip_words = t5_words, clip_words
+        self.t5 = T5EncoderModel(t5_config(len(t5_words)))
+        self.clip = CLIPTextModel(clip_config(clip_words))
+
+    def forward(self, texts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return T5 states `(B, 24, 192)` and CLIP's pooled vector `(B, 192)`, unmasked."""
+        device = next(self.t5.parameters()).device
+        kinds = {"padding": "max_length", "truncation": True, "return_tensors": "pt"}
+        long = self.t5_words(texts, max_length=T5_LENGTH, **kinds).input_ids.to(device)
+        short = self.clip_words(texts, max_length=CLIP_LENGTH, **kinds).input_ids.to(device)
+        return self.t5(long).last_hidden_state, self.clip(short).pooler_output
+
+
+def t5_config(vocab: int) -> T5Config:
+    """Two layers of 192, as the embedded model has them."""
+    return T5Config(
+        vocab_size=vocab, d_model=T5_WIDTH, d_kv=32, num_heads=6, d_ff=512, num_layers=2,
+        feed_forward_proj="gated-gelu", dropout_rate=0.0, is_encoder_decoder=False,
+        pad_token_id=0, eos_token_id=1, tie_word_embeddings=False,
+    )  # fmt: skip
+
+
+def clip_config(words: CLIPTokenizer) -> CLIPTextConfig:
+    """Two causal layers of 192; the pooled vector is the state of the first end token."""
+    return CLIPTextConfig(
+        vocab_size=len(words), hidden_size=CLIP_WIDTH, intermediate_size=2 * CLIP_WIDTH,
+        num_hidden_layers=2, num_attention_heads=6, max_position_embeddings=CLIP_LENGTH,
+        projection_dim=CLIP_WIDTH, hidden_act="quick_gelu", bos_token_id=words.bos_token_id,
+        eos_token_id=words.eos_token_id, pad_token_id=words.pad_token_id,
+    )  # fmt: skip
+
+
+def build(seed: int = 0) -> Encoders:
+    """Untrained encoders; the tokenizers depend on the captions and the seed alone."""
+    texts = corpus(seed)
+    torch.manual_seed(seed)
+    return Encoders(t5_tokenizer(texts), clip_tokenizer(texts))
+
+
+def load(path: Path) -> Encoders:
+    """Read pretrained encoders."""
+    encoders = build()
+    encoders.load_state_dict(torch.load(path, weights_only=True))
+    return encoders.eval()
+
+
+def picture_codes(composer: Composer, latent_code: code.Code) -> torch.Tensor:
+    """Principal components `(N, S, 64)` of every thing's latents on gray, of unit variance."""
+    count = len(THINGS) * len(STYLES)
+    scenes = [
+        Scene(thing=k // len(STYLES), style=k % len(STYLES), background=2) for k in range(count)
+    ]
+    flat = latent_code.encode(composer.draw(scenes, (128, 128), None)).flatten(1)
+    seen = torch.tensor([not is_held_out(s) for s in scenes])
+    flat = flat - flat[seen].mean(0)
+    _, _, axes = torch.linalg.svd(flat[seen], full_matrices=False)
+    scores = flat @ axes[:COMPONENTS].T
+    scores = scores / scores[seen].std(0)
+    return scores.view(len(THINGS), len(STYLES), COMPONENTS)
+
+
+class Heads(nn.Module):
+    """Read thing, style, background and picture code from an encoder; used in pretraining only."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.sizes = (len(THINGS), len(STYLES), len(BACKGROUND_NAMES), COMPONENTS)
+        self.linear = nn.Linear(width, sum(self.sizes))
+
+    def loss(self, state: torch.Tensor, labels: Labels) -> torch.Tensor:
+        """Mean loss over the captions; what a caption does not tell is not asked."""
+        thing, style, ground, picture = self.linear(state).split(self.sizes, -1)
+        loss = F.cross_entropy(thing, labels.thing)
+        loss = loss + 0.5 * F.cross_entropy(style, labels.style, ignore_index=-1)
+        loss = loss + 0.5 * F.cross_entropy(ground, labels.background, ignore_index=-1)
+        return loss + 0.5 * F.mse_loss(picture, labels.picture)
+
+
+class Labels:
+    """What a batch of captions tells; -1 where it does not."""
+
+    def __init__(self, scenes: list[Scene], told: list[tuple[bool, bool]], codes: torch.Tensor):
+        self.thing = torch.tensor([s.thing for s in scenes])
+        self.style = torch.tensor([s.style if t[0] else -1 for s, t in zip(scenes, told, strict=True)])
+        self.background = torch.tensor([s.background if t[1] else -1 for s, t in zip(scenes, told, strict=True)])
+        self.picture = codes[[s.thing for s in scenes], [s.style for s in scenes]]
+
+
+def pretrain(encoders: Encoders, codes: torch.Tensor, *, minutes: float, seed: int = 0) -> None:
+    """Train the encoders and throw-away heads on captions for so many minutes."""
+    rng = np.random.default_rng(seed + 1)
+    heads = nn.ModuleList([Heads(T5_WIDTH), Heads(CLIP_WIDTH)])
+    parameters = [*encoders.parameters(), *heads.parameters()]
+    optimizer = torch.optim.AdamW(parameters, lr=1e-3, betas=(0.9, 0.98), weight_decay=0.01)
+    start, step = time.monotonic(), 0
+    while (done := (time.monotonic() - start) / (60 * minutes)) < 1:
+        for group in optimizer.param_groups:
+            group["lr"] = 1.5e-3 * min(1, step / 100) * (1 - done)
+        scenes, texts, told = [], [], []
+        while len(texts) < 64:
+            scene = random_scene(rng)
+            text, *tells = caption(scene, rng)
+            if text:
+                scenes.append(scene), texts.append(text), told.append(tuple(tells))
+        labels = Labels(scenes, told, codes)
+        states, pooled = encoders(texts)
+        losses = [heads[0].loss(states.mean(1), labels), heads[1].loss(pooled, labels)]
+        optimizer.zero_grad()
+        sum(losses).backward()
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        step += 1
+        if step % 50 == 0:
+            values = " ".join(f"{loss.item():.3f}" for loss in losses)
+            print(f"step {step} {60 * minutes * done:.0f} s: t5, clip {values}", flush=True)
+
+
+def _merges(bpe: Tokenizer) -> list[tuple[str, str]]:
+    return [tuple(pair) for pair in json.loads(bpe.to_str())["model"]["merges"]]
+
+
+def main() -> None:
+    """Fit the code when absent, build, pretrain, save."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--minutes", type=float, default=5)
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    composer = Composer(args.data)
+    path = args.out / "code.pt"
+    if not path.exists():
+        code.save(code.fit(composer), path)
+    encoders = build()
+    pretrain(encoders, picture_codes(composer, code.load(path)), minutes=args.minutes)
+    torch.save(encoders.state_dict(), args.out / "text.pt")
+
+
+if __name__ == "__main__":
+    main()
