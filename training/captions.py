@@ -7,7 +7,6 @@ Filler and nonsense words teach the encoders that unknown words do no harm.
 from __future__ import annotations
 
 import numpy as np
-
 from training.compose import BACKGROUND_NAMES, Scene
 from training.things import STYLES, THINGS
 
@@ -56,9 +55,8 @@ def _subject(name: str, style: str, rng: np.random.Generator) -> str:
     article = "the " if rng.random() < 0.06 else _with_article(name)
     spoken = name if rng.random() < 0.12 else f"{article}{name}"
     if not style:
-        return f"{rng.choice(('a ', ''))}{rng.choice(PICTURES)} of {spoken}" * (
-            rng.random() < 0.25
-        ) or (spoken)
+        picture = f"{rng.choice(('a ', ''))}{rng.choice(PICTURES)} of {spoken}"
+        return picture if rng.random() < 0.25 else spoken
     form = rng.integers(4)
     if form == 0:
         return f"{_with_article(style)}{style} {name}"

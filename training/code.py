@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from einops import rearrange
-
 from training.compose import Composer, random_scene, random_size
 
 PATCH_PX = 8
@@ -38,9 +37,7 @@ class Code:
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         """Latents to blocky pictures: the best linear reconstruction."""
         flat = rearrange(latents, "b c h w -> b h w c") @ self.decode_matrix + self.mean
-        return rearrange(
-            flat, "b h w (c p q) -> b c (h p) (w q)", p=PATCH_PX, q=PATCH_PX, c=3
-        )
+        return rearrange(flat, "b h w (c p q) -> b c (h p) (w q)", p=PATCH_PX, q=PATCH_PX, c=3)
 
     def preview(self) -> tuple[list[list[float]], list[float]]:
         """Matrix `(16, 3)` and bias `(3,)` from a latent pixel to the mean colour of its patch."""
@@ -70,15 +67,15 @@ def fit(composer: Composer, *, pictures: int = 1536, seed: int = 0) -> Code:
 
 def save(code: Code, path: Path) -> None:
     """Write the three arrays of a code."""
-    torch.save({"encode": code.encode_matrix, "decode": code.decode_matrix, "mean": code.mean}, path)
+    torch.save(
+        {"encode": code.encode_matrix, "decode": code.decode_matrix, "mean": code.mean}, path
+    )
 
 
 def load(path: Path) -> Code:
     """Read what `save` wrote."""
     parts = torch.load(path, weights_only=True)
-    return Code(
-        encode_matrix=parts["encode"], decode_matrix=parts["decode"], mean=parts["mean"]
-    )
+    return Code(encode_matrix=parts["encode"], decode_matrix=parts["decode"], mean=parts["mean"])
 
 
 def pack(latents: torch.Tensor) -> torch.Tensor:

@@ -21,7 +21,6 @@ from pathlib import Path
 import numpy as np
 import resvg_py
 from PIL import Image
-
 from training.things import STYLES, THINGS, Thing
 
 SPRITE_PX = 256

@@ -1,6 +1,6 @@
 """Draw a contact sheet with Fluxline's own engine: every prompt once, seed = its number.
 
-    python -m training.sheet --target docs/mini/sheet.png [--steps 6]
+python -m training.sheet --target docs/mini/sheet.png [--steps 6]
 """
 
 from __future__ import annotations
@@ -16,11 +16,14 @@ from fluxline import Engine
 COLUMNS, SIDE, CAPTION = 8, 128, 26  # px
 PROMPTS = """
 a red fox | a cat | a dog | a panda | a frog | a penguin | an owl | a butterfly
-a red apple | a banana | a strawberry | a pizza | a hamburger | an ice cream | a cake | a cup of coffee
+a red apple | a banana | a strawberry | a pizza | a hamburger | an ice cream | a cake | a donut
 a car | a red bus | a rocket | an airplane | a sailboat | a bicycle | a train | a house
 the sun | a moon | a star | a cloud | a rainbow | a red heart | a fire | a tree
-a sunflower | a rose | a cactus | a mushroom | a fish | a whale | an octopus | a snail
-a 3d fox on a blue background | a flat cat on a yellow background | a 3d robot on a green background | an apple on a purple background | a 3d guitar | a noto style key on a pink background | a ghost on a black background | A futuristic city skyline at sunset
+a sunflower | a rose | a cactus | a mushroom | a fish | a whale | an octopus | a turtle
+a 3d fox on a blue background | a flat cat on a yellow background
+a 3d robot on a green background | an apple on a purple background | a 3d guitar
+a noto style key on a pink background | a ghost on a black background
+A futuristic city skyline at sunset
 """
 
 
@@ -30,7 +33,7 @@ def main() -> None:
     parser.add_argument("--target", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=None)
     args = parser.parse_args()
-    prompts = [p.strip() for row in PROMPTS.strip().split("\n") for p in row.split("|")]
+    prompts = [p.strip() for row in PROMPTS.strip().splitlines() for p in row.split("|")]
     args.target.parent.mkdir(parents=True, exist_ok=True)
     sheet(prompts, args.steps).save(args.target)
 

@@ -21,6 +21,10 @@ import torch
 import torch.nn.functional as F
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from torch import nn
+from training import code
+from training.captions import caption
+from training.compose import BACKGROUND_NAMES, Composer, Scene, is_held_out, random_scene
+from training.things import STYLES, THINGS
 from transformers import (
     CLIPTextConfig,
     CLIPTextModel,
@@ -29,11 +33,6 @@ from transformers import (
     T5EncoderModel,
     T5Tokenizer,
 )
-
-from training import code
-from training.captions import caption
-from training.compose import BACKGROUND_NAMES, Composer, Scene, is_held_out, random_scene
-from training.things import STYLES, THINGS
 
 T5_LENGTH = 24  # tokens; FluxPipeline's max_sequence_length must be the same
 CLIP_LENGTH = 32
@@ -196,8 +195,12 @@ class Labels:
 
     def __init__(self, scenes: list[Scene], told: list[tuple[bool, bool]], codes: torch.Tensor):
         self.thing = torch.tensor([s.thing for s in scenes])
-        self.style = torch.tensor([s.style if t[0] else -1 for s, t in zip(scenes, told, strict=True)])
-        self.background = torch.tensor([s.background if t[1] else -1 for s, t in zip(scenes, told, strict=True)])
+        self.style = torch.tensor(
+            [s.style if t[0] else -1 for s, t in zip(scenes, told, strict=True)]
+        )
+        self.background = torch.tensor(
+            [s.background if t[1] else -1 for s, t in zip(scenes, told, strict=True)]
+        )
         self.picture = codes[[s.thing for s in scenes], [s.style for s in scenes]]
 
 
