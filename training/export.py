@@ -20,7 +20,7 @@ from fluxline.models.flux1.names import layout_for
 
 ASSETS = Path(__file__).parents[1] / "src" / "fluxline" / "assets" / "mini"
 NATIVE_SIZE = (128, 128)
-DEFAULT_STEPS = 6
+DEFAULT_STEPS = 8
 MAX_STEPS = 50
 
 
