@@ -3,6 +3,7 @@
 import asyncio
 import io
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,7 +14,14 @@ from PIL import Image
 from fluxline.engine import Engine
 from fluxline.engine.scheduler import Budget
 from fluxline.engine.ticket import new_request
-from fluxline.errors import Cancelled, EngineError, InvalidParams, QueueFull, UnknownModel
+from fluxline.errors import (
+    Cancelled,
+    EngineError,
+    InvalidParams,
+    QueueFull,
+    UnknownModel,
+    UnsupportedFormat,
+)
 from fluxline.images import read_recipe
 from fluxline.request import CancelledEvent, Done, Failed, ImageReady, Progress, Queued, Started
 
@@ -106,8 +114,6 @@ def test_events_tell_the_whole_story_in_order(engine):
 
 
 def test_previews_are_small_pictures_of_what_is_expected(engine):
-    from dataclasses import replace
-
     request = replace(new_request("a fox", seed=1, params={"steps": 4}), preview_every=2)
     events = list(engine.submit(request))
 
@@ -262,8 +268,6 @@ def test_a_wrong_parameter_is_refused_by_name(engine, params, field):
 
 
 def test_an_unknown_model_is_refused(engine):
-    from dataclasses import replace
-
     with pytest.raises(UnknownModel, match="no model 'flux9'"):
         engine.submit(replace(new_request("a fox"), model="flux9"))
 
@@ -321,3 +325,44 @@ def test_a_prompt_that_is_cut_is_told(engine):
 
     assert any("prompt cut" in warning for warning in long.warnings)
     assert not short.warnings
+
+
+@pytest.mark.parametrize(
+    ("changed", "field"),
+    [
+        ({"seed": -1}, "seed"),
+        ({"seed": 2**63}, "seed"),
+        ({"n": 0}, "n"),
+        ({"n": 10**6}, "n"),
+        ({"prompt": 7}, "prompt"),
+        ({"output_format": "webp", "compression": 101}, "output_compression"),
+    ],
+)
+def test_a_wrong_request_is_refused_before_anything_is_drawn(engine, changed, field):
+    with pytest.raises(InvalidParams) as caught:
+        engine.submit(replace(new_request("a fox"), **changed))
+
+    assert caught.value.field == field
+
+
+def test_a_format_nobody_writes_is_refused_before_anything_is_drawn(engine):
+    with pytest.raises(UnsupportedFormat, match="output_format must be one of png"):
+        engine.submit(replace(new_request("a fox"), output_format="gif"))
+
+
+def test_a_reader_that_raises_harms_nobody(engine):
+    def broken(event):
+        raise ValueError("reader")
+
+    engine.start(new_request("a fox", params={"steps": 2}), broken)
+
+    assert engine.generate("a cat", steps=2)
+
+
+def test_a_fault_of_the_engine_itself_leaves_nobody_waiting(schnell):
+    with Engine.of(schnell, budget=BUDGET) as engine:
+        engine._scheduler.settle = None  # what no plan survives
+        ticket = engine.submit(new_request("a fox"))
+
+        with pytest.raises(EngineError, match="stumbled"):
+            ticket.result()

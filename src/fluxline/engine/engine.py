@@ -140,6 +140,8 @@ class Engine:
         self._inbox.put(_stop)
         self._thread.join()
         self._pool.shutdown(wait=True)
+        for request_id in self._ledger.open_ids():  # accepted in the last moment
+            self._ledger.cancel(request_id)
 
     def __enter__(self) -> Self:
         return self
@@ -164,7 +166,11 @@ class Engine:
         with contextlib.suppress(_Stop):
             while True:
                 self._read_inbox()
-                self._tick()
+                try:
+                    self._tick()
+                except Exception:  # noqa: BLE001 - a fault of ours: nobody may wait for ever
+                    _log.exception("the engine stumbled; open requests fail")
+                    self._fail_all()
 
     def _open_scheduler(self) -> None:
         tuning = Tuning()
@@ -231,6 +237,10 @@ class Engine:
         if change.error is not None:
             self._fail(job.request_id, change.error)
 
+    def _fail_all(self) -> None:
+        for request_id in self._ledger.open_ids():
+            self._fail(request_id, EngineError("the engine stumbled; the log has the cause"))
+
     def _fail(self, request_id: str, error: FluxlineError) -> None:
         """One picture failed, so its request does: the others of it are not drawn in vain."""
         self._scheduler.cancel(request_id)
@@ -245,10 +255,22 @@ class Engine:
             raise UnknownModel(message)
         if not 1 <= request.n <= MOST_PICTURES:
             raise InvalidParams(f"n must be from 1 to {MOST_PICTURES}; got {request.n}", field="n")
+        if not isinstance(request.prompt, str):
+            kind = type(request.prompt).__name__
+            raise InvalidParams(f"prompt must be text; got {kind}", field="prompt")
+        if not 0 <= request.seed < SEED_LIMIT:
+            message = f"seed must be from 0 to {SEED_LIMIT - 1}; got {request.seed}"
+            raise InvalidParams(message, field="seed")
         params, warnings = spec.resolve(request.params)
         assert params.width is not None
         assert params.height is not None
         assert params.steps is not None
+        images.check_format(
+            request.output_format,
+            compression=request.compression,
+            width=params.width,
+            height=params.height,
+        )
         drawn = spec.drawn_size(params.width, params.height)
         jobs = [
             Job(

@@ -4,6 +4,7 @@ The engine's thread and the finishing threads report here; each request's events
 order and stop at its end.
 """
 
+import logging
 import sys
 import threading
 from collections.abc import Callable
@@ -22,6 +23,8 @@ from fluxline.request import (
     Queued,
     Started,
 )
+
+_log = logging.getLogger(__name__)
 
 Publish = Callable[[Event], None]
 
@@ -53,14 +56,14 @@ class Ledger:
             self._empty.clear()
             position = len(self._open)
             self._open[request.id] = _Open(publish, request.n)
-            publish(Queued(request.id, position))
+            self._tell(publish, Queued(request.id, position))
 
     def start(self, request_id: str) -> None:
         """The first of its pictures has begun."""
         with self._lock:
             if (entry := self._open.get(request_id)) and not entry.started:
                 entry.started = True
-                entry.publish(Started(request_id))
+                self._tell(entry.publish, Started(request_id))
 
     def progress(self, event: Progress) -> None:
         """Pass progress on, unless something later was told or the request has ended."""
@@ -68,14 +71,14 @@ class Ledger:
             entry = self._open.get(event.request_id)
             if entry and entry.told.get(event.index, 0) < event.evaluation:
                 entry.told[event.index] = event.evaluation
-                entry.publish(event)
+                self._tell(entry.publish, event)
 
     def deliver(self, request_id: str, image: ImageResult) -> None:
         """Pass a picture on; the last one ends the request."""
         with self._lock:
             if entry := self._open.get(request_id):
                 entry.told[image.index] = sys.maxsize
-                entry.publish(ImageReady(request_id, image))
+                self._tell(entry.publish, ImageReady(request_id, image))
                 entry.pictures_left -= 1
                 if not entry.pictures_left:
                     self._end(request_id, Done(request_id))
@@ -101,6 +104,14 @@ class Ledger:
     def _end(self, request_id: str, event: Done | Failed | CancelledEvent) -> None:
         with self._lock:
             if entry := self._open.pop(request_id, None):
-                entry.publish(event)
+                self._tell(entry.publish, event)
             if not self._open:
                 self._empty.set()
+
+    @staticmethod
+    def _tell(publish: Publish, event: Event) -> None:
+        """Pass an event on. A reader that breaks is the reader's trouble, not the engine's."""
+        try:
+            publish(event)
+        except Exception:  # noqa: BLE001 - somebody else's code, on the engine's thread
+            _log.exception("a reader of %s raised", event.request_id)

@@ -3,9 +3,9 @@
 Pixels are numpy uint8 (height, width, 3) everywhere in this room. No torch, no web framework.
 """
 
-from fluxline.images.encode import encode, preview
+from fluxline.images.encode import check_format, encode, preview
 from fluxline.images.fit import fit
 from fluxline.images.recipe import Recipe, read_recipe
 from fluxline.images.terminal import detect, render
 
-__all__ = ["Recipe", "detect", "encode", "fit", "preview", "read_recipe", "render"]
+__all__ = ["Recipe", "check_format", "detect", "encode", "fit", "preview", "read_recipe", "render"]

@@ -43,23 +43,32 @@ def encode(
     picture has been paid for. Raises UnsupportedFormat, and InvalidParams for a `compression`
     out of range or a side the format cannot hold.
     """
-    if format not in MAX_SIDE_PX:
-        known = ", ".join(MAX_SIDE_PX)
-        raise UnsupportedFormat(f"output_format must be one of {known}; got {format!r}")
     _check_shape(pixels)
-    for side_px, name in zip(pixels.shape, ("height", "width"), strict=False):
-        if side_px > MAX_SIDE_PX[format]:
-            message = (
-                f"{name} of a {format} must be at most {MAX_SIDE_PX[format]} px; got {side_px}"
-            )
-            raise InvalidParams(message, field=name)
+    height, width = pixels.shape[:2]
+    check_format(format, compression=compression, width=width, height=height)
     if format == "png":
         return _png(pixels, recipe)
     quality = DEFAULT_QUALITY[format] if compression is None else compression
-    if type(quality) is not int or not 0 <= quality <= 100:
-        message = f"output_compression must be a whole number from 0 to 100; got {quality!r}"
-        raise InvalidParams(message, field="output_compression")
     return _jpeg(pixels, quality, recipe) if format == "jpeg" else _webp(pixels, quality, recipe)
+
+
+def check_format(format: str, *, compression: int | None, width: int, height: int) -> None:
+    """Check, before anything is drawn, that a picture of this size can be encoded so.
+
+    Raises UnsupportedFormat, and InvalidParams naming what is out of range.
+    """
+    if format not in MAX_SIDE_PX:
+        known = ", ".join(MAX_SIDE_PX)
+        raise UnsupportedFormat(f"output_format must be one of {known}; got {format!r}")
+    for name, side in (("height", height), ("width", width)):
+        if side > MAX_SIDE_PX[format]:
+            message = f"{name} of a {format} must be at most {MAX_SIDE_PX[format]} px; got {side}"
+            raise InvalidParams(message, field=name)
+    if compression is None or format == "png":
+        return
+    if type(compression) is not int or not 0 <= compression <= 100:
+        message = f"output_compression must be a whole number from 0 to 100; got {compression!r}"
+        raise InvalidParams(message, field="output_compression")
 
 
 def preview(pixels: Pixels, max_side: int = 512) -> bytes:

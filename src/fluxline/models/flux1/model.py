@@ -148,7 +148,7 @@ class Flux1:
 
     def _make_rope(self, text_tokens: int, h: int, w: int) -> Tensor:
         ids = torch.cat((text_ids(text_tokens), image_ids(h, w)))
-        return self.transformer.rope(ids.to(self.device))
+        return self.transformer.rope(ids).to(self.device)  # float64 angles: not on every device
 
 
 def to_uint8(picture: Tensor) -> Tensor:
