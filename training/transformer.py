@@ -131,8 +131,11 @@ class Run:
 
     def _load(self) -> None:
         state = torch.load(self.checkpoint, weights_only=True, map_location=self.device)
-        self.model.load_state_dict(state["model"])
         self.average = state["average"]
+        if "model" not in state:  # written by resume.py: a new run from old weights
+            self.model.load_state_dict(self.average)
+            return
+        self.model.load_state_dict(state["model"])
         self.adam.load_state_dict(state["adam"])
         self.muon.load(state["muon"])
         self.step, self.seconds = state["step"], state["seconds"]

@@ -1,0 +1,69 @@
+"""Take the shipped model up again, to train it further on a machine that has only the repository.
+
+    python -m training.resume --out RUN
+
+Writes code.pt, text.pt, vae.pt and transformer.pt as the other scripts expect them. The optimisers
+start anew: only what was learned is shipped, not its momentum. The latent code comes from
+`latent_code.safetensors` beside this file, since eigenvectors may change sign between machines.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from fluxline.engine.build import open_model
+from training import code, text, vae
+from training.export import ASSETS
+
+LATENT_CODE = Path(__file__).parent / "latent_code.safetensors"
+
+
+def resume(out: Path) -> None:
+    """Write a run's four files from what is shipped."""
+    out.mkdir(parents=True, exist_ok=True)
+    code.save(shipped_code(), out / "code.pt")
+    encoders = text.build()
+    encoders.t5.load_state_dict(_weights("text_encoder_2"), strict=False)
+    encoders.clip.load_state_dict(_weights("text_encoder"), strict=False)
+    torch.save(encoders.state_dict(), out / "text.pt")
+    autoencoder = vae.build()
+    autoencoder.load_state_dict(_weights("vae"))
+    torch.save(autoencoder.state_dict(), out / "vae.pt")
+    model = open_model(str(ASSETS), "cpu").transformer.state_dict()
+    torch.save({"average": model}, out / "transformer.pt")
+
+
+def shipped_code() -> code.Code:
+    """The latent code that the shipped autoencoder reads and writes."""
+    parts = load_file(LATENT_CODE)
+    return code.Code(
+        encode_matrix=parts["encode"], decode_matrix=parts["decode"], mean=parts["mean"]
+    )
+
+
+def keep_code(out: Path) -> None:
+    """Put a run's code where it is shipped; part of a release of new weights."""
+    parts = torch.load(out / "code.pt", weights_only=True)
+    save_file({name: part.contiguous() for name, part in parts.items()}, LATENT_CODE)
+
+
+def _weights(part: str) -> dict[str, torch.Tensor]:
+    (file,) = (ASSETS / part).glob("*.safetensors")
+    return {name: tensor.float() for name, tensor in load_file(file).items()}
+
+
+def main() -> None:
+    """Resume, or with --keep-code ship the code of a run."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--keep-code", action="store_true")
+    args = parser.parse_args()
+    (keep_code if args.keep_code else resume)(args.out)
+
+
+if __name__ == "__main__":
+    main()
