@@ -7,6 +7,7 @@ Filler and nonsense words teach the encoders that unknown words do no harm.
 from __future__ import annotations
 
 import numpy as np
+
 from training.compose import BACKGROUND_NAMES, Scene
 from training.things import STYLES, THINGS
 

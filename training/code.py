@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from einops import rearrange
+
 from training.compose import Composer, random_scene, random_size
 
 PATCH_PX = 8

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+
 from training.things import (
     BACKGROUNDS,
     STYLES,

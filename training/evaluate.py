@@ -23,11 +23,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
+
+from fluxline import Engine
 from training.captions import STYLE_WORDS
 from training.compose import BACKGROUND_NAMES, Composer, Scene, is_held_out
 from training.things import STYLES, THINGS
-
-from fluxline import Engine
 
 SIDE = 32  # px of the comparison
 

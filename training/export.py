@@ -14,9 +14,9 @@ from pathlib import Path
 
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
-from training import code, text, transformer, vae
 
 from fluxline.models.flux1.names import layout_for
+from training import code, text, transformer, vae
 
 ASSETS = Path(__file__).parents[1] / "src" / "fluxline" / "assets" / "mini"
 NATIVE_SIZE = (128, 128)

@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import resvg_py
 from PIL import Image
+
 from training.things import STYLES, THINGS, Thing
 
 SPRITE_PX = 256

@@ -21,10 +21,6 @@ import torch
 import torch.nn.functional as F
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from torch import nn
-from training import code
-from training.captions import caption
-from training.compose import BACKGROUND_NAMES, Composer, Scene, is_held_out, random_scene
-from training.things import STYLES, THINGS
 from transformers import (
     CLIPTextConfig,
     CLIPTextModel,
@@ -33,6 +29,11 @@ from transformers import (
     T5EncoderModel,
     T5Tokenizer,
 )
+
+from training import code
+from training.captions import caption
+from training.compose import BACKGROUND_NAMES, Composer, Scene, is_held_out, random_scene
+from training.things import STYLES, THINGS
 
 T5_LENGTH = 24  # tokens; FluxPipeline's max_sequence_length must be the same
 CLIP_LENGTH = 32

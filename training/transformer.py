@@ -17,13 +17,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import nn
+
+from fluxline.models.flux1.latents import image_ids, text_ids
+from fluxline.models.flux1.transformer import FluxConfig, FluxTransformer
 from training import code, text
 from training.captions import caption
 from training.compose import Composer, random_scene
 from training.muon import Muon
-
-from fluxline.models.flux1.latents import image_ids, text_ids
-from fluxline.models.flux1.transformer import FluxConfig, FluxTransformer
 
 CONFIG = FluxConfig(
     in_channels=4 * code.CHANNELS,
