@@ -116,3 +116,9 @@ def test_a_text_line_below_the_level_is_left_out(root_log):
 
     assert "loud" in stream.getvalue()
     assert "quiet" not in stream.getvalue()
+
+
+def test_the_address_kubernetes_puts_in_our_ports_place_is_not_ours(monkeypatch):
+    monkeypatch.setenv("FLUXLINE_PORT", "tcp://10.96.0.7:8080")
+
+    assert load_settings().port == 8080

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError
 from pydantic_settings import (
     BaseSettings,
+    EnvSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     SettingsError,
@@ -79,7 +80,7 @@ class Settings(BaseSettings):
         file = TomlConfigSettingsSource(
             settings_cls, toml_file=_file(init_settings().get("config"))
         )
-        return init_settings, env_settings, file
+        return init_settings, _without_links(env_settings), file
 
 
 def load_settings(flags: Mapping[str, object] | None = None) -> Settings:
@@ -97,6 +98,18 @@ def load_settings(flags: Mapping[str, object] | None = None) -> Settings:
         raise ConfigError(f"a {ENV_PREFIX}* variable cannot be read: {exc.__cause__}") from exc
     except tomllib.TOMLDecodeError as exc:
         raise ConfigError(f"the configuration file is not valid TOML: {exc}") from exc
+
+
+def _without_links(source: PydanticBaseSettingsSource) -> PydanticBaseSettingsSource:
+    """Drop the address that Kubernetes puts where our port would stand (tcp://10.0.0.1:8080)."""
+    if isinstance(source, EnvSettingsSource):
+        port = f"{ENV_PREFIX}PORT".lower()
+        source.env_vars = {
+            name: value
+            for name, value in source.env_vars.items()
+            if not (name.lower() == port and value and "://" in value)
+        }
+    return source
 
 
 def _file(flag: object) -> Path | None:

@@ -62,7 +62,7 @@ def test_the_prompt_can_come_from_standard_input(run, tmp_path):
     ("arguments", "said"),
     [
         (("a fox", "--size", "big"), "size must be like 512x512"),
-        (("a fox", "--steps", "0"), "steps must be from 1"),
+        (("a fox", "--steps", "0"), "steps must be a whole number from 1"),
         (("a fox", "--sampler", "magic"), "sampler must be one of euler"),
         (("a fox", "-o", "fox.gif"), "output must end in .png"),
         (("a fox", "-o", "nowhere/fox.png"), "no folder nowhere"),

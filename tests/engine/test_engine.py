@@ -23,7 +23,16 @@ from fluxline.errors import (
     UnsupportedFormat,
 )
 from fluxline.images import read_recipe
-from fluxline.request import CancelledEvent, Done, Failed, ImageReady, Progress, Queued, Started
+from fluxline.request import (
+    CancelledEvent,
+    Done,
+    Failed,
+    ImageReady,
+    Progress,
+    Queued,
+    SamplingParams,
+    Started,
+)
 
 BUDGET = Budget(batch_tokens=200, resident_tokens=2000)
 
@@ -335,6 +344,8 @@ def test_a_prompt_that_is_cut_is_told(engine):
         ({"n": 0}, "n"),
         ({"n": 10**6}, "n"),
         ({"prompt": 7}, "prompt"),
+        ({"params": SamplingParams(width=64.5)}, "width"),
+        ({"params": SamplingParams(steps=True)}, "steps"),
         ({"output_format": "webp", "compression": 101}, "output_compression"),
     ],
 )
@@ -366,3 +377,13 @@ def test_a_fault_of_the_engine_itself_leaves_nobody_waiting(schnell):
 
         with pytest.raises(EngineError, match="stumbled"):
             ticket.result()
+
+
+def test_an_id_that_is_open_is_refused(schnell):
+    with Engine.of(schnell, budget=BUDGET) as engine:
+        request = new_request("a fox", params={"steps": 100})
+        ticket = engine.submit(request)
+        with pytest.raises(InvalidParams, match="already open"):
+            engine.submit(request)
+        ticket.cancel()
+        assert isinstance(list(ticket)[-1], CancelledEvent)

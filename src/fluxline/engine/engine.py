@@ -83,6 +83,7 @@ class Engine:
         self._making: dict[str, _Making] = {}  # the engine's thread alone writes it
         self._runner = Runner(model)
         self._budget = budget
+        self._backlog_s = 0.0  # written by the engine's thread, read by callers'
         self._closing = False
         self._pool = ThreadPoolExecutor(FINISHING_THREADS, thread_name_prefix="finish")
         ready: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
@@ -122,7 +123,7 @@ class Engine:
         if self._closing:
             raise NotReady("the engine is shutting down", retry_after_s=5.0)
         jobs, warnings = self._jobs_of(request)
-        self._ledger.open(request, publish, self._scheduler.predicted_s())
+        self._ledger.open(request, publish, self._backlog_s)
         self._inbox.put(lambda: self._accept(request, jobs, warnings))
 
     def cancel(self, request_id: str) -> None:
@@ -197,6 +198,7 @@ class Engine:
         outcome = self._runner.execute(plan)
         for change in self._scheduler.settle(plan, outcome):
             self._report(change)
+        self._backlog_s = self._scheduler.predicted_s()
 
     def _accept(
         self, request: GenerationRequest, jobs: list[Job], warnings: tuple[str, ...]

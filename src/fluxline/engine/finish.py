@@ -2,15 +2,16 @@
 
 import time
 from collections.abc import Mapping
+from importlib.metadata import version
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fluxline import __version__, images
+from fluxline import images
 from fluxline.engine.job import Job
 from fluxline.request import GenerationRequest, ImageResult
 
-SOFTWARE = f"fluxline {__version__}"
+SOFTWARE = f"fluxline {version('fluxline')}"
 
 
 def finish(

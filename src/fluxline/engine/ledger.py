@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from fluxline.errors import FluxlineError, QueueFull, RequestError
+from fluxline.errors import FluxlineError, InvalidParams, QueueFull, RequestError
 from fluxline.request import (
     CancelledEvent,
     Done,
@@ -50,6 +50,8 @@ class Ledger:
     def open(self, request: GenerationRequest, publish: Publish, predicted_s: float) -> None:
         """Accept a request. Raises QueueFull; predicted_s is then told as the time to wait."""
         with self._lock:
+            if request.id in self._open:
+                raise InvalidParams(f"id {request.id!r} is already open", field="id")
             if len(self._open) >= self._limit:
                 message = f"the queue is full ({self._limit} requests); come again later"
                 raise QueueFull(message, retry_after_s=max(1.0, predicted_s))

@@ -51,12 +51,12 @@ class Runner:
         outcome = Outcome()
         for job_id in plan.drop:
             self._samples.pop(job_id, None)
+        self._each_alone_if_needed(self._decode, plan.decode, outcome)  # nobody waits for others
         self._each_alone_if_needed(self._admit, plan.admit, outcome)
         alive = tuple(job for job in plan.evaluate if job.id not in outcome.failed)
         began = time.perf_counter()
         self._each_alone_if_needed(self._evaluate, alive, outcome)
         outcome.seconds = time.perf_counter() - began
-        self._each_alone_if_needed(self._decode, plan.decode, outcome)
         return outcome
 
     def _each_alone_if_needed(

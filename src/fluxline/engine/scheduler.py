@@ -10,7 +10,6 @@ choice is made anew at every evaluation: a short job overtakes a long one at onc
 one's state simply waits.
 """
 
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -179,9 +178,8 @@ class Scheduler:
         return [Change(job, error=OutOfMemory(message))]
 
     def _end(self, job: Job) -> None:
-        if job.stage is not Stage.WAITING:
-            self._drop.append(job.id)
+        self._drop.append(job.id)
         job.stage = Stage.ENDED
         self._jobs.pop(job.id, None)
-        if not Counter(j.owner for j in self._jobs.values())[job.owner]:
+        if not any(other.owner == job.owner for other in self._jobs.values()):
             self._served_s.pop(job.owner, None)

@@ -72,9 +72,9 @@ class ModelSpec:
         width = self.native_size[0] if params.width is None else params.width
         height = self.native_size[1] if params.height is None else params.height
         for field, side in (("width", width), ("height", height)):
-            _within(field, side, SMALLEST_SIDE, self.max_side)
+            _whole(field, side, SMALLEST_SIDE, self.max_side)
         steps = self.default_steps if params.steps is None else params.steps
-        _within("steps", steps, 1, self.max_steps)
+        _whole("steps", steps, 1, self.max_steps)
         _within("cfg_scale", params.cfg_scale, 0.0, 30.0)
         _within("eta", params.eta, 0.0, 1.0)
         _one_of("sampler", params.sampler, get_args(SamplerName))
@@ -229,6 +229,12 @@ class DiffusionModel(Protocol[ContextT]):
     def preview(self, x0: Tensor, width: int, height: int) -> Tensor | None:
         """A small picture uint8 (h, w, 3) of expected clean tokens (N, C). None: no map for it."""
         ...
+
+
+def _whole(field: str, value: int, low: int, high: int) -> None:
+    if type(value) is not int or not low <= value <= high:
+        message = f"{field} must be a whole number from {low} to {high}; got {value!r}"
+        raise InvalidParams(message, field=field)
 
 
 def _within(field: str, value: float, low: float, high: float) -> None:

@@ -1,10 +1,11 @@
 """The HTTP application: routes, error handlers and middleware put together around a service."""
 
+from importlib.metadata import version
+
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
-import fluxline
 from fluxline.errors import FluxlineError
 from fluxline.server import envelope
 from fluxline.server.dialects.openai_routes import openai_router
@@ -17,7 +18,7 @@ def create_app(service: Service, *, max_n: int, body_limit_bytes: int) -> FastAP
     """Make the application of a service. Starts nothing and listens nowhere."""
     app = FastAPI(
         title="Fluxline",
-        version=fluxline.__version__,
+        version=version("fluxline"),
         docs_url=None,  # the stock pages load scripts from elsewhere
         redoc_url=None,
         exception_handlers={

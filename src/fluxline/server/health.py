@@ -2,11 +2,11 @@
 
 import time
 from collections.abc import Callable
+from importlib.metadata import version
 from typing import Any
 
 from fastapi import APIRouter, Response
 
-import fluxline
 from fluxline.errors import NotReady
 from fluxline.server import envelope
 from fluxline.service import Service
@@ -41,7 +41,7 @@ def health_router(service: Service) -> APIRouter:
         return {
             "status": status.state,
             "reason": status.reason,
-            "version": fluxline.__version__,
+            "version": version("fluxline"),
             "models": status.models,
             "waiting": status.waiting,
             "running": status.running,
@@ -53,7 +53,7 @@ def health_router(service: Service) -> APIRouter:
         """Tell a visitor where to go."""
         return {
             "name": "Fluxline",
-            "version": fluxline.__version__,
+            "version": version("fluxline"),
             "status": service.status.state,
             "endpoints": ["/v1/images/generations", "/v1/models", "/health", "/openapi.json"],
         }

@@ -7,10 +7,10 @@ import logging
 import signal
 import socket
 from collections.abc import Awaitable, Iterator
+from importlib.metadata import version
 
 import uvicorn
 
-import fluxline
 from fluxline.errors import ConfigError
 from fluxline.fleet.local import LocalReplica
 from fluxline.fleet.process import ENGINE, WorkerCommand
@@ -152,8 +152,8 @@ def _announce(listener: socket.socket, settings: Settings) -> None:
     port = listener.getsockname()[1]
     shown = f"[{settings.host}]" if ":" in settings.host else settings.host
     where = f"http://{shown}:{port}"
-    version = fluxline.__version__
-    print(f"Fluxline {version} listens on {where} and loads {settings.model}", flush=True)
+    loads = f"listens on {where} and loads {settings.model}"
+    print(f"Fluxline {version('fluxline')} {loads}", flush=True)
     if not _is_loopback(settings.host):
         _log.warning("listening on %s: whoever can reach it can draw, without a key", settings.host)
 

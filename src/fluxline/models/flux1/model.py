@@ -78,7 +78,7 @@ class Flux1:
         text = self.transformer.embed_text(encoded.sequence.to(self.device, self.dtype))
         pooled = encoded.pooled.to(self.device, self.dtype)
         return [
-            Conditioning(text[i], pooled[i], truncated)
+            Conditioning(text[i].clone(), pooled[i].clone(), truncated)
             for i, truncated in enumerate(encoded.truncated)
         ]
 
