@@ -25,6 +25,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from fluxline.engine import Engine
 from fluxline.engine.build import open_model
 from fluxline.engine.ticket import new_request
+from fluxline.engine.tune import tune
 from fluxline.models.registry import entry_for
 
 PROMPTS = [f"a {c} {t}" for c in ("red", "blue", "green", "yellow")
@@ -37,9 +38,9 @@ def main() -> None:
     peer = _Diffusers(Path(entry_for("mini").source), options.steps)
     model = open_model("mini", "cpu")
     steps = options.steps or model.spec.default_steps
+    ours_threads = tune(model).threads  # the engine's thread sets its own; ours cannot see it
     clock = _Clock(model)
     with Engine.of(model) as engine:
-        ours_threads = torch.get_num_threads()
         one = lambda i: engine.generate(PROMPTS[i % 16], seed=i, steps=steps)  # noqa: E731
         rounds: dict[str, list[float]] = {}
         peer.choose_threads()
