@@ -40,7 +40,7 @@ class ScriptedReplica:
 
     async def ended(self): ...
 
-    async def stop(self, drain_s): ...
+    async def stop(self): ...
 
     def submit(self, request, publish):
         self.publish[request.id] = publish
@@ -180,9 +180,12 @@ async def test_draining_has_a_limit(service, replica):
 
 
 def test_the_guess_grows_with_the_pace_and_stays_in_bounds():
-    pace = Pace()
+    now = 100.0
+    pace = Pace(lambda: now)
     assert pace.guess_s(1) == 1
 
-    pace._picture_s = 7.5
+    pace.begin(1)
+    now += 7.5
+    pace.picture()
 
     assert [pace.guess_s(n) for n in (1, 2, 100)] == [8, 15, 120]

@@ -6,8 +6,16 @@ import threading
 
 import pytest
 
-from fluxline import wire
-from fluxline.errors import EngineError, InvalidParams, OutOfMemory, QueueFull, UnknownModel
+from fluxline import errors, wire
+from fluxline.errors import (
+    CapacityError,
+    CheckpointMismatch,
+    EngineError,
+    FluxlineError,
+    InvalidParams,
+    LoadError,
+    error_of,
+)
 from fluxline.request import (
     CancelledEvent,
     Done,
@@ -30,7 +38,7 @@ EVENTS = [
     Progress("a", 0, 1, 4, b"\x00\xff"),
     FakeEngine()._ready(REQUEST, 0),
     Done("a"),
-    Failed("a", "out_of_memory", "no", retryable=True),
+    Failed("a", "out_of_memory", "no"),
     CancelledEvent("a"),
 ]
 
@@ -61,34 +69,40 @@ async def test_every_event_arrives_as_it_left(event):
     assert wire.event_of(message) == event
 
 
-@pytest.mark.parametrize("message", [wire.Submit(REQUEST), wire.Cancel("a"), wire.Stop(1.5)])
+@pytest.mark.parametrize("message", [wire.Submit(REQUEST), wire.Cancel("a"), wire.Stop()])
 def test_every_message_reaches_the_worker_as_it_left(message):
     assert received(wire.frame(message)) == message
 
 
-@pytest.mark.parametrize("message", [wire.Ready((INFO,)), wire.Fatal("load_error", "no")])
+@pytest.mark.parametrize("message", [wire.Ready((INFO,)), wire.Fatal("no")])
 async def test_every_message_reaches_the_fleet_as_it_left(message):
     assert await fed(wire.frame(message)) == message
 
 
-@pytest.mark.parametrize(
-    "error",
-    [
-        InvalidParams("no", field="width"),
-        QueueFull("later", retry_after_s=3.5),
-        UnknownModel("who"),
-        OutOfMemory("big"),
-    ],
-    ids=lambda error: type(error).__name__,
-)
+def every_error() -> list[FluxlineError]:
+    """One of each class that a request can end with."""
+    kinds = [getattr(errors, name) for name in errors.__all__ if name != "error_of"]
+    extra = {InvalidParams: {"field": "width"}}
+    return [
+        kind("no", **extra.get(kind, {"retry_after_s": 3.5} if later else {}))
+        for kind in kinds
+        if not issubclass(kind, CheckpointMismatch) and kind is not FluxlineError
+        for later in [issubclass(kind, CapacityError)]
+    ]
+
+
+@pytest.mark.parametrize("error", every_error(), ids=lambda error: type(error).__name__)
 def test_an_error_is_the_same_error_on_the_other_side(error):
     sent = wire.refused("a", error)
-    rebuilt = wire.error_of(
-        sent.code, sent.message, field=sent.field, retry_after_s=sent.retry_after_s
-    )
+    rebuilt = error_of(sent.code, sent.message, field=sent.field, retry_after_s=sent.retry_after_s)
 
     assert type(rebuilt) is type(error)
     assert vars(rebuilt) == vars(error)
+
+
+def test_a_code_nobody_knows_is_our_fault():
+    assert type(error_of("magic", "?")) is EngineError
+    assert type(error_of(CheckpointMismatch.code, "?")) is LoadError
 
 
 BAD_FRAMES = {
@@ -120,7 +134,7 @@ async def test_a_closed_socket_is_the_end_and_not_an_error():
 
 def test_a_message_over_the_limit_is_never_sent():
     with pytest.raises(EngineError, match="exceeds the limit"):
-        wire.frame(wire.Fatal("a", "x" * (wire.FRAME_LIMIT + 1)))
+        wire.frame(wire.Fatal("x" * (wire.FRAME_LIMIT + 1)))
 
 
 def test_an_event_of_an_unknown_kind_is_an_error():

@@ -16,6 +16,7 @@
     │ └ ConfigError
     ├ EngineError           our fault                                 HTTP 500 / 503
     │ ├ OutOfMemory
+    │ ├ DeviceLost            nothing on the device works any more
     │ ├ NotFinite             the model answered NaN or infinity
     │ └ WorkerDied
     └ Cancelled             asked for by the caller; not a failure
@@ -41,9 +42,11 @@ __all__ = [
     "ConfigError",
     "EngineError",
     "OutOfMemory",
+    "DeviceLost",
     "NotFinite",
     "WorkerDied",
     "Cancelled",
+    "error_of",
 ]
 
 
@@ -162,6 +165,12 @@ class OutOfMemory(EngineError):
     code = "out_of_memory"
 
 
+class DeviceLost(EngineError):
+    """Nothing on the device works any more; only a new process can help."""
+
+    code = "device_lost"
+
+
 class NotFinite(EngineError):
     """The model answered NaN or infinity for this picture."""
 
@@ -178,3 +187,41 @@ class Cancelled(FluxlineError):
     """The caller cancelled the request."""
 
     code = "cancelled"
+
+
+_BY_CODE: dict[str, type[FluxlineError]] = {
+    kind.code: kind
+    for kind in (
+        RequestError,
+        UnknownModel,
+        UnsupportedFormat,
+        CapacityError,
+        QueueFull,
+        NotReady,
+        DeadlineExceeded,
+        LoadError,
+        ConfigError,
+        EngineError,
+        OutOfMemory,
+        DeviceLost,
+        NotFinite,
+        WorkerDied,
+        Cancelled,
+    )
+}
+
+
+def error_of(
+    code: str, message: str, *, field: str | None = None, retry_after_s: float | None = None
+) -> FluxlineError:
+    """Rebuild an error from what an event or another process says of it.
+
+    Not every class has a code of its own: InvalidParams is known by its field, CheckpointMismatch
+    comes back as the LoadError it is. An unknown code is our fault: EngineError.
+    """
+    if field is not None:
+        return InvalidParams(message, field=field)
+    kind = _BY_CODE.get(code, LoadError if code == CheckpointMismatch.code else EngineError)
+    if issubclass(kind, CapacityError):
+        return kind(message, retry_after_s=retry_after_s or 1.0)
+    return kind(message)

@@ -4,6 +4,7 @@ Frozen, and made of the standard library alone, so that every front door, both p
 the tests can hold them. Who writes and who reads each field is said beside it.
 """
 
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -14,6 +15,11 @@ ImageFormat = Literal["png", "jpeg", "webp"]
 
 SEED_LIMIT = 2**63
 """Seeds run from 0 to SEED_LIMIT - 1: what a torch generator and a signed database column hold."""
+
+
+def random_seed() -> int:
+    """A seed short enough to be read aloud, and exact in every client's numbers: below 2**32."""
+    return secrets.randbelow(2**32)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,7 +147,6 @@ class Failed:
     request_id: str
     code: str  # FluxlineError.code
     message: str
-    retryable: bool = False  # would the same request have a chance later?
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,13 +6,12 @@ Knows no protocol and no process. Front doors hold a `Service`; it holds a `Repl
 import asyncio
 import math
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
-from fluxline import wire
-from fluxline.errors import Cancelled, FluxlineError, NotReady, QueueFull, UnknownModel
+from fluxline.errors import Cancelled, FluxlineError, NotReady, QueueFull, UnknownModel, error_of
 from fluxline.fleet.replica import Replica, ReplicaState
 from fluxline.request import (
     CancelledEvent,
@@ -137,7 +136,7 @@ class Service:
         raise UnknownModel(f"model {name!r} is not served here; served: {served}")
 
     def submit(self, request: GenerationRequest) -> Ticket:
-        """Admit a request. Raises NotReady, QueueFull, UnknownModel."""
+        """Admit a request. Raises NotReady, QueueFull, UnknownModel, error_of."""
         status = self.status
         if status.state != "ready":
             raise NotReady(f"not ready: {status.reason}", retry_after_s=2.0)
@@ -170,7 +169,7 @@ class Service:
                     case ImageReady(image=image):
                         images[image.index] = image
                     case Failed(code=code, message=message):
-                        raise wire.error_of(code, message)
+                        raise error_of(code, message)
                     case CancelledEvent():
                         raise Cancelled("the request was cancelled")
         return tuple(images[index] for index in sorted(images))
@@ -203,18 +202,19 @@ class Service:
 class Pace:
     """Recent seconds per picture while there was work, for guessing when a place gets free."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self._picture_s = 0.0  # running mean; 0: none drawn yet
         self._last = 0.0
 
     def begin(self, active: int) -> None:
         """Take note of a new request, `active` counting it."""
         if active == 1:
-            self._last = time.monotonic()
+            self._last = self._clock()
 
     def picture(self) -> None:
         """Take note of a finished picture."""
-        now = time.monotonic()
+        now = self._clock()
         took_s, self._last = now - self._last, now
         self._picture_s = 0.7 * self._picture_s + 0.3 * took_s if self._picture_s else took_s
 

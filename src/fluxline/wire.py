@@ -11,38 +11,13 @@ from typing import get_args
 
 import msgspec
 
-from fluxline.errors import (
-    CapacityError,
-    ConfigError,
-    EngineError,
-    FluxlineError,
-    InvalidParams,
-    LoadError,
-    NotFinite,
-    OutOfMemory,
-    QueueFull,
-    RequestError,
-    UnknownModel,
-    UnsupportedFormat,
-    WorkerDied,
-)
+from fluxline.errors import CapacityError, EngineError, FluxlineError, InvalidParams
 from fluxline.request import Event, GenerationRequest, ModelInfo
 
 FRAME_LIMIT = 64 * 2**20  # bytes: a 64-megapixel picture fits, a garbage length does not
 HEADER_BYTES = 4
 
 _EVENTS = {kind.__name__: kind for kind in get_args(Event)}
-_KINDS = (
-    UnknownModel,
-    UnsupportedFormat,
-    OutOfMemory,
-    NotFinite,
-    WorkerDied,
-    LoadError,
-    ConfigError,
-)
-_PLAIN: dict[str, type[FluxlineError]] = {kind.code: kind for kind in _KINDS}
-_LATER = {kind.code: kind for kind in (QueueFull, CapacityError)}
 
 
 class Submit(msgspec.Struct, frozen=True, tag=True):
@@ -58,9 +33,7 @@ class Cancel(msgspec.Struct, frozen=True, tag=True):
 
 
 class Stop(msgspec.Struct, frozen=True, tag=True):
-    """To the worker: finish what runs within drain_s seconds, then exit."""
-
-    drain_s: float
+    """To the worker: end what runs, then exit."""
 
 
 class Ready(msgspec.Struct, frozen=True, tag=True):
@@ -89,7 +62,6 @@ class Happened(msgspec.Struct, frozen=True, tag=True):
 class Fatal(msgspec.Struct, frozen=True, tag=True):
     """From the worker: the engine cannot be opened, and trying again would not help."""
 
-    code: str
     message: str
 
 
@@ -123,19 +95,6 @@ def refused(request_id: str, error: FluxlineError) -> Refused:
         field=error.field if isinstance(error, InvalidParams) else None,
         retry_after_s=error.retry_after_s if isinstance(error, CapacityError) else None,
     )
-
-
-def error_of(
-    code: str, message: str, *, field: str | None = None, retry_after_s: float | None = None
-) -> FluxlineError:
-    """Rebuild, on this side, the error that was raised on the other."""
-    if field is not None:
-        return InvalidParams(message, field=field)
-    if code in _LATER:
-        return _LATER[code](message, retry_after_s=retry_after_s or 1.0)
-    if code in _PLAIN:
-        return _PLAIN[code](message)
-    return RequestError(message) if code == RequestError.code else EngineError(message)
 
 
 def frame(message: ToWorker | FromWorker) -> bytes:

@@ -5,9 +5,10 @@ import os
 import pty
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
-from PIL import Image
+from PIL import Image, ImageChops
 from typer.testing import CliRunner
 
 from fluxline.cli import app
@@ -58,9 +59,54 @@ def test_the_prompt_can_come_from_standard_input(run, tmp_path):
     assert read_recipe((tmp_path / "fox.png").read_bytes()).prompt == "a fox"
 
 
+def test_a_picture_is_made_again_from_its_own_recipe(run, tmp_path):
+    run("a red fox", "-o", "fox.png", "--size", "48x32", "--steps", "2", "--sampler", "heun")
+
+    result = run("--from", "fox.png", "-o", "again.png")
+
+    assert result.exit_code == 0, result.output
+    fox, again = (Image.open(tmp_path / name) for name in ("fox.png", "again.png"))
+    assert max(high for _, high in ImageChops.difference(fox, again).getextrema()) <= 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
+        (("a fox", "--from", "fox.png"), "prompt cannot be given with --from"),
+        (("--from", "fox.png", "--cfg-scale", "2"), "cfg-scale cannot be given with --from"),
+        (("--from", "absent.png"), "cannot read absent.png"),
+        (("--from", "plain.png"), "plain.png carries no recipe"),
+    ],
+)
+def test_what_cannot_be_made_again_is_said(run, tmp_path, arguments, said):
+    Image.new("RGB", (8, 8)).save(tmp_path / "plain.png")
+
+    result = run(*arguments)
+
+    assert result.exit_code == 2
+    assert said in " ".join(result.output.split())
+
+
+def test_every_picture_is_written_as_soon_as_it_is_there(run, tmp_path, monkeypatch):
+    written = []
+
+    def failing(path, data):
+        written.append(path.name)
+        if len(written) == 2:
+            raise KeyboardInterrupt
+        with open(path, "wb") as file:
+            file.write(data)
+
+    monkeypatch.setattr(Path, "write_bytes", failing)
+
+    assert run("a fox", "-o", "fox.png", "-n", "3", "--steps", "1").exit_code == 130
+    assert [p.name for p in tmp_path.iterdir()] == written[:1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ((), "give a prompt, or --from and a picture of ours"),
         (("a fox", "--size", "big"), "size must be like 512x512"),
         (("a fox", "--steps", "0"), "steps must be a whole number from 1"),
         (("a fox", "--sampler", "magic"), "sampler must be one of euler"),

@@ -3,10 +3,13 @@
 import asyncio
 import io
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -15,10 +18,11 @@ from fluxline.engine import Engine
 from fluxline.engine.scheduler import Budget
 from fluxline.engine.ticket import new_request
 from fluxline.errors import (
-    Cancelled,
+    DeviceLost,
     EngineError,
     InvalidParams,
-    QueueFull,
+    NotReady,
+    OutOfMemory,
     UnknownModel,
     UnsupportedFormat,
 )
@@ -43,7 +47,7 @@ def pixels(image) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def engine(schnell):
-    with Engine.of(schnell, budget=BUDGET) as engine:
+    with Engine(schnell, budget=BUDGET) as engine:
         yield engine
 
 
@@ -89,13 +93,13 @@ def test_a_picture_depends_on_its_request_alone(schnell, asked, batch_tokens, ca
         return new_request(one["prompt"], n=one["n"], seed=one["seed"], params=params)
 
     budget = Budget(batch_tokens=batch_tokens, resident_tokens=600)
-    with Engine.of(schnell, budget=budget) as together:
+    with Engine(schnell, budget=budget) as together:
         tickets = [together.submit(request_of(one)) for one in asked]
         for i in cancel & set(range(len(tickets))):
             tickets[i].cancel()
         ends = [[e for e in t if isinstance(e, Done | Failed | CancelledEvent | ImageReady)]
                 for t in tickets]  # fmt: skip
-    with Engine.of(schnell, budget=Budget(batch_tokens=1, resident_tokens=1)) as alone:
+    with Engine(schnell, budget=Budget(batch_tokens=1, resident_tokens=1)) as alone:
         for i, (one, events) in enumerate(zip(asked, ends, strict=True)):
             terminal = [e for e in events if not isinstance(e, ImageReady)]
             assert len(terminal) == 1
@@ -149,7 +153,7 @@ def test_the_same_prompt_in_flight_is_encoded_once(schnell):
 
     model = Counting.__new__(Counting)
     model.__dict__.update(schnell.__dict__, encoded=[])
-    with Engine.of(model, budget=BUDGET) as engine:
+    with Engine(model, budget=BUDGET) as engine:
         tickets = [engine.submit(new_request("a fox", seed=s)) for s in range(5)]
         for ticket in tickets:
             ticket.result()
@@ -195,7 +199,7 @@ class Faulty:
 
 @pytest.mark.parametrize("fault", ["raises", "nan"])
 def test_only_the_guilty_job_fails(schnell, engine, fault):
-    with Engine.of(Faulty(schnell, fault), budget=BUDGET) as faulty:
+    with Engine(Faulty(schnell, fault), budget=BUDGET) as faulty:
         good = [faulty.submit(new_request("a fox", seed=s)) for s in range(3)]
         bad = faulty.submit(new_request("bad", seed=0))
         with pytest.raises(EngineError) as caught:
@@ -208,27 +212,188 @@ def test_only_the_guilty_job_fails(schnell, engine, fault):
         assert np.abs(pixels(picture) - pixels(alone)).max() <= 1
 
 
-def test_cancelling_ends_a_request_within_one_evaluation(schnell):
-    seen = threading.Event()
+class Altered:
+    """A model with one verb replaced."""
 
-    with Engine.of(schnell, budget=BUDGET) as engine:
+    def __init__(self, model, **verbs):
+        self._model, self._verbs = model, verbs
+
+    def __getattr__(self, name):
+        return self._verbs.get(name) or getattr(self._model, name)
+
+
+def test_a_solver_that_raises_fails_its_own_job_and_no_evaluation_is_done_twice(schnell, engine):
+    calls = []
+
+    def preview(x0, width, height):
+        raise ValueError("no map")
+
+    def evaluate(x, sigmas, contexts):
+        calls.append(len(sigmas))
+        return schnell.evaluate(x, sigmas, contexts)
+
+    with Engine(Altered(schnell, preview=preview, evaluate=evaluate), budget=BUDGET) as altered:
+        bad = replace(new_request("bad", seed=1, params={"steps": 2}), preview_every=1)
+        good = new_request("a fox", seed=2, params={"steps": 2})
+        tickets = [altered.submit(bad), altered.submit(good)]
+        with pytest.raises(EngineError):
+            tickets[0].result()
+        (image,) = tickets[1].result()
+
+    assert sum(calls) == 3
+    assert np.abs(pixels(image) - pixels(engine.generate("a fox", seed=2, steps=2)[0])).max() <= 1
+
+
+class Small:
+    """A device with room for so many rows of a forward, and for so many pictures to decode."""
+
+    def __init__(self, model, *, rows, decodes=99, error=torch.OutOfMemoryError):
+        self._model, self._rows, self._decodes, self._error = model, rows, decodes, error
+        self.refused = 0
+
+    def __getattr__(self, name):
+        return getattr(self._model, name)
+
+    def evaluate(self, x, sigmas, contexts):
+        self._check(len(sigmas), self._rows)
+        return self._model.evaluate(x, sigmas, contexts)
+
+    def decode(self, x, width, height):
+        self._check(len(x), self._decodes)
+        return self._model.decode(x, width, height)
+
+    def _check(self, wanted, there):
+        if wanted > there:
+            self.refused += 1
+            raise self._error("[enforce fail] DefaultCPUAllocator: not enough memory: you tried")
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError, RuntimeError])
+@pytest.mark.parametrize("room", [{"rows": 3}, {"rows": 1, "decodes": 1}])
+def test_memory_that_runs_out_costs_time_and_no_picture(schnell, engine, room, error):
+    small = Small(schnell, **room, error=error)
+    with Engine(small, budget=Budget(batch_tokens=2000, resident_tokens=4000)) as squeezed:
+        tickets = [
+            squeezed.submit(new_request("a fox", seed=s, params={"steps": 3})) for s in range(6)
+        ]
+        images = [ticket.result()[0] for ticket in tickets]
+
+    assert small.refused
+    for seed, image in enumerate(images):
+        alone = engine.generate("a fox", seed=seed, steps=3)[0]
+        assert np.abs(pixels(image) - pixels(alone)).max() <= 1
+
+
+def test_what_does_not_fit_even_alone_fails_and_the_rest_goes_on(schnell):
+    with Engine(Small(schnell, rows=1), budget=BUDGET) as small:
+        good = [small.submit(new_request("a fox", seed=s)) for s in range(2)]
+        with pytest.raises(OutOfMemory, match="64x64 does not fit"):
+            small.generate("a fox", cfg_scale=3.0)  # two rows
+        assert all(ticket.result() for ticket in good)
+
+
+def test_a_lost_device_is_told_to_whoever_can_start_anew(schnell):
+    def evaluate(x, sigmas, contexts):
+        raise DeviceLost("an illegal memory access was encountered")
+
+    lost, told = threading.Event(), []
+    engine = Engine(Altered(schnell, evaluate=evaluate), budget=BUDGET, on_lost=lost.set)
+    engine.start(new_request("a fox"), told.append)
+
+    assert lost.wait(10)
+    assert [type(event) for event in told] == [Queued]  # it will be drawn elsewhere
+    engine.close()
+    assert isinstance(told[-1], CancelledEvent)
+
+
+def test_a_lost_device_without_a_fleet_fails_what_is_open_and_refuses_the_rest(schnell):
+    def evaluate(x, sigmas, contexts):
+        raise DeviceLost("an illegal memory access was encountered")
+
+    with Engine(Altered(schnell, evaluate=evaluate), budget=BUDGET) as engine:
+        with pytest.raises(DeviceLost):
+            engine.generate("a fox")
+        with pytest.raises(NotReady, match="the device is lost"):
+            engine.generate("a fox")
+
+
+def test_pictures_of_one_request_share_what_is_the_same_in_them(schnell):
+    made = []
+
+    def context(conditioning, **rest):
+        made.append(rest)
+        return schnell.context(conditioning, **rest)
+
+    with Engine(Altered(schnell, context=context), budget=BUDGET) as engine:
+        made.clear()
+        engine.generate("a fox", n=6, steps=3)
+
+    assert len(made) == 1
+
+
+def test_timings_tell_where_the_time_went(schnell):
+    def slow(verb, seconds):
+        def slowly(*args, **rest):
+            time.sleep(seconds)
+            return getattr(schnell, verb)(*args, **rest)
+
+        return slowly
+
+    took = {"encode": 0.05, "evaluate": 0.1, "decode": 0.15}
+    verbs = {verb: slow(verb, seconds) for verb, seconds in took.items()}
+    with Engine(Altered(schnell, **verbs), budget=BUDGET) as engine:
+        began = time.monotonic()
+        (image,) = engine.generate("a fox", steps=3)
+        whole_s = time.monotonic() - began
+
+    timings = image.timings_s
+    assert list(timings) == ["queue", "encode", "denoise", "decode", "compress"]
+    assert timings["encode"] >= 0.05
+    assert timings["denoise"] >= 0.3
+    assert 0.15 <= timings["decode"] < 0.3
+    assert sum(timings.values()) == pytest.approx(whole_s, abs=0.05)
+
+
+def test_cancelling_ends_a_request_before_its_next_evaluation_but_one(schnell):
+    may_go, calls = threading.Semaphore(0), []
+
+    def evaluate(x, sigmas, contexts):
+        may_go.acquire()
+        calls.append(len(sigmas))
+        return schnell.evaluate(x, sigmas, contexts)
+
+    with Engine(Altered(schnell, evaluate=evaluate), budget=BUDGET) as engine:
         ticket = engine.submit(new_request("a fox", seed=1, params={"steps": 100}))
-        for event in ticket:
-            if isinstance(event, Progress) and not seen.is_set():
-                seen.set()
-                ticket.cancel()
-                at = event.evaluation
-            last = event
-        assert isinstance(last, CancelledEvent)
-        assert at < 90
-        other = engine.submit(new_request("a fox", params={"steps": 100}))
-        other.cancel()
-        with pytest.raises(Cancelled):
-            other.result()
+        events = iter(ticket)
+        may_go.release()
+        while not isinstance(next(events), Progress):
+            pass
+        ticket.cancel()  # the second evaluation may have begun
+        may_go.release(50)
+
+        assert isinstance(list(events)[-1], CancelledEvent)
+        assert len(calls) <= 2
+
+
+def test_requests_from_many_threads_on_a_busy_engine_all_end(schnell):
+    with Engine(schnell, budget=BUDGET) as engine, ThreadPoolExecutor(8) as pool:
+        drawn = list(
+            pool.map(lambda s: engine.generate("a fox", seed=s, steps=1 + s % 3)[0], range(40))
+        )
+
+    assert [image.seed for image in drawn] == list(range(40))
+
+
+def test_nothing_is_accepted_once_closed(schnell):
+    engine = Engine(schnell, budget=BUDGET)
+    engine.close()
+
+    with pytest.raises(NotReady, match="shutting down"):
+        engine.generate("a fox")
 
 
 def test_closing_ends_what_is_open_and_leaves_nobody_waiting(schnell):
-    engine = Engine.of(schnell, budget=BUDGET)
+    engine = Engine(schnell, budget=BUDGET)
     tickets = [engine.submit(new_request("a fox", params={"steps": 100})) for _ in range(3)]
     engine.close()
 
@@ -237,22 +402,11 @@ def test_closing_ends_what_is_open_and_leaves_nobody_waiting(schnell):
 
 
 def test_closing_with_patience_lets_pictures_finish(schnell):
-    engine = Engine.of(schnell, budget=BUDGET)
+    engine = Engine(schnell, budget=BUDGET)
     ticket = engine.submit(new_request("a fox", params={"steps": 5}))
     engine.close(drain_s=30)
 
     assert isinstance(list(ticket)[-1], Done)
-
-
-def test_a_full_queue_refuses_and_says_when_to_come_again(schnell):
-    with Engine.of(schnell, budget=BUDGET, queue_limit=1) as engine:
-        ticket = engine.submit(new_request("a fox", params={"steps": 100}))
-        with pytest.raises(QueueFull) as caught:
-            engine.submit(new_request("a fox"))
-        ticket.cancel()
-        assert isinstance(list(ticket)[-1], CancelledEvent)
-
-    assert caught.value.retry_after_s >= 1
 
 
 @pytest.mark.parametrize(
@@ -308,7 +462,7 @@ def test_different_parameters_make_different_pictures(schnell):
         {"cfg_scale": 3.0},
         {"cfg_scale": 3.0, "negative_prompt": "a cat"},
     ]
-    with Engine.of(schnell, budget=BUDGET) as engine:
+    with Engine(schnell, budget=BUDGET) as engine:
         drawn = [engine.generate("a fox", **{**base, **c})[0] for c in ({}, *changes)]
 
     seen = {pixels(image).tobytes() for image in drawn}
@@ -316,7 +470,7 @@ def test_different_parameters_make_different_pictures(schnell):
 
 
 def test_guidance_changes_the_picture_of_a_model_that_has_it(dev):
-    with Engine.of(dev, budget=BUDGET) as engine:
+    with Engine(dev, budget=BUDGET) as engine:
         weak, strong = (engine.generate("a fox", seed=1, steps=2, guidance=g)[0] for g in (1, 6))
 
     assert not np.array_equal(pixels(weak), pixels(strong))
@@ -371,7 +525,7 @@ def test_a_reader_that_raises_harms_nobody(engine):
 
 
 def test_a_fault_of_the_engine_itself_leaves_nobody_waiting(schnell):
-    with Engine.of(schnell, budget=BUDGET) as engine:
+    with Engine(schnell, budget=BUDGET) as engine:
         engine._scheduler.settle = None  # what no plan survives
         ticket = engine.submit(new_request("a fox"))
 
@@ -380,7 +534,7 @@ def test_a_fault_of_the_engine_itself_leaves_nobody_waiting(schnell):
 
 
 def test_an_id_that_is_open_is_refused(schnell):
-    with Engine.of(schnell, budget=BUDGET) as engine:
+    with Engine(schnell, budget=BUDGET) as engine:
         request = new_request("a fox", params={"steps": 100})
         ticket = engine.submit(request)
         with pytest.raises(InvalidParams, match="already open"):

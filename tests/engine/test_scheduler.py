@@ -6,9 +6,9 @@ import random
 import pytest
 
 from fluxline.engine.job import BatchKey, Job, Outcome, Plan, Stage
-from fluxline.engine.scheduler import PRIORITY_S, Budget, Scheduler
+from fluxline.engine.scheduler import CALM, PRIORITY_S, Budget, Scheduler
 from fluxline.errors import EngineError, OutOfMemory
-from fluxline.request import SamplingParams
+from fluxline.request import GenerationRequest, SamplingParams
 
 BUDGET = Budget(batch_tokens=400, resident_tokens=4000)
 RATE = 1e-3  # seconds a token
@@ -18,18 +18,14 @@ _number = itertools.count()
 def job(evaluations=4, tokens=100, *, owner="", priority=0, text=0, rows=1, drawn=(64, 64)):
     request_id = f"r{next(_number)}"
     return Job(
-        id=f"{request_id}/0",
-        request_id=request_id,
+        request=GenerationRequest(id=request_id, prompt="", seed=0, owner=owner, priority=priority),
         index=0,
-        prompt="",
         seed=0,
         params=SamplingParams(),
         drawn=drawn,
         key=BatchKey(tokens - text, text),
         rows=rows,
         evaluations=evaluations,
-        owner=owner,
-        priority=priority,
     )
 
 
@@ -53,7 +49,7 @@ class Bench:
         outcome = Outcome(
             advanced={j.id: j.done + 1 == j.evaluations for j in plan.evaluate},
             pictures={j.id: object() for j in plan.decode},
-            seconds=seconds,
+            evaluated_s=seconds,
         )
         changes = self.scheduler.settle(plan, outcome)
         self.ended += [c.job.id for c in changes if c.picture is not None]
@@ -105,10 +101,13 @@ def test_a_job_larger_than_every_budget_still_runs_alone():
 
 
 def test_no_more_is_admitted_than_the_resident_budget_holds():
-    bench = Bench(Budget(batch_tokens=400, resident_tokens=250))
-    bench.add(*(job() for _ in range(5)))
+    bench = Bench(Budget(batch_tokens=100, resident_tokens=350))
+    bench.add(*(job(owner="a") for _ in range(5)))
 
-    assert len(bench.tick().admit) == 2
+    assert len(bench.tick().admit) == 2  # a batch is kept free for somebody else
+    bench.add(*(job(owner="b") for _ in range(5)))
+    assert [j.request.owner for j in bench.tick().admit] == ["b"]
+    assert not bench.tick().admit
 
 
 def test_a_new_job_joins_between_two_evaluations():
@@ -142,10 +141,11 @@ def test_a_long_job_is_not_starved_by_a_stream_of_short_ones():
     assert bench.now < 60
 
 
-def test_a_flood_of_one_owner_does_not_delay_another():
+@pytest.mark.parametrize("ticks", range(31))
+def test_a_flood_of_one_owner_does_not_delay_another(ticks):
     bench = Bench()
     bench.add(*(job(10, owner="flood", tokens=100) for _ in range(100)))
-    for _ in range(20):
+    for _ in range(ticks):
         bench.tick()
     (quiet,) = bench.add(job(4, tokens=80, owner="quiet"))
     began = bench.now
@@ -162,7 +162,7 @@ def test_two_owners_share_the_machine_evenly():
     served = {"a": 0, "b": 0}
     for _ in range(40):
         for each in bench.tick().evaluate:
-            served[each.owner] += 1
+            served[each.request.owner] += 1
 
     assert abs(served["a"] - served["b"]) <= 2
 
@@ -183,7 +183,7 @@ def test_a_cancelled_request_is_dropped_and_the_others_are_untouched():
     bench = Bench()
     gone, stays = bench.add(job(), job())
     bench.tick()
-    bench.scheduler.cancel(gone.request_id)
+    bench.scheduler.cancel(gone.request.id)
 
     plan = bench.tick()
 
@@ -194,41 +194,82 @@ def test_a_cancelled_request_is_dropped_and_the_others_are_untouched():
 def test_cancelling_twice_or_an_unknown_request_is_harmless():
     bench = Bench()
     (one,) = bench.add(job())
-    for request_id in (one.request_id, one.request_id, "nobody"):
+    for request_id in (one.request.id, one.request.id, "nobody"):
         bench.scheduler.cancel(request_id)
 
     bench.run()
     assert not bench.ended
 
 
-def test_a_batch_out_of_memory_is_halved_and_tried_again():
+def test_a_batch_too_large_is_halved_tried_again_and_grows_back():
     bench = Bench()
-    jobs = bench.add(*(job() for _ in range(4)))
+    jobs = bench.add(*(job(100) for _ in range(4)))
     plan = bench.scheduler.next(0)
-    changes = bench.scheduler.settle(plan, Outcome(out_of_memory=True))
+    changes = bench.scheduler.settle(plan, Outcome(batch_too_large=True))
 
     assert not any(c.error for c in changes)
     assert bench.scheduler.batch_tokens == 200
     assert len(bench.tick().evaluate) == 2
+    for _ in range(CALM):
+        bench.tick()
+    assert bench.scheduler.batch_tokens == 400
     bench.run()
     assert sorted(bench.ended) == sorted(j.id for j in jobs)
 
 
+def without_room(bench, *jobs):
+    plan = bench.scheduler.next(bench.now)
+    advanced = {j.id: False for j in plan.evaluate if j not in jobs}
+    outcome = Outcome(advanced=advanced, no_room={j.id for j in jobs}, evaluated_s=1.0)
+    return [c for c in bench.scheduler.settle(plan, outcome) if c.error]
+
+
 def test_a_job_that_does_not_fit_alone_fails_and_says_what_to_do():
     bench = Bench()
-    bench.add(job(drawn=(2048, 2048)))
-    plan = bench.scheduler.next(0)
-    (change,) = [c for c in bench.scheduler.settle(plan, Outcome(out_of_memory=True)) if c.error]
+    (large,) = bench.add(job(drawn=(2048, 2048)))
+
+    (change,) = without_room(bench, large)
 
     assert isinstance(change.error, OutOfMemory)
     assert "2048x2048" in change.error.message
+    bench.run()
+
+
+def test_a_job_without_room_waits_until_fewer_are_beside_it_and_none_overtakes_it():
+    bench = Bench()
+    first, large = bench.add(job(3), job(5))
+
+    assert not without_room(bench, large)
+    (late,) = bench.add(job(1))
+    while first.stage is not Stage.ENDED:
+        plan = bench.tick()
+        assert not plan.admit
+    assert bench.tick().admit == (large,)
+    assert bench.tick().admit == (late,)
+    bench.run()
+
+    assert sorted(bench.ended) == sorted([first.id, large.id, late.id])
+
+
+def test_two_jobs_that_have_no_room_beside_each_other_both_end():
+    bench = Bench()
+    jobs = bench.add(job(1), job(1))
+    bench.tick()
+
+    assert not without_room(bench, *jobs)  # neither could be decoded
+    assert len(bench.tick().admit) == 1
+    bench.run()
+
+    assert sorted(bench.ended) == sorted(j.id for j in jobs)
 
 
 def test_a_failed_job_ends_once_and_alone():
     bench = Bench()
     bad, good = bench.add(job(), job())
     plan = bench.scheduler.next(0)
-    outcome = Outcome(advanced={good.id: False}, failed={bad.id: EngineError("boom")}, seconds=1)
+    outcome = Outcome(
+        advanced={good.id: False}, failed={bad.id: EngineError("boom")}, evaluated_s=1
+    )
     errors = [c.job.id for c in bench.scheduler.settle(plan, outcome) if c.error]
     bench.run()
 
@@ -255,7 +296,7 @@ def test_every_job_ends_exactly_once_in_any_order_of_arrival(seed):
         if alive and rng.random() < 0.1:
             victim = rng.choice(alive)
             if victim.stage is not Stage.ENDED:
-                bench.scheduler.cancel(victim.request_id)
+                bench.scheduler.cancel(victim.request.id)
                 cancelled.add(victim.id)
         plan = bench.tick()
         tokens = sum(j.tokens for j in plan.evaluate)

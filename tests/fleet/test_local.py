@@ -39,7 +39,6 @@ async def make():
         command = WorkerCommand(
             model=model,
             device="cpu",
-            queue_limit=64,
             engine=f"tests.worker.fake_engine:{engine}",
         )
         made.append(LocalReplica(command, back_off=QUICK))
@@ -48,7 +47,7 @@ async def make():
 
     yield start
     for replica in made:
-        await replica.stop(0)
+        await replica.stop()
 
 
 class Listener:
@@ -170,28 +169,40 @@ async def test_cancel_ends_a_running_request(make):
     await hanging.until(CancelledEvent)
 
 
-async def test_stop_lets_what_runs_finish_within_the_limit(make):
+async def test_stop_fails_what_runs_as_something_to_try_again(make):
     replica = make()
     await replica.settled()
     hanging = Listener(replica, "hang")
     await hanging.until(Started)
 
-    await replica.stop(10)
+    await replica.stop()
 
-    assert isinstance(hanging.events[-1], Done)
+    assert isinstance(hanging.events[-1], Failed)
+    assert hanging.events[-1].code == "overloaded"
     assert (replica.state, replica.pid) == ("stopped", None)
 
 
-async def test_stop_without_a_limit_fails_what_runs_as_retryable(make):
+async def test_a_cancel_that_a_dying_worker_took_along_is_not_lost(make):
     replica = make()
     await replica.settled()
     hanging = Listener(replica, "hang")
     await hanging.until(Started)
+    os.kill(replica.pid, signal.SIGSTOP)  # it will never read what comes now
 
-    await replica.stop(0)
+    replica.cancel(hanging.request.id)
+    os.kill(replica.pid, signal.SIGKILL)
 
-    assert isinstance(hanging.events[-1], Failed)
-    assert hanging.events[-1].retryable
+    await hanging.until(CancelledEvent)
+    await replica.settled()
+    assert await Listener(replica, "a fox").until(Done)
+
+
+async def test_a_worker_that_breaks_while_opening_is_tried_again(make):
+    replica = make("crash")
+
+    assert await replica.settled() == "restarting" or replica.restarts
+    await replica.ended()
+    assert "exited with code 1 while loading, 3 times" in replica.reason
 
 
 async def test_a_worker_that_talks_garbage_is_replaced(make, tmp_path, monkeypatch):
@@ -207,7 +218,7 @@ async def test_a_worker_that_talks_garbage_is_replaced(make, tmp_path, monkeypat
 
 async def test_a_worker_ends_when_its_parent_is_gone():
     command = WorkerCommand(
-        model="fake", device="cpu", queue_limit=1, engine="tests.worker.fake_engine:open_engine"
+        model="fake", device="cpu", engine="tests.worker.fake_engine:open_engine"
     )
     process = await WorkerProcess.spawn(command)
     await anext(process.messages())
@@ -227,9 +238,7 @@ def test_back_off_doubles_up_to_a_limit_and_is_forgiven():
 
 
 def test_every_option_of_a_worker_is_on_its_command_line():
-    command = WorkerCommand(
-        model="big", device="cuda", queue_limit=3, log_level="debug", log_format="json"
-    )
+    command = WorkerCommand(model="big", device="cuda", log_level="debug", log_format="json")
 
     spelt = command.argv(7)
 
@@ -237,7 +246,6 @@ def test_every_option_of_a_worker_is_on_its_command_line():
         "--fd=7",
         "--model=big",
         "--device=cuda",
-        "--queue-limit=3",
         "--log-level=debug",
         "--log-format=json",
     } < set(spelt)

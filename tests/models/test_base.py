@@ -54,6 +54,23 @@ def test_resampling_is_told():
     ]
 
 
+def test_what_is_cut_off_to_get_another_shape_is_told():
+    _, warnings = spec().resolve(SamplingParams(width=512, height=256))
+
+    assert "drawn at 160x96 and cropped and resampled to 512x256" in warnings[0]
+
+
+@pytest.mark.parametrize(
+    ("params", "said"),
+    [
+        (SamplingParams(cfg_scale=0.5), "cfg_scale 0.5 ignored"),
+        (SamplingParams(eta=1.0), "eta 1 ignored: only the sampler ddim reads it"),
+    ],
+)
+def test_a_number_without_effect_is_told(params, said):
+    assert said in spec().resolve(params)[1][0]
+
+
 def test_cropping_to_the_asked_size_needs_no_warning():
     assert spec(trained_sizes=()).resolve(SamplingParams(width=1000, height=500))[1] == []
 

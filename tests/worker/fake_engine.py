@@ -1,7 +1,8 @@
 """An engine without a model, poured in below the worker: `tests.worker.fake_engine:open_engine`.
 
 It is steered by the prompt and by the model's name, as a real one would be:
-prompts `hang`, `poison` (kills its process), `broken`, `blown` (out of memory);
+prompts `hang` (`hang waiting` never starts), `too much` (QueueFull), `poison` (kills its process),
+`broken`, `blown` (out of memory);
 models `absent` (LoadError), `crash` (an unexpected exception), `killed` (dies while loading).
 Pictures are `picture of <prompt> seed <seed>`, so that the same request gives the same bytes.
 """
@@ -54,11 +55,10 @@ def picture(request: GenerationRequest, index: int) -> bytes:
 class FakeEngine:
     """Draws at once, except for `hang`, which waits to be cancelled or released."""
 
-    def __init__(self, queue_limit: int = 64, models: tuple[ModelInfo, ...] = (INFO,)) -> None:
+    def __init__(self, models: tuple[ModelInfo, ...] = (INFO,)) -> None:
         self.models = models
         self.started: list[GenerationRequest] = []
         self.cancelled: list[str] = []
-        self._queue_limit = queue_limit
         self._hanging: dict[str, tuple[GenerationRequest, Callable[[Event], None]]] = {}
         self._lock = threading.Lock()
         self._threads: list[threading.Thread] = []
@@ -70,7 +70,7 @@ class FakeEngine:
             )
         if (request.params.steps or 0) > INFO.max_steps:
             raise InvalidParams("steps must be at most 50", field="steps")
-        if len(self._hanging) >= self._queue_limit:
+        if request.prompt == "too much":
             raise QueueFull("the engine is full", retry_after_s=0.2)
         if request.prompt == "broken":
             raise RuntimeError("broken")
@@ -84,6 +84,8 @@ class FakeEngine:
 
     def _draw(self, request: GenerationRequest, publish: Callable[[Event], None]) -> None:
         publish(Queued(request.id))
+        if request.prompt == "hang waiting":
+            return
         publish(Started(request.id))
         if request.prompt == "poison":
             os.kill(os.getpid(), signal.SIGKILL)
@@ -136,14 +138,12 @@ class FakeEngine:
         if found:
             found[1](CancelledEvent(request_id))
 
-    def close(self, drain_s: float = 0) -> None:
+    def close(self) -> None:
         for thread in self._threads:
             thread.join()
-        if drain_s:
-            self.release()
 
 
-def open_engine(model: str, device: str, queue_limit: int) -> FakeEngine:
+def open_engine(model: str, device: str, on_lost: Callable[[], None]) -> FakeEngine:
     """Open as `fluxline.engine.open_engine` does."""
     if model == "absent":
         raise LoadError("no model called absent")
@@ -151,7 +151,7 @@ def open_engine(model: str, device: str, queue_limit: int) -> FakeEngine:
         raise ValueError("unexpected")
     if model == "killed":
         os.kill(os.getpid(), signal.SIGKILL)
-    return FakeEngine(queue_limit)
+    return FakeEngine()
 
 
 class Flaky(FakeEngine):
@@ -165,12 +165,12 @@ class Flaky(FakeEngine):
             super()._draw(request, publish)
 
 
-def open_flaky(model: str, device: str, queue_limit: int) -> Flaky:
+def open_flaky(model: str, device: str, on_lost: Callable[[], None]) -> Flaky:
     """Open an engine that hangs until the file named by FAKE_MARKER exists, then no more."""
-    return Flaky(queue_limit)
+    return Flaky()
 
 
-def open_garbling(model: str, device: str, queue_limit: int) -> FakeEngine:
+def open_garbling(model: str, device: str, on_lost: Callable[[], None]) -> FakeEngine:
     """Write garbage on the socket to the fleet, in the first process only."""
     marker = os.environ["FAKE_MARKER"]
     if not os.path.exists(marker):
@@ -178,4 +178,4 @@ def open_garbling(model: str, device: str, queue_limit: int) -> FakeEngine:
             pass
         fd = next(int(word.removeprefix("--fd=")) for word in sys.argv if word.startswith("--fd="))
         os.write(fd, b"\xff\xff\xff\xff")
-    return FakeEngine(queue_limit)
+    return FakeEngine()

@@ -7,6 +7,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,7 +15,14 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from fluxline.errors import FluxlineError, InvalidParams, LoadError, RequestError
+from fluxline.errors import (
+    Cancelled,
+    FluxlineError,
+    InvalidParams,
+    LoadError,
+    RequestError,
+    error_of,
+)
 from fluxline.request import (
     CancelledEvent,
     Failed,
@@ -23,11 +31,13 @@ from fluxline.request import (
     ImageReady,
     ImageResult,
     SamplingParams,
+    random_seed,
 )
 from fluxline.request import Progress as Evaluated
 
 if TYPE_CHECKING:
     from fluxline.engine import Engine
+    from fluxline.images import Recipe
 
 FAILED, CANNOT_START, INTERRUPTED = 1, 2, 130
 FORMATS: dict[str, ImageFormat] = {
@@ -37,10 +47,14 @@ FORMATS: dict[str, ImageFormat] = {
     ".webp": "webp",
 }
 PREVIEW_COLUMNS = 40
+BESIDE_RECIPE = {"again", "output", "model", "device", "show"}
 
 
 def generate(
-    prompt: Annotated[str, typer.Argument(help="what to draw; - reads it from standard input")],
+    context: typer.Context,
+    prompt: Annotated[
+        str | None, typer.Argument(help="what to draw; - reads it from standard input")
+    ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="file to write; its ending is the format")
     ] = None,
@@ -58,38 +72,50 @@ def generate(
     eta: Annotated[float, typer.Option(help="noise of ddim, 0 to 1")] = 0.0,
     model: Annotated[str, typer.Option(help="a name, a folder, a file or a hub id")] = "mini",
     device: Annotated[str, typer.Option(help="auto | cuda | mps | cpu")] = "auto",
+    again: Annotated[
+        Path | None, typer.Option("--from", help="a picture of ours, to make again from its recipe")
+    ] = None,
     show: Annotated[bool, typer.Option(help="show the picture in the terminal")] = True,
 ) -> None:
     """Draw pictures of a prompt and write them to files."""
     console = Console(stderr=True)
     try:
-        width, height = parse_size(size)
-        params = SamplingParams(
-            width=width,
-            height=height,
-            steps=steps,
-            guidance=guidance,
-            sampler=sampler,  # type: ignore[arg-type]  # a flag's text: the engine checks it
-            schedule=schedule,  # type: ignore[arg-type]
-            cfg_scale=cfg_scale,
-            negative_prompt=negative_prompt,
-            eta=eta,
-        )
-        request = _request(_text(prompt), params, n=n, seed=seed, output=output)
+        output_format = _format_of(output)
+        if again is not None:
+            _refuse_beside_recipe(context)
+            request = replace(_recipe_of(again).to_request("generate"), output_format=output_format)
+        else:
+            width, height = parse_size(size)
+            params = SamplingParams(
+                width=width,
+                height=height,
+                steps=steps,
+                guidance=guidance,
+                sampler=sampler,  # type: ignore[arg-type]  # a flag's text: the engine checks it
+                schedule=schedule,  # type: ignore[arg-type]
+                cfg_scale=cfg_scale,
+                negative_prompt=negative_prompt,
+                eta=eta,
+            )
+            request = GenerationRequest(
+                id="generate",
+                prompt=_text(prompt),
+                seed=random_seed() if seed is None else seed,
+                n=n,
+                params=params,
+                output_format=output_format,
+            )
         with _engine(model, device, console) as engine:
-            pictures = _draw(engine, request, console)
+            for picture in _drawn(engine, request, console):
+                _write(picture, _path_of(picture, output, request), console)
+                if show:
+                    _show(picture)
     except FluxlineError as exc:
-        console.print(
-            f"fluxline: {exc.message}", style="red", markup=False, highlight=False, soft_wrap=True
-        )
+        _say(console, f"fluxline: {exc.message}", style="red")
         wrong = isinstance(exc, RequestError | LoadError)
         raise typer.Exit(CANNOT_START if wrong else FAILED) from exc
     except KeyboardInterrupt as exc:
         raise typer.Exit(INTERRUPTED) from exc
-    for picture in pictures:
-        _write(picture, output, request, console)
-        if show:
-            _show(picture)
 
 
 def parse_size(size: str | None) -> tuple[int | None, int | None]:
@@ -101,48 +127,61 @@ def parse_size(size: str | None) -> tuple[int | None, int | None]:
     raise InvalidParams(f"size must be like 512x512; got {size!r}", field="size")
 
 
-def _text(prompt: str) -> str:
+def _text(prompt: str | None) -> str:
+    if prompt is None:
+        raise InvalidParams("give a prompt, or --from and a picture of ours", field="prompt")
     text = sys.stdin.read().strip() if prompt == "-" else prompt
     if not text.strip():
         raise InvalidParams("prompt must not be empty", field="prompt")
     return text
 
 
-def _request(
-    prompt: str, params: SamplingParams, *, n: int, seed: int | None, output: Path | None
-) -> GenerationRequest:
-    from fluxline.engine.ticket import random_seed
-
-    if output is not None and output.suffix.lower() not in FORMATS:
+def _format_of(output: Path | None) -> ImageFormat:
+    if output is None:
+        return "png"
+    if output.suffix.lower() not in FORMATS:
         message = f"output must end in {', '.join(FORMATS)}; got {output.name!r}"
         raise InvalidParams(message, field="output")
-    if output is not None and not output.parent.is_dir():
+    if not output.parent.is_dir():
         raise InvalidParams(f"no folder {output.parent}", field="output")
-    return GenerationRequest(
-        id="generate",
-        prompt=prompt,
-        seed=random_seed() if seed is None else seed,
-        n=n,
-        params=params,
-        output_format=FORMATS[output.suffix.lower()] if output else "png",
-    )
+    return FORMATS[output.suffix.lower()]
+
+
+def _refuse_beside_recipe(context: typer.Context) -> None:
+    """Refuse options that a recipe decides."""
+    sources = {name: context.get_parameter_source(name) for name in context.params}
+    given = {name for name, source in sources.items() if source and source.name == "COMMANDLINE"}
+    if wrong := sorted(given - BESIDE_RECIPE):
+        message = f"{wrong[0].replace('_', '-')} cannot be given with --from: the recipe says it"
+        raise InvalidParams(message, field=wrong[0])
+
+
+def _recipe_of(path: Path) -> "Recipe":
+    from fluxline import images
+
+    try:
+        data = path.read_bytes()
+    except OSError as exc:
+        raise InvalidParams(f"cannot read {path}: {exc.strerror}", field="from") from exc
+    recipe = images.read_recipe(data)
+    if recipe is None:
+        raise InvalidParams(f"{path} carries no recipe of ours", field="from")
+    return recipe
 
 
 @contextmanager
 def _engine(model: str, device: str, console: Console) -> Iterator["Engine"]:
     with console.status(f"opening {model}"):
-        from fluxline.engine import Engine
+        from fluxline.engine import Engine, keep_memory
 
+        keep_memory()
         engine = Engine(model, device=device)
     with engine:
         yield engine
 
 
-def _draw(engine: "Engine", request: GenerationRequest, console: Console) -> list[ImageResult]:
-    """Draw with a progress bar. Raises EngineError if a picture fails."""
-    from fluxline.errors import Cancelled, EngineError
-
-    pictures: list[ImageResult] = []
+def _drawn(engine: "Engine", request: GenerationRequest, console: Console) -> Iterator[ImageResult]:
+    """Draw with a progress bar; yield the pictures as they come. Raises what one failed with."""
     done: dict[int, int] = {}
     columns = (
         TextColumn("drawing"),
@@ -160,26 +199,19 @@ def _draw(engine: "Engine", request: GenerationRequest, console: Console) -> lis
                     total = event.total * request.n
                     bar.update(task, completed=sum(done.values()), total=total)
                 case ImageReady():
-                    pictures.append(event.image)
+                    yield event.image
                 case Failed():
-                    raise EngineError(event.message)
+                    raise error_of(event.code, event.message)
                 case CancelledEvent():
                     raise Cancelled("cancelled")
-    return sorted(pictures, key=lambda picture: picture.index)
 
 
-def _write(
-    picture: ImageResult, output: Path | None, request: GenerationRequest, console: Console
-) -> None:
-    path = _path_of(picture, output, request)
+def _write(picture: ImageResult, path: Path, console: Console) -> None:
     path.write_bytes(picture.data)
     seconds = sum(v for k, v in picture.timings_s.items() if k != "queue")
     for warning in picture.warnings:
-        console.print(
-            f"note: {warning}", style="yellow", markup=False, highlight=False, soft_wrap=True
-        )
-    line = f"{path}  seed {picture.seed}  {picture.width}x{picture.height}  {seconds:.2f} s"
-    print(line)
+        _say(console, f"note: {warning}", style="yellow")
+    print(f"{path}  seed {picture.seed}  {picture.width}x{picture.height}  {seconds:.2f} s")
 
 
 def _say(console: Console, text: str, *, style: str) -> None:

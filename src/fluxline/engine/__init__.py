@@ -1,11 +1,15 @@
 """The engine: turns requests into pictures, many at once. Knows nothing of HTTP or users."""
 
+from collections.abc import Callable
+
 from fluxline.engine.engine import Engine
 from fluxline.engine.ticket import Ticket
+from fluxline.engine.tune import keep_memory
 
-__all__ = ["Engine", "Ticket", "open_engine"]
+__all__ = ["Engine", "Ticket", "keep_memory", "open_engine"]
 
 
-def open_engine(model: str, device: str, queue_limit: int) -> Engine:
+def open_engine(model: str, device: str, on_lost: Callable[[], None]) -> Engine:
     """Open an engine as a worker asks for one. Raises LoadError."""
-    return Engine(model, device=device, queue_limit=queue_limit)
+    keep_memory()
+    return Engine(model, device=device, on_lost=on_lost)

@@ -27,7 +27,7 @@ def open_model(model: str, device: str = "auto") -> DiffusionModel[Any]:
     return open_family(
         entry.family,
         locate(entry.source),
-        name=model if model in MODELS else Path(model).name,
+        name=model if model in MODELS else Path(model).expanduser().resolve().name,
         device=where,
         dtype=fast_dtype(where),
         checkpoint_at=_checkpoint_at,

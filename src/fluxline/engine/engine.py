@@ -11,7 +11,6 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Any, Self
 
@@ -24,7 +23,7 @@ from fluxline.engine.runner import Runner
 from fluxline.engine.scheduler import Budget, Scheduler
 from fluxline.engine.ticket import Ticket, new_request
 from fluxline.engine.tune import Tuning, tune, use_threads
-from fluxline.errors import EngineError, FluxlineError, InvalidParams, NotReady, UnknownModel
+from fluxline.errors import DeviceLost, EngineError, FluxlineError, InvalidParams, UnknownModel
 from fluxline.models.base import DiffusionModel
 from fluxline.request import (
     SEED_LIMIT,
@@ -42,48 +41,29 @@ MOST_PICTURES = 1024  # of one request
 RESIDENT_BATCHES = 16  # admitted jobs fill at most so many forwards
 
 
-@dataclass(slots=True)
-class _Making:
-    """A request being made, and when its parts happened (seconds of the engine's clock)."""
-
-    request: GenerationRequest
-    warnings: tuple[str, ...]
-    accepted: float
-    pictures_left: int
-    begun: dict[str, float] = field(default_factory=dict)  # job id -> admitted at
-    drawn: dict[str, float] = field(default_factory=dict)  # job id -> at sigma 0 at
-
-
 class Engine:
     """Draws pictures of one model, for any number of requests at once.
 
-    model: a registry name, a diffusers folder, a .safetensors file or a hub id. device: auto,
-    cuda, mps or cpu. queue_limit: requests that may be open at once.
+    model: a registry name, a diffusers folder, a .safetensors file or a hub id, or a model already
+    open. device: auto, cuda, mps or cpu. budget: how much at once; None: measured now. on_lost:
+    called on the engine's thread should the device be lost; by default every request fails.
     Raises LoadError. Every method may be called from any thread.
     """
 
     def __init__(
-        self, model: str = "mini", *, device: str = "auto", queue_limit: int = 1024
+        self,
+        model: str | DiffusionModel[Any] = "mini",
+        *,
+        device: str = "auto",
+        budget: Budget | None = None,
+        on_lost: Callable[[], None] | None = None,
     ) -> None:
-        self._run(open_model(model, device), queue_limit, None)
-
-    @classmethod
-    def of(
-        cls, model: DiffusionModel[Any], *, budget: Budget | None = None, queue_limit: int = 1024
-    ) -> Self:
-        """An engine for a model already open; budget None: measured now."""
-        engine = cls.__new__(cls)
-        engine._run(model, queue_limit, budget)
-        return engine
-
-    def _run(self, model: DiffusionModel[Any], queue_limit: int, budget: Budget | None) -> None:
-        self._model = model
-        self._ledger = Ledger(queue_limit)
-        self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        self._making: dict[str, _Making] = {}  # the engine's thread alone writes it
-        self._runner = Runner(model)
+        self._model = open_model(model, device) if isinstance(model, str) else model
         self._budget = budget
-        self._backlog_s = 0.0  # written by the engine's thread, read by callers'
+        self._on_lost = on_lost or self._give_up
+        self._ledger = Ledger()
+        self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._runner = Runner(self._model)
         self._closing = False
         self._pool = ThreadPoolExecutor(FINISHING_THREADS, thread_name_prefix="finish")
         ready: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
@@ -118,13 +98,11 @@ class Engine:
     def start(self, request: GenerationRequest, publish: Publish) -> None:
         """Accept a request, whose events go to `publish` on the engine's threads.
 
-        Raises RequestError, QueueFull, or NotReady once the engine is closing.
+        Raises RequestError, or NotReady once the engine is closing.
         """
-        if self._closing:
-            raise NotReady("the engine is shutting down", retry_after_s=5.0)
-        jobs, warnings = self._jobs_of(request)
-        self._ledger.open(request, publish, self._backlog_s)
-        self._inbox.put(lambda: self._accept(request, jobs, warnings))
+        jobs = self._jobs_of(request)
+        self._ledger.open(request, publish)
+        self._inbox.put(lambda: self._accept(jobs))
 
     def cancel(self, request_id: str) -> None:
         """End a request before its next evaluation. Harmless if it has ended."""
@@ -135,13 +113,14 @@ class Engine:
         if self._closing:
             return
         self._closing = True
+        self._ledger.close("the engine is shutting down")
         self._ledger.wait_empty(drain_s)
         for request_id in self._ledger.open_ids():
             self.cancel(request_id)
         self._inbox.put(_stop)
         self._thread.join()
         self._pool.shutdown(wait=True)
-        for request_id in self._ledger.open_ids():  # accepted in the last moment
+        for request_id in self._ledger.open_ids():  # the thread had ended before, with its device
             self._ledger.cancel(request_id)
 
     def __enter__(self) -> Self:
@@ -169,6 +148,10 @@ class Engine:
                 self._read_inbox()
                 try:
                     self._tick()
+                except DeviceLost:
+                    _log.critical("the device is lost")
+                    self._on_lost()
+                    return
                 except Exception:  # noqa: BLE001 - a fault of ours: nobody may wait for ever
                     _log.exception("the engine stumbled; open requests fail")
                     self._fail_all()
@@ -198,46 +181,34 @@ class Engine:
         outcome = self._runner.execute(plan)
         for change in self._scheduler.settle(plan, outcome):
             self._report(change)
-        self._backlog_s = self._scheduler.predicted_s()
 
-    def _accept(
-        self, request: GenerationRequest, jobs: list[Job], warnings: tuple[str, ...]
-    ) -> None:
+    def _accept(self, jobs: list[Job]) -> None:
         now = time.monotonic()
-        self._making[request.id] = _Making(request, warnings, now, request.n)
         for job in jobs:
             self._scheduler.add(job, now)
 
     def _cancel(self, request_id: str) -> None:
         self._scheduler.cancel(request_id)
-        self._making.pop(request_id, None)
         self._ledger.cancel(request_id)
 
     def _report(self, change: Change) -> None:
         job = change.job
-        making = self._making.get(job.request_id)
-        if making is None:
-            return
-        now = time.monotonic()
         if change.started:
-            making.begun[job.id] = now
-            if change.note is not None and change.note not in making.warnings:
-                making.warnings += (change.note,)
-            self._ledger.start(job.request_id)
+            self._ledger.start(job.request.id)
         if change.advanced:
-            making.drawn[job.id] = now
-            progress = Progress(job.request_id, job.index, job.done, job.evaluations)
-            if change.preview is None:
-                self._ledger.progress(progress)
-            else:
-                self._pool.submit(self._publish_preview, progress, change.preview)
+            preview = None if change.preview is None else images.preview(change.preview)
+            event = Progress(job.request.id, job.index, job.done, job.evaluations, preview)
+            self._ledger.progress(event)
         if change.picture is not None:
-            self._pool.submit(self._finish, making, job, change.picture, now)
-            making.pictures_left -= 1
-            if not making.pictures_left:
-                self._making.pop(job.request_id)
+            self._pool.submit(self._finish, job, change.picture, time.monotonic())
         if change.error is not None:
-            self._fail(job.request_id, change.error)
+            self._fail(job.request.id, change.error)
+
+    def _give_up(self) -> None:
+        """What a device that is lost means without anybody to start the process anew."""
+        self._ledger.close("the device is lost; the process must be started again")
+        for request_id in self._ledger.open_ids():
+            self._ledger.fail(request_id, DeviceLost("the device was lost"))
 
     def _fail_all(self) -> None:
         for request_id in self._ledger.open_ids():
@@ -246,10 +217,9 @@ class Engine:
     def _fail(self, request_id: str, error: FluxlineError) -> None:
         """One picture failed, so its request does: the others of it are not drawn in vain."""
         self._scheduler.cancel(request_id)
-        self._making.pop(request_id, None)
         self._ledger.fail(request_id, error)
 
-    def _jobs_of(self, request: GenerationRequest) -> tuple[list[Job], tuple[str, ...]]:
+    def _jobs_of(self, request: GenerationRequest) -> list[Job]:
         """Check a request and make its jobs. Called on the caller's thread: reads only the spec."""
         spec = self._model.spec
         if request.model not in (None, spec.name):
@@ -274,57 +244,36 @@ class Engine:
             height=params.height,
         )
         drawn = spec.drawn_size(params.width, params.height)
-        jobs = [
+        return [
             Job(
-                id=f"{request.id}/{index}",
-                request_id=request.id,
+                request=request,
                 index=index,
-                prompt=request.prompt,
                 seed=(request.seed + index) % SEED_LIMIT,
                 params=params,
                 drawn=drawn,
                 key=BatchKey(spec.image_tokens(*drawn), spec.text_length),
                 rows=2 if params.cfg_scale > 1.0 else 1,
                 evaluations=evaluations(params.sampler, params.steps),
-                owner=request.owner,
-                priority=request.priority,
-                preview_every=request.preview_every,
+                warnings=tuple(warnings),
             )
             for index in range(request.n)
         ]
-        return jobs, tuple(warnings)
 
     # ---- what follows runs on the finishing threads
 
-    def _publish_preview(self, progress: Progress, pixels: Any) -> None:
-        self._ledger.progress(replace(progress, preview=images.preview(pixels)))
-
-    def _finish(self, making: _Making, job: Job, pixels: Any, decoded: float) -> None:
-        begun, drawn = making.begun[job.id], making.drawn[job.id]
-        timings_s = {
-            "queue": begun - making.accepted,
-            "denoise": drawn - begun,
-            "decode": decoded - drawn,
-        }
+    def _finish(self, job: Job, pixels: Any, decoded_at: float) -> None:
         try:
-            image = finish(
-                making.request,
-                job,
-                pixels,
-                model=self._model.spec.name,
-                warnings=making.warnings,
-                timings_s=timings_s,
-            )
+            image = finish(job, pixels, model=self._model.spec.name, decoded_at=decoded_at)
         except FluxlineError as exc:
             self._fail_later(job, exc)
         except Exception:  # noqa: BLE001 - the door of the finishing thread: logged, told
             _log.exception("finishing %s failed", job.id)
             self._fail_later(job, EngineError(f"picture {job.index} could not be encoded"))
         else:
-            self._ledger.deliver(job.request_id, image)
+            self._ledger.deliver(job.request.id, image)
 
     def _fail_later(self, job: Job, error: FluxlineError) -> None:
-        self._inbox.put(lambda: self._fail(job.request_id, error))
+        self._inbox.put(lambda: self._fail(job.request.id, error))
 
 
 class _Stop(Exception):

@@ -5,13 +5,14 @@ A job is one picture. A request for n pictures is n jobs; the ledger puts them t
 
 from dataclasses import dataclass, field
 from enum import Enum, auto
+from typing import Any
 
 from fluxline.errors import FluxlineError
-from fluxline.request import SamplingParams
+from fluxline.request import GenerationRequest, SamplingParams
 
 
 class Stage(Enum):
-    """Where a job stands. It only moves down this list, and may jump to ENDED from anywhere."""
+    """Where a job stands. It moves down this list, or back to WAITING when memory ran out."""
 
     WAITING = auto()  # accepted; holds no memory
     RUNNING = auto()  # admitted: noise drawn, prompt encoded
@@ -27,28 +28,32 @@ class BatchKey:
     text_tokens: int
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False)
 class Job:
-    """One picture on its way through the engine."""
+    """One picture on its way through the engine. Times are seconds of the scheduler's clock."""
 
     # written once, when the request is accepted
-    id: str  # "<request id>/<index>"
-    request_id: str
-    index: int
-    prompt: str
+    request: GenerationRequest
+    index: int  # which of the request's pictures
     seed: int
     params: SamplingParams  # resolved
     drawn: tuple[int, int]  # px (width, height) the model draws
     key: BatchKey
     rows: int  # of a forward each evaluation takes: 2 with true CFG
     evaluations: int  # in all
-    owner: str = ""
-    priority: int = 0
-    preview_every: int = 0
+    id: str = field(init=False)
     # written by the scheduler
-    submitted_at: float = 0.0  # s, the scheduler's clock
+    warnings: tuple[str, ...] = ()  # what its caller should know
     stage: Stage = Stage.WAITING
     done: int = 0  # evaluations behind it
+    room_beside: int | None = None  # other resident jobs it fits beside; None: not known yet
+    submitted_at: float = 0.0
+    admitted_at: float = 0.0
+    encoded_at: float = 0.0
+    drawn_at: float = 0.0  # at sigma 0
+
+    def __post_init__(self) -> None:
+        self.id = f"{self.request.id}/{self.index}"
 
     @property
     def tokens(self) -> int:
@@ -60,28 +65,37 @@ class Job:
         """Tokens still to be evaluated."""
         return self.tokens * (self.evaluations - self.done)
 
+    @property
+    def is_resident(self) -> bool:
+        """Whether it holds memory of the device."""
+        return self.stage in (Stage.RUNNING, Stage.DECODING)
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
     """What the runner shall do now, in this order."""
 
     drop: tuple[str, ...] = ()  # ids of jobs whose memory may go
+    decode: tuple[Job, ...] = ()  # all of one drawn size
     admit: tuple[Job, ...] = ()
     evaluate: tuple[Job, ...] = ()  # all of one batch key
-    decode: tuple[Job, ...] = ()  # all of one drawn size
 
 
 @dataclass(slots=True)
 class Outcome:
-    """What became of a plan. `Pixels` are the runner's and go through untouched."""
+    """What became of a plan. Pixels are the runner's and go through untouched."""
 
-    advanced: dict[str, bool] = field(default_factory=dict)  # job id -> has it reached sigma 0?
-    pictures: dict[str, object] = field(default_factory=dict)  # job id -> uint8 pixels
-    previews: dict[str, object] = field(default_factory=dict)  # job id -> uint8 pixels
-    failed: dict[str, FluxlineError] = field(default_factory=dict)
+    pictures: dict[str, Any] = field(default_factory=dict)  # job id -> uint8 pixels
     notes: dict[str, str] = field(default_factory=dict)  # job id -> what its owner should know
-    out_of_memory: bool = False  # the batch as a whole; nothing in it advanced
-    seconds: float = 0.0  # of the evaluation
+    admitted_at: float = 0.0  # when the plan's admissions began,
+    encoded_at: float = 0.0  # and when they were done
+    advanced: dict[str, bool] = field(default_factory=dict)  # job id -> has it reached sigma 0?
+    previews: dict[str, Any] = field(default_factory=dict)  # job id -> uint8 pixels
+    evaluated_s: float = 0.0  # what the evaluation took
+    evaluated_at: float = 0.0  # when it was done
+    failed: dict[str, FluxlineError] = field(default_factory=dict)
+    no_room: set[str] = field(default_factory=set)  # jobs that did not fit, each tried alone
+    batch_too_large: bool = False  # the evaluation did not fit; nothing in it advanced
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +104,7 @@ class Change:
 
     job: Job
     started: bool = False
-    note: str | None = None
     advanced: bool = False
-    preview: object | None = None
-    picture: object | None = None
+    preview: Any = None
+    picture: Any = None
     error: FluxlineError | None = None

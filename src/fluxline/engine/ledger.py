@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from fluxline.errors import FluxlineError, InvalidParams, QueueFull, RequestError
+from fluxline.errors import FluxlineError, InvalidParams, NotReady
 from fluxline.request import (
     CancelledEvent,
     Done,
@@ -40,25 +40,29 @@ class _Open:
 class Ledger:
     """Requests accepted and not ended. Thread: any; publishers are called under its lock."""
 
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
+    def __init__(self) -> None:
+        self._closed: str | None = None
         self._open: dict[str, _Open] = {}
         self._lock = threading.RLock()
         self._empty = threading.Event()
         self._empty.set()
 
-    def open(self, request: GenerationRequest, publish: Publish, predicted_s: float) -> None:
-        """Accept a request. Raises QueueFull; predicted_s is then told as the time to wait."""
+    def open(self, request: GenerationRequest, publish: Publish) -> None:
+        """Accept a request. Raises InvalidParams for an open id, NotReady once it is closed."""
         with self._lock:
+            if self._closed is not None:
+                raise NotReady(self._closed, retry_after_s=5.0)
             if request.id in self._open:
                 raise InvalidParams(f"id {request.id!r} is already open", field="id")
-            if len(self._open) >= self._limit:
-                message = f"the queue is full ({self._limit} requests); come again later"
-                raise QueueFull(message, retry_after_s=max(1.0, predicted_s))
             self._empty.clear()
             position = len(self._open)
             self._open[request.id] = _Open(publish, request.n)
             self._tell(publish, Queued(request.id, position))
+
+    def close(self, reason: str) -> None:
+        """Accept nothing more."""
+        with self._lock:
+            self._closed = reason
 
     def start(self, request_id: str) -> None:
         """The first of its pictures has begun."""
@@ -87,8 +91,7 @@ class Ledger:
 
     def fail(self, request_id: str, error: FluxlineError) -> None:
         """End a request for a reason."""
-        retryable = not isinstance(error, RequestError)
-        self._end(request_id, Failed(request_id, error.code, error.message, retryable))
+        self._end(request_id, Failed(request_id, error.code, error.message))
 
     def cancel(self, request_id: str) -> None:
         """End a request because its caller no longer wants it."""

@@ -1,7 +1,7 @@
-"""Runs plans on the device: admits, evaluates, decodes. The only room that holds job tensors.
+"""Runs plans on the device: decodes, admits, evaluates. The only room that holds job tensors.
 
 It decides nothing: what to run comes in a `Plan`, what became of it goes out in an `Outcome`.
-A failure is narrowed to the job that causes it by running the others without it.
+A failure is narrowed to the job that causes it by running each of the others alone.
 """
 
 import logging
@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor
@@ -16,7 +17,7 @@ from torch import Tensor
 from fluxline import samplers
 from fluxline.engine.cache import ByteLRU
 from fluxline.engine.job import Job, Outcome, Plan
-from fluxline.errors import EngineError, FluxlineError, NotFinite, OutOfMemory
+from fluxline.errors import DeviceLost, EngineError, FluxlineError, NotFinite, OutOfMemory
 from fluxline.models.base import Conditioning, DiffusionModel, DynamicShift, ModelSpec
 
 _log = logging.getLogger(__name__)
@@ -44,54 +45,76 @@ class Runner:
         self._model = model
         self._samples: dict[str, Sample] = {}
         self._conditioning: ByteLRU[Conditioning] = ByteLRU(conditioning_bytes)
+        self._contexts: WeakValueDictionary[Any, Any] = WeakValueDictionary()
 
     @torch.inference_mode()
     def execute(self, plan: Plan) -> Outcome:
-        """Do what the plan says. Never raises for a job's failure: that is in the outcome."""
+        """Do what the plan says. A job's failure is in the outcome; raises only DeviceLost."""
         outcome = Outcome()
         for job_id in plan.drop:
             self._samples.pop(job_id, None)
-        self._each_alone_if_needed(self._decode, plan.decode, outcome)  # nobody waits for others
-        self._each_alone_if_needed(self._admit, plan.admit, outcome)
-        alive = tuple(job for job in plan.evaluate if job.id not in outcome.failed)
-        began = time.perf_counter()
-        self._each_alone_if_needed(self._evaluate, alive, outcome)
-        outcome.seconds = time.perf_counter() - began
+        self._attempt(self._decode, plan.decode, outcome)  # first: nobody waits for the others
+        outcome.admitted_at = time.monotonic()
+        self._attempt(self._admit, plan.admit, outcome)
+        outcome.encoded_at = time.monotonic()
+        admitted = [job for job in plan.evaluate if job.id in self._samples]
+        self._attempt(self._evaluate, admitted, outcome)
+        outcome.evaluated_at = time.monotonic()
+        outcome.evaluated_s = outcome.evaluated_at - outcome.encoded_at
         return outcome
 
-    def _each_alone_if_needed(
+    def _attempt(
         self,
         act: Callable[[Sequence[Job], Outcome], None],
         jobs: Sequence[Job],
         outcome: Outcome,
     ) -> None:
-        """Act on all jobs at once; if that raises, on each alone, so that only the guilty fail."""
-        if not jobs:
+        """Act on all jobs at once; if that fails, on each alone, so that only the guilty fail."""
+        fault = self._fault(act, jobs, outcome) if jobs else None
+        if fault is None:
             return
+        is_about_room = isinstance(fault, OutOfMemory)
+        if is_about_room and len(jobs) > 1 and act == self._evaluate:
+            outcome.batch_too_large = True  # the scheduler tries again with fewer
+        elif len(jobs) > 1:
+            for job in jobs:
+                self._attempt(act, (job,), outcome)
+        elif is_about_room:
+            outcome.no_room.add(jobs[0].id)
+        else:
+            outcome.failed[jobs[0].id] = fault
+
+    def _fault(
+        self,
+        act: Callable[[Sequence[Job], Outcome], None],
+        jobs: Sequence[Job],
+        outcome: Outcome,
+    ) -> FluxlineError | None:
+        """Act, and say what went wrong. Its traceback ends here, with the tensors it holds."""
         try:
             act(jobs, outcome)
-        except torch.OutOfMemoryError:
-            if act == self._evaluate:
-                outcome.out_of_memory = True  # the scheduler tries again with fewer
-            elif len(jobs) == 1:
-                outcome.failed[jobs[0].id] = _out_of_memory(jobs[0])
-            else:
-                self._one_by_one(act, jobs, outcome)
+        except DeviceLost:
+            raise
         except Exception as exc:  # noqa: BLE001 - the door of the device: narrowed and logged
-            if len(jobs) == 1:
-                outcome.failed[jobs[0].id] = _as_engine_error(jobs[0], exc)
-            else:
-                self._one_by_one(act, jobs, outcome)
+            if _is_out_of_memory(exc):
+                return OutOfMemory("the device's memory is full")
+            _log.error("%s failed", ", ".join(job.id for job in jobs), exc_info=exc)
+            if _is_lost(self._model.device):
+                raise DeviceLost("the device no longer answers") from None
+            return _as_engine_error(jobs[0], exc)
+        return None
 
-    def _one_by_one(
-        self,
-        act: Callable[[Sequence[Job], Outcome], None],
-        jobs: Sequence[Job],
-        outcome: Outcome,
-    ) -> None:
+    def _decode(self, jobs: Sequence[Job], outcome: Outcome) -> None:
+        x = torch.stack([self._samples[job.id].x for job in jobs])
+        finite = x.isfinite().flatten(1).all(1).tolist()
+        good = [job for job, ok in zip(jobs, finite, strict=True) if ok]
         for job in jobs:
-            if job.id not in outcome.advanced:  # it got through before another one raised
-                self._each_alone_if_needed(act, (job,), outcome)
+            if job not in good:
+                message = f"the model answered NaN or infinity for picture {job.index}"
+                outcome.failed[job.id] = NotFinite(message)
+        if good:
+            pixels = self._model.decode(x[finite], *jobs[0].drawn).numpy()
+            outcome.pictures.update({job.id: pixels[i] for i, job in enumerate(good)})
 
     def _admit(self, jobs: Sequence[Job], outcome: Outcome) -> None:
         conditioning = self._encode([text for job in jobs for text in _texts(job)])
@@ -112,35 +135,47 @@ class Runner:
 
     def _start(self, job: Job, conditioning: dict[str, Conditioning]) -> Sample:
         width, height = job.drawn
-        params = job.params
         sigmas = sigmas_of(job, self._model.spec)
         generator = torch.Generator("cpu").manual_seed(job.seed)
         noise = self._model.noise(generator, width, height)
         sampling = samplers.start(
-            params.sampler,
+            job.params.sampler,
             noise,
             sigmas,
             lambda: self._model.noise(generator, width, height),
-            params.eta,
+            job.params.eta,
         )
         contexts = [
-            self._model.context(
-                conditioning[text],
-                width=width,
-                height=height,
-                guidance=params.guidance,
-                sigmas=sigmas[:-1],
-            )
-            for text in _texts(job)
+            self._context(text, conditioning[text], job, tuple(sigmas[:-1])) for text in _texts(job)
         ]
         x, sigma = next(sampling)
         return Sample(sampling, x, sigma, contexts)
+
+    def _context(
+        self, text: str, conditioning: Conditioning, job: Job, sigmas: tuple[float, ...]
+    ) -> Any:
+        """What a row needs in all evaluations; rows in flight that need the same share it."""
+        key = (text, job.drawn, job.params.guidance, sigmas)
+        context = self._contexts.get(key)
+        if context is None:
+            width, height = job.drawn
+            context = self._model.context(
+                conditioning,
+                width=width,
+                height=height,
+                guidance=job.params.guidance,
+                sigmas=sigmas,
+            )
+            self._contexts[key] = context
+        return context
 
     def _evaluate(self, jobs: Sequence[Job], outcome: Outcome) -> None:
         samples = [self._samples[job.id] for job in jobs]
         x = torch.stack([s.x for s in samples for _ in s.contexts])
         sigmas = [s.sigma for s in samples for _ in s.contexts]
         velocity = self._model.evaluate(x, sigmas, [c for s in samples for c in s.contexts])
+        if self._model.device.type == "cuda":  # a launch is no evaluation
+            torch.cuda.synchronize(self._model.device)
         row = 0
         for job, sample in zip(jobs, samples, strict=True):
             v = velocity[row]
@@ -148,11 +183,16 @@ class Runner:
                 negative = velocity[row + 1]
                 v = negative + job.params.cfg_scale * (v - negative)
             row += len(sample.contexts)
-            self._advance(job, sample, v, outcome)
+            try:
+                self._advance(job, sample, v, outcome)
+            except Exception as exc:  # noqa: BLE001 - one job's solver; the others go on
+                _log.error("advancing %s failed", job.id, exc_info=exc)
+                outcome.failed[job.id] = _as_engine_error(job, exc)
 
     def _advance(self, job: Job, sample: Sample, velocity: Tensor, outcome: Outcome) -> None:
         sample.evaluation += 1
-        if job.preview_every and sample.evaluation % job.preview_every == 0:
+        every = job.request.preview_every
+        if every and sample.evaluation % every == 0:
             x0 = sample.x - sample.sigma * velocity
             preview = self._model.preview(x0, *job.drawn)
             if preview is not None:
@@ -164,18 +204,6 @@ class Runner:
             outcome.advanced[job.id] = True
         else:
             outcome.advanced[job.id] = False
-
-    def _decode(self, jobs: Sequence[Job], outcome: Outcome) -> None:
-        x = torch.stack([self._samples[job.id].x for job in jobs])
-        finite = x.isfinite().flatten(1).all(1).tolist()
-        good = [job for job, ok in zip(jobs, finite, strict=True) if ok]
-        for job in jobs:
-            if job not in good:
-                message = f"the model answered NaN or infinity for picture {job.index}"
-                outcome.failed[job.id] = NotFinite(message)
-        if good:
-            pixels = self._model.decode(x[finite], *jobs[0].drawn).numpy()
-            outcome.pictures.update({job.id: pixels[i] for i, job in enumerate(good)})
 
 
 def sigmas_of(job: Job, spec: ModelSpec) -> list[float]:
@@ -194,16 +222,29 @@ def sigmas_of(job: Job, spec: ModelSpec) -> list[float]:
 
 
 def _texts(job: Job) -> tuple[str, ...]:
-    return (job.prompt, job.params.negative_prompt)[: job.rows]
+    return (job.request.prompt, job.params.negative_prompt)[: job.rows]
+
+
+def _is_out_of_memory(exc: Exception) -> bool:
+    """Whether memory ran out; on a CPU and on Apple's GPUs torch says so in words alone."""
+    if isinstance(exc, torch.OutOfMemoryError | MemoryError):
+        return True
+    words = ("out of memory", "not enough memory", "can't allocate memory")
+    return isinstance(exc, RuntimeError) and any(w in str(exc) for w in words)
+
+
+def _is_lost(device: torch.device) -> bool:
+    """Whether a CUDA context is beyond use, as after an illegal access: nothing on it works."""
+    if device.type != "cuda":
+        return False
+    try:
+        torch.cuda.synchronize(device)
+    except RuntimeError:
+        return True
+    return False
 
 
 def _as_engine_error(job: Job, exc: Exception) -> FluxlineError:
-    _log.error("job %s failed", job.id, exc_info=exc)
     if isinstance(exc, FluxlineError):
         return exc
     return EngineError(f"picture {job.index} failed inside the engine; the log has the cause")
-
-
-def _out_of_memory(job: Job) -> FluxlineError:
-    width, height = job.drawn
-    return OutOfMemory(f"{width}x{height} does not fit into the device's memory")

@@ -8,6 +8,9 @@ worth `PRIORITY_S` seconds a level, in both. Work is tokens, made seconds by the
 All jobs that share a batch key with the one who goes next go along, up to the token budget. The
 choice is made anew at every evaluation: a short job overtakes a long one at once, and the long
 one's state simply waits.
+
+Memory that runs out is no failure. A forward that did not fit is tried again with half as many
+tokens, and the budget grows back; a job that did not fit alone waits until fewer are beside it.
 """
 
 from collections.abc import Iterable
@@ -18,6 +21,7 @@ from fluxline.errors import OutOfMemory
 
 PRIORITY_S = 30.0
 RATE_MEMORY = 0.8  # how much of the old rate survives a new measurement
+CALM = 64  # evaluations that fit, before a halved budget is doubled again
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,9 +43,7 @@ class Scheduler:
         self._jobs: dict[str, Job] = {}
         self._served_s: dict[str, float] = {}  # owner -> seconds, relative to the others
         self._drop: list[str] = []
-
-    def __len__(self) -> int:
-        return len(self._jobs)
+        self._calm = 0
 
     @property
     def is_idle(self) -> bool:
@@ -50,24 +52,20 @@ class Scheduler:
 
     @property
     def batch_tokens(self) -> int:
-        """The budget of a forward now; halved by every batch that did not fit in memory."""
+        """The budget of a forward now; smaller for a while after one that did not fit."""
         return self._batch_tokens
 
     def add(self, job: Job, now: float) -> None:
         """Take a job in. An owner who comes back has no claim from the time he was away."""
         job.submitted_at = now
         self._jobs[job.id] = job
-        if job.owner not in self._served_s:
-            self._served_s[job.owner] = min(self._served_s.values(), default=0.0)
+        if job.request.owner not in self._served_s:
+            self._served_s[job.request.owner] = min(self._served_s.values(), default=0.0)
 
     def cancel(self, request_id: str) -> None:
         """End all jobs of a request. Harmless if there are none."""
-        for job in [j for j in self._jobs.values() if j.request_id == request_id]:
+        for job in [j for j in self._jobs.values() if j.request.id == request_id]:
             self._end(job)
-
-    def predicted_s(self) -> float:
-        """Seconds until everything now accepted is evaluated."""
-        return self._seconds_per_token * sum(job.work_left for job in self._jobs.values())
 
     def next(self, now: float) -> Plan:
         """Choose what to do now."""
@@ -84,20 +82,18 @@ class Scheduler:
 
     def settle(self, plan: Plan, outcome: Outcome) -> list[Change]:
         """Write down what became of a plan, and say what its owners want to hear."""
-        changes = [
-            Change(job, started=True, note=outcome.notes.get(job.id))
-            for job in plan.admit
-            if job.id not in outcome.failed
-        ]
+        changes: list[Change] = []
         for job in plan.admit:
-            job.stage = Stage.RUNNING
-        if outcome.out_of_memory:
-            changes += self._shrink(plan.evaluate)
+            if job.id not in outcome.failed and job.id not in outcome.no_room:
+                changes.append(self._begin(job, outcome))
+        if outcome.batch_too_large:
+            self._shrink(plan.evaluate)
         elif outcome.advanced:
-            self._account(plan.evaluate, outcome.seconds)
+            self._account(plan.evaluate, outcome.evaluated_s)
         for job in plan.evaluate:
             if (finished := outcome.advanced.get(job.id)) is not None:
                 job.done += 1
+                job.drawn_at = outcome.evaluated_at
                 job.stage = Stage.DECODING if finished else Stage.RUNNING
                 preview = outcome.previews.get(job.id)
                 changes.append(Change(job, advanced=True, preview=preview))
@@ -105,34 +101,51 @@ class Scheduler:
             if (picture := outcome.pictures.get(job.id)) is not None:
                 self._end(job)
                 changes.append(Change(job, picture=picture))
-        for job in (*plan.admit, *plan.evaluate, *plan.decode):
-            if (error := outcome.failed.get(job.id)) and job.stage is not Stage.ENDED:
+        resident = {job.id for job in self._jobs.values() if job.is_resident}
+        for job in dict.fromkeys((*plan.decode, *plan.admit, *plan.evaluate)):
+            error = outcome.failed.get(job.id)
+            if job.id in outcome.no_room:
+                error = self._make_room(job, beside=len(resident - {job.id}))
+            if error and job.stage is not Stage.ENDED:
                 self._end(job)
                 changes.append(Change(job, error=error))
         return changes
 
     def _ordered(self, now: float) -> list[Job]:
         boost = {
-            owner: max(job.priority for job in self._jobs.values() if job.owner == owner)
-            for owner in {job.owner for job in self._jobs.values()}
+            owner: max(j.request.priority for j in self._jobs.values() if j.request.owner == owner)
+            for owner in {job.request.owner for job in self._jobs.values()}
         }
 
         def urgency(job: Job) -> tuple[float, float]:
-            turn = self._served_s[job.owner] - PRIORITY_S * boost[job.owner]
+            owner, priority = job.request.owner, job.request.priority
+            turn = self._served_s[owner] - PRIORITY_S * boost[owner]
             left_s = job.work_left * self._seconds_per_token
-            return turn, left_s - (now - job.submitted_at) - PRIORITY_S * job.priority
+            return turn, left_s - (now - job.submitted_at) - PRIORITY_S * priority
 
         return sorted(self._jobs.values(), key=urgency)
 
     def _admissible(self, order: list[Job]) -> tuple[Job, ...]:
-        resident = sum(job.tokens for job in order if job.stage is not Stage.WAITING)
+        resident = [job for job in order if job.is_resident]
+        tokens = sum(job.tokens for job in resident)
+        waiting = [job for job in order if job.stage is Stage.WAITING]
+        cramped = [job for job in waiting if job.room_beside is not None]
+        owners = {job.request.owner for job in resident}
+        held_back: set[str] = set()
         admit: list[Job] = []
-        for job in order:
-            if job.stage is not Stage.WAITING:
-                continue
-            if resident and resident + job.tokens > self._budget.resident_tokens:
+        for job in cramped or waiting:  # whom memory has failed once goes before everybody else
+            beside = len(resident) + len(admit)
+            if job.room_beside is not None and beside > job.room_beside:
                 break
-            resident += job.tokens
+            room = self._budget.resident_tokens - tokens
+            if beside and job.tokens > room:
+                break
+            owner = job.request.owner
+            if owner in held_back or (owner in owners and job.tokens > room - self._batch_tokens):
+                held_back.add(owner)  # a batch is kept free for others, who need not wait
+                continue
+            tokens += job.tokens
+            owners.add(owner)
             admit.append(job)
         return tuple(admit)
 
@@ -162,24 +175,42 @@ class Scheduler:
         measured = seconds / tokens
         self._seconds_per_token += (1 - RATE_MEMORY) * (measured - self._seconds_per_token)
         for job in batch:
-            if job.owner in self._served_s:
-                self._served_s[job.owner] += measured * job.tokens
+            if job.request.owner in self._served_s:
+                self._served_s[job.request.owner] += measured * job.tokens
+        self._calm += 1
+        if self._calm >= CALM:
+            self._calm = 0
+            self._batch_tokens = min(2 * self._batch_tokens, self._budget.batch_tokens)
 
-    def _shrink(self, batch: tuple[Job, ...]) -> list[Change]:
-        """Halve the budget and try again; a job that does not fit alone never will."""
-        if len(batch) > 1:
-            tokens = sum(job.tokens for job in batch)
-            self._batch_tokens = max(1, min(self._batch_tokens, tokens) // 2)
-            return []
-        (job,) = batch
-        self._end(job)
-        width, height = job.drawn
-        message = f"{width}x{height} does not fit into the device's memory; ask for a smaller size"
-        return [Change(job, error=OutOfMemory(message))]
+    def _begin(self, job: Job, outcome: Outcome) -> Change:
+        job.stage = Stage.RUNNING
+        job.admitted_at, job.encoded_at = outcome.admitted_at, outcome.encoded_at
+        if (note := outcome.notes.get(job.id)) and note not in job.warnings:
+            job.warnings += (note,)
+        return Change(job, started=True)
+
+    def _shrink(self, batch: tuple[Job, ...]) -> None:
+        tokens = sum(job.tokens for job in batch)
+        self._batch_tokens = max(1, min(self._batch_tokens, tokens) // 2)
+        self._calm = 0
+
+    def _make_room(self, job: Job, *, beside: int) -> OutOfMemory | None:
+        """Put a job back until fewer are beside it; an error if it did not fit even alone.
+
+        It begins anew from its seed: what it held is what the others need to go on.
+        """
+        if not beside:
+            width, height = job.drawn
+            message = f"{width}x{height} does not fit into the device's memory"
+            return OutOfMemory(f"{message}; ask for a smaller size")
+        self._drop.append(job.id)
+        job.stage, job.done, job.room_beside = Stage.WAITING, 0, beside - 1
+        return None
 
     def _end(self, job: Job) -> None:
         self._drop.append(job.id)
         job.stage = Stage.ENDED
         self._jobs.pop(job.id, None)
-        if not any(other.owner == job.owner for other in self._jobs.values()):
-            self._served_s.pop(job.owner, None)
+        owner = job.request.owner
+        if not any(other.request.owner == owner for other in self._jobs.values()):
+            self._served_s.pop(owner, None)

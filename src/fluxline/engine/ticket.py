@@ -7,9 +7,8 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import fields
 from typing import Any
 
-from fluxline.errors import Cancelled, EngineError, InvalidParams
+from fluxline.errors import Cancelled, InvalidParams, error_of
 from fluxline.request import (
-    SEED_LIMIT,
     CancelledEvent,
     Done,
     Event,
@@ -18,6 +17,7 @@ from fluxline.request import (
     ImageReady,
     ImageResult,
     SamplingParams,
+    random_seed,
 )
 
 
@@ -65,14 +65,14 @@ class Ticket:
     def result(self) -> list[ImageResult]:
         """Wait for all pictures, in their order.
 
-        Raises EngineError if one failed, Cancelled if the request was cancelled.
+        Raises what one failed with, Cancelled if the request was cancelled.
         """
         images: list[ImageResult] = []
         for event in self:
             if isinstance(event, ImageReady):
                 images.append(event.image)
             elif isinstance(event, Failed):
-                raise EngineError(event.message)
+                raise error_of(event.code, event.message)
             elif isinstance(event, CancelledEvent):
                 raise Cancelled("the request was cancelled")
         return sorted(images, key=lambda image: image.index)
@@ -97,8 +97,3 @@ def new_request(
         n=n,
         params=SamplingParams(**params),
     )
-
-
-def random_seed() -> int:
-    """A seed short enough to be read aloud: below 2**32."""
-    return secrets.randbelow(min(2**32, SEED_LIMIT))

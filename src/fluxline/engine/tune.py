@@ -53,7 +53,6 @@ def tune(model: DiffusionModel[Any]) -> Tuning:
     probe = _Probe(model)
     threads = 1
     if model.device.type == "cpu":
-        keep_memory()
         threads = _best_threads(probe, deadline)
         use_threads(threads)
     rates: dict[int, float] = {}  # rows -> tokens a second

@@ -29,6 +29,7 @@ class Held:
     publish: Publish
     deaths: int = 0  # workers that died while it may have been the cause
     is_sent: bool = False  # the living worker knows of it
+    is_cancelled: bool = False  # its worker was told to stop it
     delivered: set[int] = field(default_factory=set)  # pictures its caller already has
 
 
@@ -84,10 +85,13 @@ class Holding:
     def cancel(self, request_id: str) -> bool:
         """Cancel a request; True when the worker must be told, which then ends it."""
         held = self._held.get(request_id)
-        if held is None or held.is_sent:
-            return held is not None
-        self.route(CancelledEvent(request_id))
-        return False
+        if held is None:
+            return False
+        if not held.is_sent:
+            self.route(CancelledEvent(request_id))
+            return False
+        held.is_cancelled = True
+        return True
 
     def worker_died(self) -> None:
         """Count the death against the suspects; fail those that had their attempts."""
@@ -95,13 +99,15 @@ class Holding:
         for held in sent:
             held.deaths += 1
             held.is_sent = False
-            if held.deaths == MAX_ATTEMPTS:
+            if held.is_cancelled:  # the word of its end died with the worker
+                self.route(CancelledEvent(held.request.id))
+            elif held.deaths == MAX_ATTEMPTS:
                 self.route(_given_up(held.request.id))
 
     def fail_all(self, message: str) -> None:
         """End every request with a failure that another try elsewhere may not meet."""
         for request_id in list(self._held):
-            self.route(Failed(request_id, CapacityError.code, message, retryable=True))
+            self.route(Failed(request_id, CapacityError.code, message))
 
 
 def _given_up(request_id: str) -> Failed:

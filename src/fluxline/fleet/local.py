@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 
 from fluxline import wire
-from fluxline.errors import EngineError, NotReady
+from fluxline.errors import EngineError, NotReady, error_of
 from fluxline.fleet.held import Holding
 from fluxline.fleet.process import WorkerCommand, WorkerProcess
 from fluxline.fleet.replica import Publish, ReplicaState
@@ -85,26 +85,35 @@ class LocalReplica:
         if self._holding.cancel(request_id) and self._process:
             self._process.send(wire.Cancel(request_id))
 
-    async def stop(self, drain_s: float) -> None:
-        """Let running requests end within drain_s seconds; then kill. Safe to call again."""
+    async def stop(self) -> None:
+        """Fail what is open and end the worker. Safe to call again."""
         was_ready = self.state == "ready"
         if self.state != "failed":
             self._turn("stopped", "the server is shutting down")
         self._stopping.set()
         if self._process and was_ready:
-            self._process.send(wire.Stop(drain_s))
+            self._process.send(wire.Stop())
         elif self._process:
             self._process.kill()
         if self._task:
             with contextlib.suppress(TimeoutError):
-                limit_s = drain_s + EXIT_GRACE_S
-                await asyncio.wait_for(asyncio.shield(self._task), limit_s)
+                await asyncio.wait_for(asyncio.shield(self._task), EXIT_GRACE_S)
             if self._process:
                 self._process.kill()
             await self._task
         self._ended.set()
 
     async def _supervise(self) -> None:
+        try:
+            await self._live()
+        except Exception:  # noqa: BLE001 - a fault of ours: nobody may wait for ever
+            _log.exception("the supervision of the worker broke")
+            self._turn("failed", "the supervision of the worker broke; the log has the cause")
+        finally:
+            self._holding.fail_all(self.reason)
+            self._ended.set()
+
+    async def _live(self) -> None:
         wait_s, failed_loads = 0.0, 0
         while not self._stopping.is_set():
             how = await self._live_once()
@@ -119,8 +128,6 @@ class LocalReplica:
             self._restart_later(how, wait_s)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), wait_s)
-        self._holding.fail_all(self.reason)
-        self._ended.set()
 
     async def _live_once(self) -> str:
         """Run one worker from birth to death; say how it ended."""
@@ -153,14 +160,14 @@ class LocalReplica:
                 if not self._stopping.is_set():
                     self._turn("ready", "")
             case wire.Refused(request_id, code, text, field, retry_after_s):
-                error = wire.error_of(code, text, field=field, retry_after_s=retry_after_s)
+                error = error_of(code, text, field=field, retry_after_s=retry_after_s)
                 self._holding.refuse(request_id, error)
             case wire.Happened():
                 event = wire.event_of(message)
                 self._holding.route(event)
                 if not isinstance(event, Terminal):
                     return
-            case wire.Fatal(_, text):
+            case wire.Fatal(text):
                 self._turn("failed", text)
         self._dispatch()
 

@@ -20,7 +20,6 @@ class WorkerCommand:
 
     model: str
     device: str
-    queue_limit: int
     engine: str = ENGINE  # module:factory, imported in the worker only
     log_level: str = "info"
     log_format: str = "text"
@@ -31,7 +30,6 @@ class WorkerCommand:
             "--fd": fd,
             "--model": self.model,
             "--device": self.device,
-            "--queue-limit": self.queue_limit,
             "--engine": self.engine,
             "--log-level": self.log_level,
             "--log-format": self.log_format,

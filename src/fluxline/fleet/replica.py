@@ -45,5 +45,5 @@ class Replica(Protocol):
     def cancel(self, request_id: str) -> None:
         """Stop drawing a request. An unknown id is ignored."""
 
-    async def stop(self, drain_s: float) -> None:
-        """Give running requests drain_s seconds, then end. What is left is published as failed."""
+    async def stop(self) -> None:
+        """End. What is still open is published as failed."""

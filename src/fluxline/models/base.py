@@ -87,12 +87,18 @@ class ModelSpec:
         else:
             guidance = self.guidance if guidance is None else guidance
             _within("guidance", guidance, 0.0, 100.0)
+        if params.cfg_scale < 1.0:
+            warnings.append(f"cfg_scale {params.cfg_scale:g} ignored: it acts only above 1")
         if params.negative_prompt and params.cfg_scale <= 1.0:
             warnings.append("negative_prompt ignored: it acts only with cfg_scale above 1")
+        if params.eta and params.sampler != "ddim":
+            warnings.append(f"eta {params.eta:g} ignored: only the sampler ddim reads it")
         drawn = self.drawn_size(width, height)
         if drawn != self.snapped(width, height):
+            is_same_shape = drawn[0] * height == drawn[1] * width
+            fitted = "resampled" if is_same_shape else "cropped and resampled"
             warnings.append(
-                f"drawn at {drawn[0]}x{drawn[1]} and resampled to {width}x{height}: "
+                f"drawn at {drawn[0]}x{drawn[1]} and {fitted} to {width}x{height}: "
                 f"{self.name} was not trained for that size"
             )
         resolved = replace(params, width=width, height=height, steps=steps, guidance=guidance)
@@ -158,7 +164,10 @@ class Conditioning:
 
 
 class RowContext(Protocol):
-    """Everything one row of a forward needs that is the same in all its evaluations."""
+    """Everything one row of a forward needs that is the same in all its evaluations.
+
+    Shared by rows that need the same, through weak references.
+    """
 
     @property
     def image_tokens(self) -> int:

@@ -3,6 +3,7 @@
 import logging
 import time
 import uuid
+from urllib.parse import quote
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
@@ -55,7 +56,8 @@ class Exchange:
             if not status:
                 await envelope.of_crash()(scope, receive, marked)
         finally:
-            _log.info("%s %s %d %s ms", scope["method"], scope["path"], status, _since_ms(began))
+            path = quote(scope["path"])  # it may hold a line break
+            _log.info("%s %s %d %s ms", scope["method"], path, status, _since_ms(began))
             request_id_var.reset(token)
 
 

@@ -16,7 +16,7 @@ from fluxline.fleet.local import LocalReplica
 from fluxline.fleet.process import ENGINE, WorkerCommand
 from fluxline.server.app import create_app
 from fluxline.service import Service
-from fluxline.settings import Settings
+from fluxline.settings import DEFAULT_MODEL, Settings
 from fluxline.telemetry import configure_logging
 
 EXIT_OK = 0
@@ -40,7 +40,6 @@ def run(settings: Settings, *, engine: str = ENGINE) -> int:
     command = WorkerCommand(
         model=settings.model,
         device=settings.device,
-        queue_limit=settings.queue_limit,
         engine=engine,
         log_level=settings.log_level,
         log_format=settings.log_format,
@@ -51,7 +50,8 @@ def run(settings: Settings, *, engine: str = ENGINE) -> int:
 
 async def _serve(settings: Settings, command: WorkerCommand, listener: socket.socket) -> int:
     replica = LocalReplica(command)
-    service = Service(replica, queue_limit=settings.queue_limit, aliases=settings.aliases)
+    aliases = {settings.model: DEFAULT_MODEL, **settings.aliases}  # a hub id names what it opened
+    service = Service(replica, queue_limit=settings.queue_limit, aliases=aliases)
     app = create_app(service, max_n=settings.max_n, body_limit_bytes=settings.body_limit_bytes)
     server = _Server(_config(app))
     with _signals() as signals:
@@ -66,7 +66,7 @@ async def _serve(settings: Settings, command: WorkerCommand, listener: socket.so
                 await _wind_down(service, signals, settings.drain_s)
         finally:
             telling.cancel()
-            await replica.stop(0)
+            await replica.stop()
             server.should_exit = True
             await serving
     if is_broken:

@@ -12,7 +12,7 @@ import threading
 import time
 
 from fluxline.telemetry import configure_logging
-from fluxline.worker.loop import Engine, converse
+from fluxline.worker.loop import EXIT_BROKEN, Engine, converse
 
 EXIT_ORPHANED = 3
 ORPHAN_GRACE_S = 5.0  # what the engine gets to close itself once the parent is gone
@@ -36,7 +36,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--fd", type=int, required=True, help="the socket shared with the fleet")
     parser.add_argument("--model", required=True)
     parser.add_argument("--device", required=True)
-    parser.add_argument("--queue-limit", type=int, required=True)
     parser.add_argument("--engine", default="fluxline.engine:open_engine", help="module:factory")
     parser.add_argument("--log-level", default="info")
     parser.add_argument("--log-format", default="text")
@@ -47,10 +46,15 @@ def _open(options: argparse.Namespace) -> Engine:
     module, _, factory = options.engine.partition(":")
     began = time.monotonic()
     opener = getattr(importlib.import_module(module), factory)
-    engine: Engine = opener(options.model, options.device, options.queue_limit)
+    engine: Engine = opener(options.model, options.device, _die)
     took_s = time.monotonic() - began
     logging.getLogger(__name__).info("engine open after %.1f s", took_s)
     return engine
+
+
+def _die() -> None:
+    """End at once, telling nobody: the fleet sees a death and sends what was open to the next."""
+    os._exit(EXIT_BROKEN)
 
 
 def _end_with_parent(fd: int) -> None:

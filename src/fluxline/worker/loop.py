@@ -34,8 +34,8 @@ class Engine(Protocol):
     def cancel(self, request_id: str) -> None:
         """Stop drawing a request. An unknown id is ignored."""
 
-    def close(self, drain_s: float = 0) -> None:
-        """Give running requests drain_s seconds, then end them all. Blocks."""
+    def close(self) -> None:
+        """End all requests. Blocks."""
 
 
 def converse(sock: socket.socket, open_engine: Callable[[], Engine]) -> int:
@@ -58,18 +58,15 @@ def _opened(open_engine: Callable[[], Engine], outbox: "Outbox") -> Engine | int
     try:
         return open_engine()
     except LoadError as exc:
-        _log.error("the engine cannot be opened: %s", exc.message)
-        outbox.put(wire.Fatal(exc.code, exc.message))
+        _log.error("the engine cannot be opened: %s", exc.message, exc_info=exc.__cause__)
+        outbox.put(wire.Fatal(exc.message))
         return EXIT_CANNOT_LOAD
-    except Exception as exc:  # noqa: BLE001 - a door: whatever files can raise reaches the fleet
+    except Exception:  # noqa: BLE001 - a door: the fleet may try again
         _log.exception("opening the engine failed")
-        reason = f"opening the engine failed with {type(exc).__name__}; its log says where"
-        outbox.put(wire.Fatal(EngineError.code, reason))
         return EXIT_BROKEN
 
 
 def _obey(sock: socket.socket, engine: Engine, outbox: "Outbox") -> int:
-    drain_s = 0.0
     try:
         while (message := wire.receive_to_worker(sock)) is not None:
             match message:
@@ -77,13 +74,13 @@ def _obey(sock: socket.socket, engine: Engine, outbox: "Outbox") -> int:
                     _start(engine, request, outbox)
                 case wire.Cancel(request_id):
                     engine.cancel(request_id)
-                case wire.Stop(drain_s):
+                case wire.Stop():
                     break
     except EngineError as exc:
         _log.error("cannot understand the fleet: %s", exc.message)
         return EXIT_BROKEN
     finally:
-        engine.close(drain_s)
+        engine.close()
     return EXIT_OK
 
 
@@ -134,4 +131,8 @@ class Outbox:
                 self._sock.sendall(wire.frame(message))
             except OSError:
                 _log.info("the fleet is gone")
+                return
+            except Exception:  # noqa: BLE001 - without an outbox the worker is mute: end it
+                _log.exception("a message cannot be sent")
+                self._sock.shutdown(socket.SHUT_RDWR)
                 return

@@ -52,6 +52,15 @@ def test_a_config_without_a_number_is_refused_by_its_name(folder):
         open_model(str(folder), "cpu")
 
 
+@pytest.mark.parametrize("part", ["vae", "text_encoder", "text_encoder_2"])
+def test_a_part_that_cannot_be_read_is_named(folder, part):
+    (weights,) = (folder / part).glob("*.safetensors")
+    weights.write_bytes(weights.read_bytes()[:100])
+
+    with pytest.raises(LoadError, match=f"{part}/ cannot be read"):
+        open_model(str(folder), "cpu")
+
+
 def test_a_config_that_is_not_json_is_refused(folder):
     (folder / "transformer" / "config.json").write_text("{")
 

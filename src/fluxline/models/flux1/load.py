@@ -6,7 +6,8 @@ trained sizes, defaults, a preview map.
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -42,9 +43,9 @@ def load(
         raise LoadError(f"{name} lacks {', '.join(f'{part}/' for part in absent)}")
     about = _json(folder / "fluxline.json") if (folder / "fluxline.json").exists() else {}
     transformer = _transformer(_weights(path), device, dtype, checkpoint_at)
-    vae = AutoencoderKL.from_pretrained(
-        folder, subfolder="vae", dtype=dtype, local_files_only=True, use_safetensors=True
-    )
+    options = {"dtype": dtype, "local_files_only": True, "use_safetensors": True}
+    with _reading("vae"):
+        vae = AutoencoderKL.from_pretrained(folder, subfolder="vae", **options)
     vae = vae.to(device, memory_format=torch.channels_last).eval()
     grid = 2 * 2 ** (len(vae.config.block_out_channels) - 1)
     spec = _spec(name, about, transformer.config, _json_of(folder, "scheduler"), grid)
@@ -167,15 +168,30 @@ def _shift(scheduler: Mapping[str, Any]) -> float | DynamicShift:
 def _text(folder: Path, length: int, device: torch.device, dtype: torch.dtype) -> TextEncoders:
     transformers_logging.disable_progress_bar()
     options = {"dtype": dtype, "local_files_only": True, "use_safetensors": True}
-    clip = CLIPTextModel.from_pretrained(folder / "text_encoder", **options)
-    t5 = T5EncoderModel.from_pretrained(folder / "text_encoder_2", **options)
+    with _reading("text_encoder"):
+        clip = CLIPTextModel.from_pretrained(folder / "text_encoder", **options)
+    with _reading("text_encoder_2"):
+        t5 = T5EncoderModel.from_pretrained(folder / "text_encoder_2", **options)
+    with _reading("tokenizer"):
+        words = AutoTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
+    with _reading("tokenizer_2"):
+        words_2 = AutoTokenizer.from_pretrained(folder / "tokenizer_2", local_files_only=True)
     return TextEncoders(
         clip=clip.to(device).eval(),
-        clip_tokenizer=AutoTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True),
+        clip_tokenizer=words,
         t5=t5.to(device).eval(),
-        t5_tokenizer=AutoTokenizer.from_pretrained(folder / "tokenizer_2", local_files_only=True),
+        t5_tokenizer=words_2,
         length=length,
     )
+
+
+@contextmanager
+def _reading(part: str) -> Iterator[None]:
+    """Name the part that diffusers or transformers could not read; they raise what they like."""
+    try:
+        yield
+    except Exception as exc:
+        raise LoadError(f"{part}/ cannot be read ({type(exc).__name__})") from exc
 
 
 def _preview(about: Mapping[str, Any] | None, device: torch.device) -> PreviewMap | None:

@@ -26,7 +26,7 @@ class PreviewMap:
     bias: Tensor
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True, eq=False)
 class FluxContext:
     """What one row needs in every evaluation. Shapes: L text tokens, E sigmas, M vectors."""
 

@@ -42,22 +42,21 @@ class TextEncoders:
 
     def encode(self, prompts: Sequence[str]) -> EncodedText:
         """Encode P prompts in one batch."""
-        ids, truncated = self._tokenize(self._t5_tokenizer, prompts, self.length)
+        ids = self._padded(self._t5_tokenizer, prompts, self.length)
+        whole = self._t5_tokenizer(list(prompts), truncation=False, verbose=False)["input_ids"]
+        truncated = [len(tokens) > self.length for tokens in whole]
         sequence = self._t5(ids.to(_device_of(self._t5)))[0]
-        clip_ids, _ = self._tokenize(
+        clip_ids = self._padded(
             self._clip_tokenizer, prompts, self._clip_tokenizer.model_max_length
         )
         pooled = self._clip(clip_ids.to(_device_of(self._clip))).pooler_output
         return EncodedText(sequence, pooled, truncated)
 
     @staticmethod
-    def _tokenize(tokenizer: Any, prompts: Sequence[str], length: int) -> tuple[Tensor, list[bool]]:
-        texts = list(prompts)
-        padded = tokenizer(
-            texts, padding="max_length", max_length=length, truncation=True, return_tensors="pt"
-        )
-        whole = tokenizer(texts, truncation=False, verbose=False)["input_ids"]
-        return padded["input_ids"], [len(ids) > length for ids in whole]
+    def _padded(tokenizer: Any, prompts: Sequence[str], length: int) -> Tensor:
+        options = {"padding": "max_length", "max_length": length, "truncation": True}
+        ids: Tensor = tokenizer(list(prompts), **options, return_tensors="pt")["input_ids"]
+        return ids
 
 
 def _device_of(module: torch.nn.Module) -> torch.device:

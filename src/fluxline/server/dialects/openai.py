@@ -4,8 +4,6 @@ Flue's fields and answer are a part of it. What is accepted without effect is sa
 """
 
 import re
-import secrets
-import uuid
 from dataclasses import dataclass
 from typing import Literal, cast, get_args
 
@@ -17,6 +15,7 @@ from fluxline.request import (
     SamplerName,
     SamplingParams,
     ScheduleName,
+    random_seed,
 )
 from fluxline.server.fields import Fields, MissingParam, UnsupportedParam
 from fluxline.service import Service
@@ -25,7 +24,6 @@ PROMPT_LIMIT = 32_000  # characters
 LARGEST_SIDE = 65_535  # px; the model's own limit is checked by the model
 MOST_STEPS = 10_000
 LARGEST_SCALE = 1_000.0
-RANDOM_SEEDS = 2**32  # chosen seeds stay exact in every client's numbers
 
 FORMATS = (*get_args(ImageFormat), "jpg")
 DEFAULT_QUALITIES = ("auto", "standard", "medium")
@@ -70,7 +68,7 @@ class Asked:
     fields: Fields  # for naming a field as its caller did
 
 
-def read(fields: Fields, service: Service, max_n: int) -> Asked:
+def read(fields: Fields, service: Service, *, max_n: int, request_id: str) -> Asked:
     """Understand a body. Raises RequestError naming the field that is wrong, NotReady."""
     prompt = _prompt(fields)
     n = fields.integer("n", low=1, high=max_n) or 1
@@ -80,7 +78,7 @@ def read(fields: Fields, service: Service, max_n: int) -> Asked:
     seed = _seed(fields, n)
     _refuse_unserved(fields)
     request = GenerationRequest(
-        id=f"gen_{uuid.uuid4().hex}",
+        id=request_id,
         prompt=prompt,
         seed=seed,
         n=n,
@@ -166,7 +164,7 @@ def _seed(fields: Fields, n: int) -> int:
     """The first picture's seed. Picture i takes seed + i, so the last must be a seed, too."""
     seed = fields.integer("seed", low=-1, high=SEED_LIMIT - 1)
     if seed is None or seed == -1:
-        return secrets.randbelow(RANDOM_SEEDS)
+        return random_seed()
     if seed + n > SEED_LIMIT:
         message = f"seed must be at most {SEED_LIMIT - n} when n is {n}; got {seed}"
         raise InvalidParams(message, field="seed")

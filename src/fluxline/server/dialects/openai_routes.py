@@ -13,6 +13,7 @@ from fluxline.request import ImageResult, ModelInfo
 from fluxline.server.dialects import openai
 from fluxline.server.exchange import json_fields, unless_gone
 from fluxline.service import Service
+from fluxline.telemetry import request_id_var
 
 MODEL_STAGES = ("encode", "denoise", "decode")
 """What Flue's gen_time counts: neither waiting nor compressing."""
@@ -25,7 +26,8 @@ def openai_router(service: Service, *, max_n: int) -> APIRouter:
 
     async def generate(request: Request) -> Response:
         """Draw pictures of a prompt."""
-        asked = openai.read(await json_fields(request), service, max_n)
+        fields, request_id = await json_fields(request), request_id_var.get()
+        asked = openai.read(fields, service, max_n=max_n, request_id=request_id)
         try:
             images = await unless_gone(request, service.draw(asked.request))
         except RequestError as exc:
