@@ -40,7 +40,7 @@ def main() -> None:
     steps = options.steps or model.spec.default_steps
     ours_threads = tune(model).threads  # the engine's thread sets its own; ours cannot see it
     clock = _Clock(model)
-    with Engine.of(model) as engine:
+    with Engine(model) as engine:
         one = lambda i: engine.generate(PROMPTS[i % 16], seed=i, steps=steps)  # noqa: E731
         rounds: dict[str, list[float]] = {}
         peer.choose_threads()

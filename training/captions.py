@@ -1,6 +1,6 @@
 """Say what a scene shows, in many ways.
 
-A caption may leave out style and background: then the picture's are random and the seed decides.
+A caption may leave out style and background: then the picture mostly has the default ones.
 Filler and nonsense words teach the encoders that unknown words do no harm.
 """
 
@@ -11,7 +11,7 @@ import numpy as np
 from training.compose import BACKGROUND_NAMES, Scene
 from training.things import STYLES, THINGS
 
-EMPTY_SHARE = 0.1
+EMPTY_SHARE = 1 / 16
 
 STYLE_WORDS = {
     "noto": ("noto style", "noto", "flat", "flat style", "cartoon", "2d"),
@@ -33,23 +33,22 @@ TAILS = ("high quality", "detailed", "4k", "centered", "masterpiece", "digital a
 _VOWELS = "aeiou"
 
 
-def caption(scene: Scene, rng: np.random.Generator) -> tuple[str, bool, bool]:
-    """Return a caption, and whether it tells style and background."""
+def caption(scene: Scene, rng: np.random.Generator) -> str:
+    """Say the scene; nothing is said in one of sixteen."""
     if rng.random() < EMPTY_SHARE:
-        return "", False, False
+        return ""
     names = THINGS[scene.thing].names
     name = names[0] if rng.random() < 0.5 else str(rng.choice(names))
-    tells_style, tells_background = rng.random() < 0.5, rng.random() < 0.6
     filler = f"{rng.choice(FILLERS)} " if rng.random() < 0.2 else ""
-    style = str(rng.choice(STYLE_WORDS[STYLES[scene.style]])) if tells_style else ""
+    style = str(rng.choice(STYLE_WORDS[STYLES[scene.style]])) if scene.says_style else ""
     text = _subject(f"{filler}{name}", style, rng)
-    if tells_background:
+    if scene.says_background:
         text += _ground(BACKGROUND_NAMES[scene.background], rng)
     if rng.random() < 0.12:
         text += f", {rng.choice(TAILS)}"
     if rng.random() < 0.08:
         text = _disturbed(text, rng)
-    return text, tells_style, tells_background
+    return text
 
 
 def _subject(name: str, style: str, rng: np.random.Generator) -> str:

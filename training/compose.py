@@ -22,28 +22,42 @@ from training.things import (
 )
 
 BACKGROUND_NAMES = tuple(BACKGROUNDS)
+DEFAULT_STYLE, DEFAULT_BACKGROUND = STYLES.index("3d"), BACKGROUND_NAMES.index("white")
 SIZES = ((128, 128), (160, 96), (96, 160))  # width, height
-WHITE_SHARE = 0.35
+DEFAULT_STYLE_SHARE = 0.8  # of the pictures whose caption names no style,
+DEFAULT_BACKGROUND_SHARE = 0.85  # or no background: a plain prompt has a plain answer
 _SPRITE_PX = 128
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scene:
-    """What one picture shows: indices into THINGS, STYLES and BACKGROUND_NAMES."""
+    """What one picture shows, as indices into THINGS, STYLES and BACKGROUND_NAMES.
+
+    And what its caption says of it: style and background may be left unsaid.
+    """
 
     thing: int
     style: int
     background: int
+    says_style: bool = True
+    says_background: bool = True
 
 
 def random_scene(rng: np.random.Generator) -> Scene:
     """Draw a scene that is allowed in training."""
     while True:
-        thing, style = int(rng.integers(len(THINGS))), int(rng.integers(len(STYLES)))
-        is_white = rng.random() < WHITE_SHARE
-        background = 0 if is_white else int(rng.integers(1, len(BACKGROUND_NAMES)))
-        if not is_held_out(Scene(thing=thing, style=style, background=background)):
-            return Scene(thing=thing, style=style, background=background)
+        says_style, says_background = bool(rng.random() < 0.5), bool(rng.random() < 0.6)
+        style, background = int(rng.integers(len(STYLES))), int(rng.integers(len(BACKGROUNDS)))
+        if not says_style and rng.random() < DEFAULT_STYLE_SHARE:
+            style = DEFAULT_STYLE
+        if not says_background and rng.random() < DEFAULT_BACKGROUND_SHARE:
+            background = DEFAULT_BACKGROUND
+        scene = Scene(
+            thing=int(rng.integers(len(THINGS))), style=style, background=background,
+            says_style=says_style, says_background=says_background,
+        )  # fmt: skip
+        if not is_held_out(scene):
+            return scene
 
 
 def is_held_out(scene: Scene) -> bool:

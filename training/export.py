@@ -54,11 +54,13 @@ def diffusers_transformer(average: dict[str, torch.Tensor]) -> FluxTransformer2D
 
 def pipeline(run: Path, checkpoint: str) -> FluxPipeline:
     """Put the parts of a run together as a stock pipeline, fp32."""
-    encoders = text.load(run / "text.pt")
+    state = torch.load(run / checkpoint, weights_only=True, map_location="cpu")
+    painter = transformer.Painter(text.untrained(run), transformer.SIZE)
+    painter.load_state_dict(state["average"])
+    encoders = painter.encoders
     text.tie_capitals(encoders)
     autoencoder = vae.build()
     autoencoder.load_state_dict(torch.load(run / "vae.pt", weights_only=True))
-    state = torch.load(run / checkpoint, weights_only=True, map_location="cpu")
     return FluxPipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(shift=1.0, use_dynamic_shifting=False),
         vae=autoencoder.eval(),
@@ -66,7 +68,7 @@ def pipeline(run: Path, checkpoint: str) -> FluxPipeline:
         tokenizer=encoders.clip_words,
         text_encoder_2=encoders.t5.eval(),
         tokenizer_2=encoders.t5_words,
-        transformer=diffusers_transformer(state["average"]).eval(),
+        transformer=diffusers_transformer(painter.transformer.state_dict()).eval(),
     )
 
 

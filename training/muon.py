@@ -48,11 +48,21 @@ class Muon:
 
 
 def orthogonalised(matrix: Tensor) -> Tensor:
-    """The matrix with all singular values pushed towards 1 (Newton-Schulz)."""
+    """The matrix with all singular values pushed towards 1 (Newton-Schulz).
+
+    Every round multiplies by a polynomial in the Gram matrix, so that the rounds are done on the
+    small square alone and the matrix is multiplied once.
+    """
     is_tall = matrix.shape[0] > matrix.shape[1]
     x = matrix.T if is_tall else matrix
     x = x / (x.norm() + 1e-7)
-    for _ in range(ROUNDS):
-        gram = x @ x.T
-        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=B, alpha=C), x, beta=A)
+    gram = x @ x.T
+    product = None
+    for round_ in range(ROUNDS):
+        factor = torch.addmm(gram, gram, gram, beta=B, alpha=C)
+        factor.diagonal().add_(A)
+        product = factor if product is None else factor @ product
+        if round_ < ROUNDS - 1:
+            gram = factor @ gram @ factor
+    x = product @ x
     return x.T if is_tall else x

@@ -2,8 +2,8 @@
 
     python -m training.resume --out RUN
 
-Writes code.pt, text.pt, vae.pt and transformer.pt as the other scripts expect them. The optimisers
-start anew: only what was learned is shipped, not its momentum. The latent code comes from
+Writes the tokenizers, code.pt, text.pt, vae.pt and transformer.pt as the other scripts expect them.
+The optimisers start anew: only what was learned is shipped, not its momentum. The latent code is
 `latent_code.safetensors` beside this file, since eigenvectors may change sign between machines.
 """
 
@@ -16,25 +16,26 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from fluxline.engine.build import open_model
-from training import code, text, vae
+from training import code, text, transformer, vae
 from training.export import ASSETS
 
 LATENT_CODE = Path(__file__).parent / "latent_code.safetensors"
 
 
 def resume(out: Path) -> None:
-    """Write a run's four files from what is shipped."""
+    """Write a run's files from what is shipped."""
     out.mkdir(parents=True, exist_ok=True)
     code.save(shipped_code(), out / "code.pt")
-    encoders = text.build()
+    encoders = text.untrained(ASSETS)
     encoders.t5.load_state_dict(_weights("text_encoder_2"), strict=False)
     encoders.clip.load_state_dict(_weights("text_encoder"), strict=False)
-    torch.save(encoders.state_dict(), out / "text.pt")
+    text.save(encoders, out)
     autoencoder = vae.build()
     autoencoder.load_state_dict(_weights("vae"))
     torch.save(autoencoder.state_dict(), out / "vae.pt")
-    model = open_model(str(ASSETS), "cpu").transformer.state_dict()
-    torch.save({"average": model}, out / "transformer.pt")
+    painter = transformer.Painter(encoders, transformer.SIZE)
+    painter.transformer.load_state_dict(open_model(str(ASSETS), "cpu").transformer.state_dict())
+    torch.save({"average": painter.state_dict()}, out / "transformer.pt")
 
 
 def shipped_code() -> code.Code:

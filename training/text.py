@@ -39,14 +39,14 @@ T5_LENGTH = 24  # tokens; FluxPipeline's max_sequence_length must be the same
 CLIP_LENGTH = 32
 T5_WIDTH = 192
 CLIP_WIDTH = 192
-COMPONENTS = 64
+COMPONENTS = 128
 _CORPUS = 30_000
 
 
 def corpus(seed: int = 0) -> list[str]:
     """Training captions to count words in."""
     rng = np.random.default_rng(seed)
-    return [caption(random_scene(rng), rng)[0].replace(",", " ,") for _ in range(_CORPUS)]
+    return [caption(random_scene(rng), rng).replace(",", " ,") for _ in range(_CORPUS)]
 
 
 def t5_tokenizer(texts: list[str]) -> T5Tokenizer:
@@ -117,12 +117,16 @@ class Encoders(nn.Module):
         self.t5 = T5EncoderModel(t5_config(len(t5_words)))
         self.clip = CLIPTextModel(clip_config(clip_words))
 
-    def forward(self, texts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return T5 states `(B, 24, 192)` and CLIP's pooled vector `(B, 192)`, unmasked."""
+    def tokens(self, texts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the texts as T5 ids `(B, 24)` and CLIP ids `(B, 32)`, padded."""
         device = next(self.t5.parameters()).device
         kinds = {"padding": "max_length", "truncation": True, "return_tensors": "pt"}
-        long = self.t5_words(texts, max_length=T5_LENGTH, **kinds).input_ids.to(device)
-        short = self.clip_words(texts, max_length=CLIP_LENGTH, **kinds).input_ids.to(device)
+        long = self.t5_words(texts, max_length=T5_LENGTH, **kinds).input_ids
+        short = self.clip_words(texts, max_length=CLIP_LENGTH, **kinds).input_ids
+        return long.to(device), short.to(device)
+
+    def forward(self, long: torch.Tensor, short: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return T5 states `(B, 24, 192)` and CLIP's pooled vector `(B, 192)`, unmasked."""
         return self.t5(long).last_hidden_state, self.clip(short).pooler_output
 
 
@@ -152,15 +156,30 @@ def build(seed: int = 0) -> Encoders:
     return Encoders(t5_tokenizer(texts), clip_tokenizer(texts))
 
 
-def load(path: Path) -> Encoders:
-    """Read pretrained encoders."""
-    encoders = build()
-    encoders.load_state_dict(torch.load(path, weights_only=True))
+def save(encoders: Encoders, run: Path) -> None:
+    """Write the tokenizers and the weights of a run's encoders."""
+    encoders.clip_words.save_pretrained(run / "tokenizer")
+    encoders.t5_words.save_pretrained(run / "tokenizer_2")
+    torch.save(encoders.state_dict(), run / "text.pt")
+
+
+def load(run: Path) -> Encoders:
+    """Read what `save` wrote."""
+    encoders = untrained(run)
+    encoders.load_state_dict(torch.load(run / "text.pt", weights_only=True))
     return encoders.eval()
 
 
+def untrained(folder: Path) -> Encoders:
+    """Fresh encoders for the tokenizers of a run, or of a diffusers folder."""
+    return Encoders(
+        T5Tokenizer.from_pretrained(folder / "tokenizer_2"),
+        CLIPTokenizer.from_pretrained(folder / "tokenizer"),
+    )
+
+
 def picture_codes(composer: Composer, latent_code: code.Code) -> torch.Tensor:
-    """Principal components `(N, S, 64)` of every thing's latents on gray, of unit variance."""
+    """Principal components `(N, S, 128)` of every thing's latents on gray, of unit variance."""
     count = len(THINGS) * len(STYLES)
     scenes = [
         Scene(thing=k // len(STYLES), style=k % len(STYLES), background=2) for k in range(count)
@@ -194,14 +213,10 @@ class Heads(nn.Module):
 class Labels:
     """What a batch of captions tells; -1 where it does not."""
 
-    def __init__(self, scenes: list[Scene], told: list[tuple[bool, bool]], codes: torch.Tensor):
+    def __init__(self, scenes: list[Scene], codes: torch.Tensor) -> None:
         self.thing = torch.tensor([s.thing for s in scenes])
-        self.style = torch.tensor(
-            [s.style if t[0] else -1 for s, t in zip(scenes, told, strict=True)]
-        )
-        self.background = torch.tensor(
-            [s.background if t[1] else -1 for s, t in zip(scenes, told, strict=True)]
-        )
+        self.style = torch.tensor([s.style if s.says_style else -1 for s in scenes])
+        self.background = torch.tensor([s.background if s.says_background else -1 for s in scenes])
         self.picture = codes[[s.thing for s in scenes], [s.style for s in scenes]]
 
 
@@ -215,14 +230,10 @@ def pretrain(encoders: Encoders, codes: torch.Tensor, *, minutes: float, seed: i
     while (done := (time.monotonic() - start) / (60 * minutes)) < 1:
         for group in optimizer.param_groups:
             group["lr"] = 1.5e-3 * min(1, step / 100) * (1 - done)
-        scenes, texts, told = [], [], []
-        while len(texts) < 64:
-            scene = random_scene(rng)
-            text, *tells = caption(scene, rng)
-            if text:
-                scenes.append(scene), texts.append(text), told.append(tuple(tells))
-        labels = Labels(scenes, told, codes)
-        states, pooled = encoders(texts)
+        scenes = [random_scene(rng) for _ in range(64)]
+        spoken = [(s, text) for s in scenes if (text := caption(s, rng))]
+        labels = Labels([s for s, _ in spoken], codes)
+        states, pooled = encoders(*encoders.tokens([text for _, text in spoken]))
         losses = [heads[0].loss(states.mean(1), labels), heads[1].loss(pooled, labels)]
         optimizer.zero_grad()
         sum(losses).backward()
@@ -244,7 +255,9 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--minutes", type=float, default=5)
+    parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
+    torch.set_num_threads(args.threads)
     args.out.mkdir(parents=True, exist_ok=True)
     composer = Composer(args.data)
     path = args.out / "code.pt"
@@ -252,7 +265,7 @@ def main() -> None:
         code.save(code.fit(composer), path)
     encoders = build()
     pretrain(encoders, picture_codes(composer, code.load(path)), minutes=args.minutes)
-    torch.save(encoders.state_dict(), args.out / "text.pt")
+    save(encoders, args.out)
 
 
 if __name__ == "__main__":
