@@ -1,6 +1,6 @@
 """The few types that travel through every room: requests, events, results.
 
-Frozen, and made of the standard library alone, so that every front door, both processes and
+Frozen, and made of little but the standard library, so that every front door, both processes and
 the tests can hold them. Who writes and who reads each field is said beside it.
 """
 
@@ -8,6 +8,8 @@ import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
+
+from fluxline.errors import Cancelled, FluxlineError, error_of
 
 SamplerName = Literal["euler", "heun", "ddim", "dpmpp_2m", "euler_ancestral", "unipc"]
 ScheduleName = Literal["simple", "karras", "beta", "exponential"]
@@ -158,3 +160,13 @@ class CancelledEvent:
 
 Event = Queued | Started | Progress | ImageReady | Done | Failed | CancelledEvent
 Terminal = Done | Failed | CancelledEvent
+
+
+def failure_of(event: Event) -> FluxlineError | None:
+    """The error that an event stands for, if it is one."""
+    match event:
+        case Failed(code=code, message=message):
+            return error_of(code, message)
+        case CancelledEvent():
+            return Cancelled("the request was cancelled")
+    return None

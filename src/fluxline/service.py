@@ -11,18 +11,17 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
-from fluxline.errors import Cancelled, FluxlineError, NotReady, QueueFull, UnknownModel, error_of
+from fluxline.errors import FluxlineError, NotReady, QueueFull, UnknownModel
 from fluxline.fleet.replica import Replica, ReplicaState
 from fluxline.request import (
-    CancelledEvent,
     Event,
-    Failed,
     GenerationRequest,
     ImageReady,
     ImageResult,
     ModelInfo,
     Queued,
     Terminal,
+    failure_of,
 )
 from fluxline.settings import DEFAULT_MODEL
 
@@ -136,7 +135,7 @@ class Service:
         raise UnknownModel(f"model {name!r} is not served here; served: {served}")
 
     def submit(self, request: GenerationRequest) -> Ticket:
-        """Admit a request. Raises NotReady, QueueFull, UnknownModel, error_of."""
+        """Admit a request. Raises NotReady, QueueFull, UnknownModel."""
         status = self.status
         if status.state != "ready":
             raise NotReady(f"not ready: {status.reason}", retry_after_s=2.0)
@@ -165,13 +164,10 @@ class Service:
         images: dict[int, ImageResult] = {}
         async with self.submit(request) as ticket:
             async for event in ticket:
-                match event:
-                    case ImageReady(image=image):
-                        images[image.index] = image
-                    case Failed(code=code, message=message):
-                        raise error_of(code, message)
-                    case CancelledEvent():
-                        raise Cancelled("the request was cancelled")
+                if isinstance(event, ImageReady):
+                    images[event.image.index] = event.image
+                elif (error := failure_of(event)) is not None:
+                    raise error
         return tuple(images[index] for index in sorted(images))
 
     def cancel(self, request_id: str) -> None:

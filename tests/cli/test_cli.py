@@ -1,6 +1,7 @@
 """The command line as people type it."""
 
 import contextlib
+import errno
 import os
 import pty
 import subprocess
@@ -51,6 +52,34 @@ def test_without_a_name_the_prompt_and_seed_are_the_name(run, tmp_path):
     run("A red fox, ¡olé!", "--seed", "3", "--steps", "1")
 
     assert [p.name for p in tmp_path.iterdir()] == ["a-red-fox-ol-3.png"]
+
+
+def test_a_name_of_our_choosing_replaces_no_file(run, tmp_path):
+    for _ in range(3):
+        run("a fox", "--seed", "3", "--steps", "1")
+
+    names = sorted(p.name for p in tmp_path.iterdir())
+    assert names == ["a-fox-3-2.png", "a-fox-3-3.png", "a-fox-3.png"]
+
+
+def test_what_cannot_be_written_is_said_before_anything_is_drawn(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+
+    result = run("a fox", "--steps", "1")
+
+    assert result.exit_code == 2
+    assert "cannot write into" in result.output
+
+
+def test_a_full_disk_is_an_error_and_not_a_traceback(run, monkeypatch):
+    def full(path, data):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    result = run("a fox", "-o", "fox.png", "--steps", "1")
+
+    assert result.exit_code == 2
+    assert "cannot write fox.png: No space left on device" in " ".join(result.output.split())
 
 
 def test_the_prompt_can_come_from_standard_input(run, tmp_path):
@@ -159,7 +188,7 @@ def test_the_picture_is_shown_in_a_terminal(schnell_folder, tmp_path):
     process = subprocess.Popen(
         [*command, "--steps", "1", "--model", str(schnell_folder)],
         stdout=slave,
-        stderr=subprocess.DEVNULL,
+        stderr=slave,
         cwd=tmp_path,
         env=environ,
     )

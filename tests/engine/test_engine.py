@@ -1,11 +1,13 @@
 """The engine with a real random FLUX: the law, failures, cancelling, events."""
 
 import asyncio
+import gc
 import io
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from weakref import WeakSet
 
 import numpy as np
 import pytest
@@ -284,6 +286,34 @@ def test_memory_that_runs_out_costs_time_and_no_picture(schnell, engine, room, e
         assert np.abs(pixels(image) - pixels(alone)).max() <= 1
 
 
+@pytest.mark.parametrize("verb", ["evaluate", "decode"])
+def test_a_job_put_back_for_want_of_room_is_drawn_right_in_the_end(schnell, engine, verb):
+    """A device where a picture can be evaluated, or decoded, beside one other running job only."""
+    alive = WeakSet()
+
+    def context(conditioning, **rest):
+        made = schnell.context(conditioning, **rest)
+        alive.add(made)
+        return made
+
+    def crowded(*args):
+        gc.collect()
+        if len(alive) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return getattr(schnell, verb)(*args)
+
+    model = Altered(schnell, context=context, **{verb: crowded})
+    prompts = [f"a fox {k}" for k in range(5)]
+    with Engine(model, budget=Budget(batch_tokens=30, resident_tokens=4000)) as cramped:
+        alive.clear()
+        tickets = [cramped.submit(new_request(p, seed=1, params={"steps": 3})) for p in prompts]
+        images = [ticket.result()[0] for ticket in tickets]
+
+    for prompt, image in zip(prompts, images, strict=True):
+        alone = engine.generate(prompt, seed=1, steps=3)[0]
+        assert np.abs(pixels(image) - pixels(alone)).max() <= 1
+
+
 def test_what_does_not_fit_even_alone_fails_and_the_rest_goes_on(schnell):
     with Engine(Small(schnell, rows=1), budget=BUDGET) as small:
         good = [small.submit(new_request("a fox", seed=s)) for s in range(2)]
@@ -350,8 +380,8 @@ def test_timings_tell_where_the_time_went(schnell):
     assert list(timings) == ["queue", "encode", "denoise", "decode", "compress"]
     assert timings["encode"] >= 0.05
     assert timings["denoise"] >= 0.3
-    assert 0.15 <= timings["decode"] < 0.3
-    assert sum(timings.values()) == pytest.approx(whole_s, abs=0.05)
+    assert timings["decode"] >= 0.15
+    assert 0.5 < sum(timings.values()) <= whole_s
 
 
 def test_cancelling_ends_a_request_before_its_next_evaluation_but_one(schnell):

@@ -235,32 +235,65 @@ def test_a_job_that_does_not_fit_alone_fails_and_says_what_to_do():
     bench.run()
 
 
-def test_a_job_without_room_waits_until_fewer_are_beside_it_and_none_overtakes_it():
+def test_a_job_without_room_waits_until_fewer_run_and_keeps_its_room_to_the_end():
     bench = Bench()
     first, large = bench.add(job(3), job(5))
 
     assert not without_room(bench, large)
     (late,) = bench.add(job(1))
-    while first.stage is not Stage.ENDED:
-        plan = bench.tick()
-        assert not plan.admit
-    assert bench.tick().admit == (large,)
-    assert bench.tick().admit == (late,)
+    while large not in bench.tick().admit:
+        assert first.stage is not Stage.ENDED
+    while large.stage is Stage.RUNNING:
+        assert not bench.tick().admit
     bench.run()
 
     assert sorted(bench.ended) == sorted([first.id, large.id, late.id])
 
 
-def test_two_jobs_that_have_no_room_beside_each_other_both_end():
-    bench = Bench()
-    jobs = bench.add(job(1), job(1))
-    bench.tick()
+class Cramped(Bench):
+    """A device whose VAE has room for a job of this size beside so many running ones only."""
 
-    assert not without_room(bench, *jobs)  # neither could be decoded
-    assert len(bench.tick().admit) == 1
+    def __init__(self, tokens, beside):
+        super().__init__(Budget(batch_tokens=400, resident_tokens=100_000))
+        self.tokens, self.beside, self.evaluations = tokens, beside, 0
+
+    def tick(self):
+        plan = self.scheduler.next(self.now)
+        running = sum(j.stage is Stage.RUNNING for j in self.scheduler._jobs.values())
+        no_room = {j.id for j in plan.decode if j.tokens == self.tokens and running > self.beside}
+        self.now += 1.0
+        self.evaluations += sum(j.tokens == self.tokens for j in plan.evaluate)
+        outcome = Outcome(
+            advanced={j.id: j.done + 1 == j.evaluations for j in plan.evaluate},
+            pictures={j.id: object() for j in plan.decode if j.id not in no_room},
+            no_room=no_room,
+            evaluated_s=1.0,
+        )
+        changes = self.scheduler.settle(plan, outcome)
+        self.ended += [c.job.id for c in changes if c.picture is not None]
+        assert not any(c.error for c in changes)
+        return plan
+
+
+def test_a_job_that_hardly_fits_ends_in_a_stream_of_others_and_is_drawn_once():
+    bench = Cramped(tokens=120, beside=2)
+    (large,) = bench.add(job(10, tokens=120))
+    for _ in range(400):
+        bench.add(job(3, tokens=80))
+        bench.tick()
+
+    assert large.id in bench.ended
+    assert bench.evaluations == 10
+
+
+@pytest.mark.parametrize("count", [4, 8, 16])
+def test_many_jobs_that_hardly_fit_are_each_drawn_once(count):
+    bench = Cramped(tokens=100, beside=1)
+    bench.add(*(job(4, tokens=100) for _ in range(count)))
     bench.run()
 
-    assert sorted(bench.ended) == sorted(j.id for j in jobs)
+    assert len(bench.ended) == count
+    assert bench.evaluations == 4 * count
 
 
 def test_a_failed_job_ends_once_and_alone():

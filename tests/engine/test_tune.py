@@ -5,7 +5,8 @@ import time
 import pytest
 import torch
 
-from fluxline.engine import tune
+from fluxline.engine import Engine, tune
+from fluxline.errors import LoadError
 
 
 class Paced:
@@ -25,7 +26,7 @@ class Paced:
 
 @pytest.mark.parametrize(
     ("fixed_s", "row_s", "rows"),
-    [(0.0, 0.02, {1, 2}), (0.1, 0.0, {32, 64, 128})],
+    [(0.0, 0.02, {1, 2}), (0.1, 0.0, {128, 256})],
     ids=["batching does not pay", "batching is free"],
 )
 def test_a_batch_is_as_large_as_pays(schnell, fixed_s, row_s, rows):
@@ -46,11 +47,30 @@ def test_measuring_ends_even_for_a_slow_model(schnell, monkeypatch):
     assert time.monotonic() - began < 1
 
 
-def test_the_threads_of_a_cpu_are_those_with_the_fastest_forward(schnell):
+@pytest.mark.parametrize("fastest", [1, 2])
+def test_the_threads_of_a_cpu_are_those_with_the_fastest_forward(monkeypatch, fastest):
+    class Probe:
+        def seconds(self, rows):
+            return 0.1 if torch.get_num_threads() == fastest else 0.2
+
+    monkeypatch.setattr(tune.os, "sched_getaffinity", lambda pid: {0, 1}, raising=False)
     before = torch.get_num_threads()
     try:
-        tuning = tune.tune(schnell)
-        assert torch.get_num_threads() == tuning.threads
-        assert tuning.seconds_per_token > 0
+        assert tune._best_threads(Probe(), time.perf_counter() + 60) == fastest
     finally:
         torch.set_num_threads(before)
+
+
+def test_a_batch_that_does_not_fit_ends_the_search_and_a_row_that_does_not_is_an_error(schnell):
+    class Small(Paced):
+        def evaluate(self, x, sigmas, contexts):
+            if len(sigmas) > self.rows:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return super().evaluate(x, sigmas, contexts)
+
+    model = Small(schnell, 0.01, 0.0)
+    model.rows = 2
+    assert tune.tune(model).batch_tokens == 2 * (16 + schnell.spec.text_length)
+    model.rows = 0
+    with pytest.raises(LoadError, match="no memory to draw 64x64"):
+        Engine(model)

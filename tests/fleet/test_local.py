@@ -200,9 +200,21 @@ async def test_a_cancel_that_a_dying_worker_took_along_is_not_lost(make):
 async def test_a_worker_that_breaks_while_opening_is_tried_again(make):
     replica = make("crash")
 
-    assert await replica.settled() == "restarting" or replica.restarts
-    await replica.ended()
+    assert await replica.settled() == "failed"
+    assert replica.restarts == 2
     assert "exited with code 1 while loading, 3 times" in replica.reason
+
+
+async def test_a_worker_whose_device_is_lost_is_replaced_and_its_requests_are_drawn(
+    make, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("FAKE_MARKER", str(tmp_path / "marker"))
+    replica = make(engine="open_lost")
+    await replica.settled()
+
+    await Listener(replica, "a fox").until(Done)
+
+    assert replica.restarts == 1
 
 
 async def test_a_worker_that_talks_garbage_is_replaced(make, tmp_path, monkeypatch):

@@ -179,3 +179,24 @@ def open_garbling(model: str, device: str, on_lost: Callable[[], None]) -> FakeE
         fd = next(int(word.removeprefix("--fd=")) for word in sys.argv if word.startswith("--fd="))
         os.write(fd, b"\xff\xff\xff\xff")
     return FakeEngine()
+
+
+class Lost(FakeEngine):
+    """Loses its device at the first request, in the first process only."""
+
+    def __init__(self, on_lost: Callable[[], None]) -> None:
+        super().__init__()
+        self._on_lost = on_lost
+
+    def start(self, request: GenerationRequest, publish: Callable[[Event], None]) -> None:
+        marker = os.environ["FAKE_MARKER"]
+        if not os.path.exists(marker):
+            with open(marker, "w"):
+                pass
+            self._on_lost()
+        super().start(request, publish)
+
+
+def open_lost(model: str, device: str, on_lost: Callable[[], None]) -> Lost:
+    """Open an engine whose device does not live long."""
+    return Lost(on_lost)

@@ -1,6 +1,7 @@
 """`fluxline generate`: draw pictures here, without a server."""
 
 import io
+import itertools
 import os
 import re
 import shutil
@@ -16,21 +17,18 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from fluxline.errors import (
-    Cancelled,
     FluxlineError,
     InvalidParams,
     LoadError,
     RequestError,
-    error_of,
 )
 from fluxline.request import (
-    CancelledEvent,
-    Failed,
     GenerationRequest,
     ImageFormat,
     ImageReady,
     ImageResult,
     SamplingParams,
+    failure_of,
     random_seed,
 )
 from fluxline.request import Progress as Evaluated
@@ -82,8 +80,9 @@ def generate(
     try:
         output_format = _format_of(output)
         if again is not None:
-            _refuse_beside_recipe(context)
+            given = _refuse_beside_recipe(context)
             request = replace(_recipe_of(again).to_request("generate"), output_format=output_format)
+            model = model if "model" in given else _registered(request.model)
         else:
             width, height = parse_size(size)
             params = SamplingParams(
@@ -105,6 +104,7 @@ def generate(
                 params=params,
                 output_format=output_format,
             )
+        _check_folder(output)
         with _engine(model, device, console) as engine:
             for picture in _drawn(engine, request, console):
                 _write(picture, _path_of(picture, output, request), console)
@@ -147,13 +147,24 @@ def _format_of(output: Path | None) -> ImageFormat:
     return FORMATS[output.suffix.lower()]
 
 
-def _refuse_beside_recipe(context: typer.Context) -> None:
-    """Refuse options that a recipe decides."""
+def _refuse_beside_recipe(context: typer.Context) -> set[str]:
+    """Refuse options that a recipe decides; return what was given."""
     sources = {name: context.get_parameter_source(name) for name in context.params}
     given = {name for name, source in sources.items() if source and source.name == "COMMANDLINE"}
     if wrong := sorted(given - BESIDE_RECIPE):
         message = f"{wrong[0].replace('_', '-')} cannot be given with --from: the recipe says it"
         raise InvalidParams(message, field=wrong[0])
+    return given
+
+
+def _registered(model: str | None) -> str:
+    """The model of a recipe, if its name says where it lies."""
+    from fluxline.models.registry import MODELS
+
+    if model in MODELS:
+        return model
+    message = f"the recipe was drawn by {model!r}, which is not in the registry: give its --model"
+    raise InvalidParams(message, field="model")
 
 
 def _recipe_of(path: Path) -> "Recipe":
@@ -190,7 +201,7 @@ def _drawn(engine: "Engine", request: GenerationRequest, console: Console) -> It
         TextColumn("evaluations"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console, transient=True) as bar:
+    with Progress(*columns, console=console, transient=True, redirect_stdout=False) as bar:
         task = bar.add_task("", total=None)
         for event in engine.submit(request):
             match event:
@@ -199,15 +210,18 @@ def _drawn(engine: "Engine", request: GenerationRequest, console: Console) -> It
                     total = event.total * request.n
                     bar.update(task, completed=sum(done.values()), total=total)
                 case ImageReady():
+                    bar.stop()  # it would be in the way of what is printed now
                     yield event.image
-                case Failed():
-                    raise error_of(event.code, event.message)
-                case CancelledEvent():
-                    raise Cancelled("cancelled")
+                    bar.start()
+                case _ if (error := failure_of(event)) is not None:
+                    raise error
 
 
 def _write(picture: ImageResult, path: Path, console: Console) -> None:
-    path.write_bytes(picture.data)
+    try:
+        path.write_bytes(picture.data)
+    except OSError as exc:
+        raise InvalidParams(f"cannot write {path}: {exc.strerror}", field="output") from exc
     seconds = sum(v for k, v in picture.timings_s.items() if k != "queue")
     for warning in picture.warnings:
         _say(console, f"note: {warning}", style="yellow")
@@ -221,10 +235,23 @@ def _say(console: Console, text: str, *, style: str) -> None:
 def _path_of(picture: ImageResult, output: Path | None, request: GenerationRequest) -> Path:
     if output is None:
         words = re.sub(r"[^a-z0-9]+", "-", request.prompt.lower()).strip("-")[:40] or "picture"
-        return Path(f"{words}-{picture.seed}.png")
+        return _free(Path(f"{words}-{picture.seed}.png"))
     if request.n == 1:
         return output
     return output.with_stem(f"{output.stem}-{picture.index}")
+
+
+def _free(path: Path) -> Path:
+    """A name of our choosing never replaces a file."""
+    candidates = (path.with_stem(f"{path.stem}-{k}") for k in itertools.count(2))
+    return path if not path.exists() else next(c for c in candidates if not c.exists())
+
+
+def _check_folder(output: Path | None) -> None:
+    """Say before anything is drawn that it could not be written."""
+    folder = output.parent if output else Path()
+    if not os.access(folder, os.W_OK):
+        raise InvalidParams(f"cannot write into {folder.resolve()}", field="output")
 
 
 def _show(picture: ImageResult) -> None:

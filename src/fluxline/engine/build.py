@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from fluxline.errors import ConfigError
+from fluxline.engine.faults import is_out_of_memory
+from fluxline.errors import ConfigError, LoadError
 from fluxline.models.base import DiffusionModel
 from fluxline.models.registry import MODELS, entry_for, open_family
 from fluxline.weights.locate import locate, safetensors_in
@@ -24,14 +25,20 @@ def open_model(model: str, device: str = "auto") -> DiffusionModel[Any]:
     """
     where = pick_device(device)
     entry = entry_for(model)
-    return open_family(
-        entry.family,
-        locate(entry.source),
-        name=model if model in MODELS else Path(model).expanduser().resolve().name,
-        device=where,
-        dtype=fast_dtype(where),
-        checkpoint_at=_checkpoint_at,
-    )
+    source = locate(entry.source)
+    try:
+        return open_family(
+            entry.family,
+            source,
+            name=model if model in MODELS else Path(model).expanduser().resolve().name,
+            device=where,
+            dtype=fast_dtype(where),
+            checkpoint_at=_checkpoint_at,
+        )
+    except Exception as exc:
+        if not is_out_of_memory(exc):
+            raise
+        raise LoadError(f"{model} does not fit into the memory of {where.type}") from exc
 
 
 def pick_device(asked: str) -> torch.device:

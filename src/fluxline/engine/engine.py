@@ -16,6 +16,7 @@ from typing import Any, Self
 
 from fluxline import images
 from fluxline.engine.build import open_model
+from fluxline.engine.faults import is_out_of_memory
 from fluxline.engine.finish import finish
 from fluxline.engine.job import BatchKey, Change, Job
 from fluxline.engine.ledger import Ledger, Publish
@@ -23,7 +24,14 @@ from fluxline.engine.runner import Runner
 from fluxline.engine.scheduler import Budget, Scheduler
 from fluxline.engine.ticket import Ticket, new_request
 from fluxline.engine.tune import Tuning, tune, use_threads
-from fluxline.errors import DeviceLost, EngineError, FluxlineError, InvalidParams, UnknownModel
+from fluxline.errors import (
+    DeviceLost,
+    EngineError,
+    FluxlineError,
+    InvalidParams,
+    LoadError,
+    UnknownModel,
+)
 from fluxline.models.base import DiffusionModel
 from fluxline.request import (
     SEED_LIMIT,
@@ -47,7 +55,7 @@ class Engine:
     model: a registry name, a diffusers folder, a .safetensors file or a hub id, or a model already
     open. device: auto, cuda, mps or cpu. budget: how much at once; None: measured now. on_lost:
     called on the engine's thread should the device be lost; by default every request fails.
-    Raises LoadError. Every method may be called from any thread.
+    Raises LoadError. Methods may be called from any thread but the engine's own.
     """
 
     def __init__(
@@ -71,6 +79,10 @@ class Engine:
         self._thread.daemon = True
         self._thread.start()
         if (error := ready.get()) is not None:
+            if isinstance(error, Exception) and is_out_of_memory(error):
+                size = "x".join(str(side) for side in self._model.spec.native_size)
+                message = f"the device has no memory to draw {size}"
+                raise LoadError(message) from error
             raise error
 
     @property
@@ -96,7 +108,8 @@ class Engine:
         return ticket
 
     def start(self, request: GenerationRequest, publish: Publish) -> None:
-        """Accept a request, whose events go to `publish` on the engine's threads.
+        """Accept a request. Its events go to `publish`: Queued from here, the rest from threads
+        of the engine, on which `publish` must not wait for the engine.
 
         Raises RequestError, or NotReady once the engine is closing.
         """
@@ -109,7 +122,7 @@ class Engine:
         self._inbox.put(lambda: self._cancel(request_id))
 
     def close(self, drain_s: float = 0.0) -> None:
-        """Let open requests run for up to drain_s seconds, end the rest, free the device."""
+        """Let open requests run for up to drain_s seconds, end the rest, end the threads."""
         if self._closing:
             return
         self._closing = True

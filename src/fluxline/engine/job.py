@@ -3,6 +3,7 @@
 A job is one picture. A request for n pictures is n jobs; the ledger puts them together again.
 """
 
+import sys
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Any
@@ -46,7 +47,7 @@ class Job:
     warnings: tuple[str, ...] = ()  # what its caller should know
     stage: Stage = Stage.WAITING
     done: int = 0  # evaluations behind it
-    room_beside: int | None = None  # other resident jobs it fits beside; None: not known yet
+    room_beside: int = sys.maxsize  # running jobs that it fits beside, as far as is known
     submitted_at: float = 0.0
     admitted_at: float = 0.0
     encoded_at: float = 0.0
@@ -95,7 +96,7 @@ class Outcome:
     evaluated_at: float = 0.0  # when it was done
     failed: dict[str, FluxlineError] = field(default_factory=dict)
     no_room: set[str] = field(default_factory=set)  # jobs that did not fit, each tried alone
-    batch_too_large: bool = False  # the evaluation did not fit; nothing in it advanced
+    batch_too_large: bool = False  # the evaluation did not fit: nothing advanced
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ from fluxline.request import (
     Progress,
     Queued,
     Started,
+    Terminal,
 )
 
 _log = logging.getLogger(__name__)
@@ -106,7 +107,7 @@ class Ledger:
         """Wait until every request has ended. False: the time was not enough."""
         return self._empty.wait(timeout_s)
 
-    def _end(self, request_id: str, event: Done | Failed | CancelledEvent) -> None:
+    def _end(self, request_id: str, event: Terminal) -> None:
         with self._lock:
             if entry := self._open.pop(request_id, None):
                 self._tell(entry.publish, event)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from fluxline import samplers
 from fluxline.engine.cache import ByteLRU
+from fluxline.engine.faults import is_lost, is_out_of_memory
 from fluxline.engine.job import Job, Outcome, Plan
 from fluxline.errors import DeviceLost, EngineError, FluxlineError, NotFinite, OutOfMemory
 from fluxline.models.base import Conditioning, DiffusionModel, DynamicShift, ModelSpec
@@ -93,16 +94,23 @@ class Runner:
         """Act, and say what went wrong. Its traceback ends here, with the tensors it holds."""
         try:
             act(jobs, outcome)
-        except DeviceLost:
-            raise
         except Exception as exc:  # noqa: BLE001 - the door of the device: narrowed and logged
-            if _is_out_of_memory(exc):
-                return OutOfMemory("the device's memory is full")
-            _log.error("%s failed", ", ".join(job.id for job in jobs), exc_info=exc)
-            if _is_lost(self._model.device):
-                raise DeviceLost("the device no longer answers") from None
-            return _as_engine_error(jobs[0], exc)
+            return self._narrowed(exc, jobs)
         return None
+
+    def _narrowed(self, exc: Exception, jobs: Sequence[Job]) -> FluxlineError:
+        """The error that jobs end with. Raises DeviceLost, which is nobody's own."""
+        if isinstance(exc, DeviceLost):
+            raise exc
+        if is_out_of_memory(exc):
+            return OutOfMemory("the device's memory is full")
+        _log.error("%s failed", ", ".join(job.id for job in jobs), exc_info=exc)
+        if is_lost(self._model.device):
+            raise DeviceLost("the device no longer answers")
+        if isinstance(exc, FluxlineError):
+            return exc
+        numbers = ", ".join(str(job.index) for job in jobs)
+        return EngineError(f"picture {numbers} failed inside the engine; the log has the cause")
 
     def _decode(self, jobs: Sequence[Job], outcome: Outcome) -> None:
         x = torch.stack([self._samples[job.id].x for job in jobs])
@@ -118,8 +126,9 @@ class Runner:
 
     def _admit(self, jobs: Sequence[Job], outcome: Outcome) -> None:
         conditioning = self._encode([text for job in jobs for text in _texts(job)])
+        started = {job.id: self._start(job, conditioning) for job in jobs}
+        self._samples.update(started)  # all or none: who does not fit holds nothing
         for job in jobs:
-            self._samples[job.id] = self._start(job, conditioning)
             if any(conditioning[text].truncated for text in _texts(job)):
                 read = self._model.spec.text_length
                 outcome.notes[job.id] = f"prompt cut: {self._model.spec.name} reads {read} tokens"
@@ -176,18 +185,19 @@ class Runner:
         velocity = self._model.evaluate(x, sigmas, [c for s in samples for c in s.contexts])
         if self._model.device.type == "cuda":  # a launch is no evaluation
             torch.cuda.synchronize(self._model.device)
-        row = 0
+        guided, row = [], 0
         for job, sample in zip(jobs, samples, strict=True):
             v = velocity[row]
             if len(sample.contexts) == 2:
                 negative = velocity[row + 1]
                 v = negative + job.params.cfg_scale * (v - negative)
+            guided.append(v)
             row += len(sample.contexts)
+        for job, sample, v in zip(jobs, samples, guided, strict=True):
             try:
                 self._advance(job, sample, v, outcome)
-            except Exception as exc:  # noqa: BLE001 - one job's solver; the others go on
-                _log.error("advancing %s failed", job.id, exc_info=exc)
-                outcome.failed[job.id] = _as_engine_error(job, exc)
+            except Exception as exc:  # noqa: BLE001 - one job's solver: the others go on
+                outcome.failed[job.id] = self._narrowed(exc, (job,))
 
     def _advance(self, job: Job, sample: Sample, velocity: Tensor, outcome: Outcome) -> None:
         sample.evaluation += 1
@@ -200,7 +210,7 @@ class Runner:
         try:
             sample.x, sample.sigma = sample.sampling.send(velocity)
         except StopIteration as end:
-            sample.x = end.value
+            sample.x, sample.contexts = end.value, []
             outcome.advanced[job.id] = True
         else:
             outcome.advanced[job.id] = False
@@ -223,28 +233,3 @@ def sigmas_of(job: Job, spec: ModelSpec) -> list[float]:
 
 def _texts(job: Job) -> tuple[str, ...]:
     return (job.request.prompt, job.params.negative_prompt)[: job.rows]
-
-
-def _is_out_of_memory(exc: Exception) -> bool:
-    """Whether memory ran out; on a CPU and on Apple's GPUs torch says so in words alone."""
-    if isinstance(exc, torch.OutOfMemoryError | MemoryError):
-        return True
-    words = ("out of memory", "not enough memory", "can't allocate memory")
-    return isinstance(exc, RuntimeError) and any(w in str(exc) for w in words)
-
-
-def _is_lost(device: torch.device) -> bool:
-    """Whether a CUDA context is beyond use, as after an illegal access: nothing on it works."""
-    if device.type != "cuda":
-        return False
-    try:
-        torch.cuda.synchronize(device)
-    except RuntimeError:
-        return True
-    return False
-
-
-def _as_engine_error(job: Job, exc: Exception) -> FluxlineError:
-    if isinstance(exc, FluxlineError):
-        return exc
-    return EngineError(f"picture {job.index} failed inside the engine; the log has the cause")

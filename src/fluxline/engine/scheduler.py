@@ -10,9 +10,11 @@ choice is made anew at every evaluation: a short job overtakes a long one at onc
 one's state simply waits.
 
 Memory that runs out is no failure. A forward that did not fit is tried again with half as many
-tokens, and the budget grows back; a job that did not fit alone waits until fewer are beside it.
+tokens, and the budget grows back. A job that did not fit alone waits until half as many others are
+running, and from then on no more than those may run beside it.
 """
 
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -21,6 +23,7 @@ from fluxline.errors import OutOfMemory
 
 PRIORITY_S = 30.0
 RATE_MEMORY = 0.8  # how much of the old rate survives a new measurement
+BOUNDLESS = sys.maxsize
 CALM = 64  # evaluations that fit, before a halved budget is doubled again
 
 
@@ -86,10 +89,12 @@ class Scheduler:
         for job in plan.admit:
             if job.id not in outcome.failed and job.id not in outcome.no_room:
                 changes.append(self._begin(job, outcome))
+        running = {job.id for job in self._jobs.values() if job.stage is Stage.RUNNING}
         if outcome.batch_too_large:
             self._shrink(plan.evaluate)
         elif outcome.advanced:
-            self._account(plan.evaluate, outcome.evaluated_s)
+            done = [job for job in plan.evaluate if job.id in outcome.advanced]
+            self._account(done, outcome.evaluated_s)
         for job in plan.evaluate:
             if (finished := outcome.advanced.get(job.id)) is not None:
                 job.done += 1
@@ -101,11 +106,10 @@ class Scheduler:
             if (picture := outcome.pictures.get(job.id)) is not None:
                 self._end(job)
                 changes.append(Change(job, picture=picture))
-        resident = {job.id for job in self._jobs.values() if job.is_resident}
         for job in dict.fromkeys((*plan.decode, *plan.admit, *plan.evaluate)):
             error = outcome.failed.get(job.id)
             if job.id in outcome.no_room:
-                error = self._make_room(job, beside=len(resident - {job.id}))
+                error = self._make_room(job, beside=len(running - {job.id}))
             if error and job.stage is not Stage.ENDED:
                 self._end(job)
                 changes.append(Change(job, error=error))
@@ -127,18 +131,19 @@ class Scheduler:
 
     def _admissible(self, order: list[Job]) -> tuple[Job, ...]:
         resident = [job for job in order if job.is_resident]
+        running = sum(job.stage is Stage.RUNNING for job in resident)
+        most_beside = min((job.room_beside for job in resident), default=BOUNDLESS)
         tokens = sum(job.tokens for job in resident)
         waiting = [job for job in order if job.stage is Stage.WAITING]
-        cramped = [job for job in waiting if job.room_beside is not None]
+        cramped = [job for job in waiting if job.room_beside < BOUNDLESS]
         owners = {job.request.owner for job in resident}
         held_back: set[str] = set()
         admit: list[Job] = []
         for job in cramped or waiting:  # whom memory has failed once goes before everybody else
-            beside = len(resident) + len(admit)
-            if job.room_beside is not None and beside > job.room_beside:
+            if running + len(admit) > min(job.room_beside, most_beside):
                 break
             room = self._budget.resident_tokens - tokens
-            if beside and job.tokens > room:
+            if (resident or admit) and job.tokens > room:
                 break
             owner = job.request.owner
             if owner in held_back or (owner in owners and job.tokens > room - self._batch_tokens):
@@ -146,6 +151,7 @@ class Scheduler:
                 continue
             tokens += job.tokens
             owners.add(owner)
+            most_beside = min(most_beside, job.room_beside)
             admit.append(job)
         return tuple(admit)
 
@@ -163,7 +169,8 @@ class Scheduler:
         return tuple(batch)
 
     def _decodable(self, order: list[Job]) -> tuple[Job, ...]:
-        ready = [job for job in order if job.stage is Stage.DECODING]
+        running = sum(job.stage is Stage.RUNNING for job in order)
+        ready = [job for job in order if job.stage is Stage.DECODING and running <= job.room_beside]
         if not ready:
             return ()
         size = ready[0].drawn
@@ -195,16 +202,19 @@ class Scheduler:
         self._calm = 0
 
     def _make_room(self, job: Job, *, beside: int) -> OutOfMemory | None:
-        """Put a job back until fewer are beside it; an error if it did not fit even alone.
+        """Let a job wait until half as many run beside it; an error if it did not fit alone.
 
-        It begins anew from its seed: what it held is what the others need to go on.
+        A job at sigma 0 holds next to nothing, and keeps it. Any other begins anew from its seed:
+        what it held is what the others need to go on.
         """
         if not beside:
             width, height = job.drawn
             message = f"{width}x{height} does not fit into the device's memory"
             return OutOfMemory(f"{message}; ask for a smaller size")
-        self._drop.append(job.id)
-        job.stage, job.done, job.room_beside = Stage.WAITING, 0, beside - 1
+        job.room_beside = min(job.room_beside, beside) // 2
+        if job.stage is not Stage.DECODING:
+            self._drop.append(job.id)
+            job.stage, job.done = Stage.WAITING, 0
         return None
 
     def _end(self, job: Job) -> None:

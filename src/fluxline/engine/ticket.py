@@ -7,16 +7,15 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import fields
 from typing import Any
 
-from fluxline.errors import Cancelled, InvalidParams, error_of
+from fluxline.errors import InvalidParams
 from fluxline.request import (
-    CancelledEvent,
-    Done,
     Event,
-    Failed,
     GenerationRequest,
     ImageReady,
     ImageResult,
     SamplingParams,
+    Terminal,
+    failure_of,
     random_seed,
 )
 
@@ -48,7 +47,7 @@ class Ticket:
         while True:
             event = self._events.get()
             yield event
-            if isinstance(event, Done | Failed | CancelledEvent):
+            if isinstance(event, Terminal):
                 return
 
     async def __aiter__(self) -> AsyncIterator[Event]:
@@ -58,7 +57,7 @@ class Ticket:
             while not self._events.empty():
                 event = self._events.get()
                 yield event
-                if isinstance(event, Done | Failed | CancelledEvent):
+                if isinstance(event, Terminal):
                     return
             await self._woken.wait()
 
@@ -71,10 +70,8 @@ class Ticket:
         for event in self:
             if isinstance(event, ImageReady):
                 images.append(event.image)
-            elif isinstance(event, Failed):
-                raise error_of(event.code, event.message)
-            elif isinstance(event, CancelledEvent):
-                raise Cancelled("the request was cancelled")
+            elif (error := failure_of(event)) is not None:
+                raise error
         return sorted(images, key=lambda image: image.index)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from fluxline.engine.faults import is_out_of_memory
 from fluxline.models.base import DiffusionModel
 
 LARGEST_BATCH_TOKENS = 8192
@@ -58,7 +59,12 @@ def tune(model: DiffusionModel[Any]) -> Tuning:
     rates: dict[int, float] = {}  # rows -> tokens a second
     rows = 1
     while rows * probe.tokens <= LARGEST_BATCH_TOKENS:
-        rates[rows] = rows * probe.tokens / probe.seconds(rows)
+        try:
+            rates[rows] = rows * probe.tokens / probe.seconds(rows)
+        except Exception as exc:
+            if rows == 1 or not is_out_of_memory(exc):
+                raise
+            break
         rows *= 2
         if time.perf_counter() > deadline:
             break
