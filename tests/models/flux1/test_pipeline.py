@@ -25,7 +25,7 @@ def psnr(ours: np.ndarray, theirs: np.ndarray) -> float:
 
 
 def draw_ours(model, **asked) -> np.ndarray:
-    with Engine.of(model, budget=BUDGET) as engine:
+    with Engine(model, budget=BUDGET) as engine:
         (image,) = engine.generate(asked.pop("prompt"), **asked)
     return np.asarray(Image.open(io.BytesIO(image.data)))
 
