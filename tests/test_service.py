@@ -150,6 +150,29 @@ async def test_nothing_is_admitted_before_the_model_is_loaded(service, replica):
         service.model(None)
 
 
+async def test_a_request_waits_while_the_model_is_loaded(service, replica, monkeypatch):
+    loaded = asyncio.Event()
+
+    async def settled():
+        await loaded.wait()
+        return "ready"
+
+    monkeypatch.setattr(replica, "settled", settled)
+    replica.state = "starting"
+    first, second = (asyncio.create_task(service.opened()) for _ in range(2))
+    await asyncio.sleep(0)
+    with pytest.raises(QueueFull, match="at most 2"):
+        await service.opened()
+    assert not first.done()
+
+    loaded.set()
+    await asyncio.gather(first, second)
+    monkeypatch.setattr("fluxline.service.LONGEST_OPENING_S", 0.01)
+    loaded.clear()
+    with pytest.raises(NotReady):
+        await service.opened()
+
+
 @pytest.mark.parametrize("name", [None, "", "fake", "default", "dall-e-3", "other"])
 def test_a_model_goes_by_its_name_its_aliases_and_none(name, service):
     assert service.model(name) is INFO

@@ -25,6 +25,7 @@ from fluxline.request import (
 )
 from fluxline.settings import DEFAULT_MODEL
 
+LONGEST_OPENING_S = 120.0  # for which a request waits while the model is loaded
 LONGEST_RETRY_S = 120.0  # official clients give up on a longer one
 
 
@@ -100,6 +101,7 @@ class Service:
         self._idle = asyncio.Event()
         self._idle.set()
         self._is_closing = False
+        self._at_the_door = 0  # requests that wait for the model
         self._pace = Pace()
 
     @property
@@ -133,6 +135,25 @@ class Service:
                 return model
         served = ", ".join(model.name for model in self.models)
         raise UnknownModel(f"model {name!r} is not served here; served: {served}")
+
+    async def opened(self) -> None:
+        """Wait while the model is being loaded or the worker started again.
+
+        Raises QueueFull when as many wait as may, NotReady when it takes too long.
+        """
+        if self._is_closing or self._replica.state not in ("starting", "restarting"):
+            return
+        if self._at_the_door >= self._queue_limit:
+            message = f"{self._at_the_door} requests are waiting; at most {self._queue_limit} may"
+            raise QueueFull(message, retry_after_s=self._pace.guess_s(1))
+        self._at_the_door += 1
+        try:
+            async with asyncio.timeout(LONGEST_OPENING_S):
+                await self._replica.settled()
+        except TimeoutError:
+            raise NotReady(f"not ready: {self._replica.reason}", retry_after_s=10.0) from None
+        finally:
+            self._at_the_door -= 1
 
     def submit(self, request: GenerationRequest) -> Ticket:
         """Admit a request. Raises NotReady, QueueFull, UnknownModel."""

@@ -6,6 +6,7 @@ import os
 import pty
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -165,6 +166,10 @@ def test_every_setting_is_a_flag_of_serve():
 
     for name in Settings.model_fields.keys() - {"aliases"}:
         assert f"--{name.replace('_', '-')}" in text
+
+
+def test_the_version_is_said():
+    assert CliRunner().invoke(app, ["--version"]).output == f"fluxline {version('fluxline')}\n"
 
 
 def test_a_wrong_setting_ends_with_2():

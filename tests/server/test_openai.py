@@ -112,6 +112,8 @@ async def test_aliases_that_agree_are_accepted(http, engine):
     ("body", "said"),
     [
         ({"surprise": 1}, "unknown field 'surprise' is ignored"),
+        ({"size": "64x64", "width": 32, "height": 32}, "size is ignored"),
+        ({"model": "dall-e-3"}, "dall-e-3 is an alias here: drawn by fake"),
         ({"user": "me"}, "user is ignored"),
         ({"style": "vivid"}, "style is ignored"),
         ({"moderation": "low"}, "moderation is ignored"),

@@ -4,9 +4,11 @@ Exit codes: 0 done · 1 a picture failed · 2 cannot start, or a wrong option ·
 """
 
 import sys
+from typing import Annotated
 
 import typer
 
+from fluxline import __version__
 from fluxline.cli.generate import generate
 from fluxline.cli.models import models
 from fluxline.cli.serve import serve
@@ -14,8 +16,21 @@ from fluxline.cli.serve import serve
 app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    help="The fast, lightweight, unified engine for FLUX image generation.",
 )
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, help="say the version and end")
+    ] = False,
+) -> None:
+    """The fast, lightweight, unified engine for FLUX image generation."""
+    if version:
+        print(f"fluxline {__version__}")
+        raise typer.Exit
+
+
 app.command()(serve)
 app.command()(generate)
 app.command()(models)

@@ -201,7 +201,10 @@ def _drawn(engine: "Engine", request: GenerationRequest, console: Console) -> It
         TextColumn("evaluations"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console, transient=True, redirect_stdout=False) as bar:
+    is_seen = console.is_terminal
+    with Progress(
+        *columns, console=console, transient=True, redirect_stdout=False, disable=not is_seen
+    ) as bar:
         task = bar.add_task("", total=None)
         for event in engine.submit(request):
             match event:

@@ -158,6 +158,8 @@ class LocalReplica:
                 self.models = models
                 self._ready_at = time.monotonic()
                 if not self._stopping.is_set():
+                    if self.restarts:
+                        _log.info("the worker is ready again")
                     self._turn("ready", "")
             case wire.Refused(request_id, code, text, field, retry_after_s):
                 error = error_of(code, text, field=field, retry_after_s=retry_after_s)

@@ -80,7 +80,8 @@ async def _wind_down(service: Service, signals: "asyncio.Queue[int]", drain_s: f
     status = service.status
     active = status.waiting + status.running
     if active:
-        print(f"finishing {active} requests, at most {drain_s:g} s; again to stop now", flush=True)
+        noun = "request" if active == 1 else "requests"
+        print(f"finishing {active} {noun}, at most {drain_s:g} s; again to stop now", flush=True)
     await _first(service.drain(drain_s), signals.get())
 
 

@@ -48,7 +48,7 @@ def _open(options: argparse.Namespace) -> Engine:
     opener = getattr(importlib.import_module(module), factory)
     engine: Engine = opener(options.model, options.device, _die)
     took_s = time.monotonic() - began
-    logging.getLogger(__name__).info("engine open after %.1f s", took_s)
+    logging.getLogger("fluxline.worker").info("engine open after %.1f s", took_s)
     return engine
 
 

@@ -58,7 +58,8 @@ def _opened(open_engine: Callable[[], Engine], outbox: "Outbox") -> Engine | int
     try:
         return open_engine()
     except LoadError as exc:
-        _log.error("the engine cannot be opened: %s", exc.message, exc_info=exc.__cause__)
+        _log.error("the engine cannot be opened: %s", exc.message)
+        _log.debug("because", exc_info=exc.__cause__)
         outbox.put(wire.Fatal(exc.message))
         return EXIT_CANNOT_LOAD
     except Exception:  # noqa: BLE001 - a door: the fleet may try again

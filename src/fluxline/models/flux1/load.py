@@ -45,7 +45,9 @@ def load(
     transformer = _transformer(_weights(path), device, dtype, checkpoint_at)
     options = {"dtype": dtype, "local_files_only": True, "use_safetensors": True}
     with _reading("vae"):
-        vae = AutoencoderKL.from_pretrained(folder, subfolder="vae", **options)
+        vae = AutoencoderKL.from_pretrained(
+            folder, subfolder="vae", low_cpu_mem_usage=False, **options
+        )
     vae = vae.to(device, memory_format=torch.channels_last).eval()
     grid = 2 * 2 ** (len(vae.config.block_out_channels) - 1)
     spec = _spec(name, about, transformer.config, _json_of(folder, "scheduler"), grid)

@@ -19,6 +19,7 @@ from fluxline.request import (
 )
 from fluxline.server.fields import Fields, MissingParam, UnsupportedParam
 from fluxline.service import Service
+from fluxline.settings import DEFAULT_MODEL
 
 PROMPT_LIMIT = 32_000  # characters
 LARGEST_SIDE = 65_535  # px; the model's own limit is checked by the model
@@ -194,6 +195,11 @@ def _warnings(fields: Fields, request: GenerationRequest) -> list[str]:
         warnings.append(f"quality {quality} has no effect: the number of steps decides; set steps")
     if request.output_format == "png" and request.compression is not None:
         warnings.append("output_compression has no effect on png")
+    asked = fields.text("model")
+    if asked and asked not in (request.model, DEFAULT_MODEL):
+        warnings.append(f"{asked[:64]} is an alias here: drawn by {request.model}")
+    if fields.given("size") and fields.given("width") and fields.given("height"):
+        warnings.append("size is ignored: width and height are given")
     warnings += [f"{name} is ignored" for name in IGNORED if fields.given(name)]
     # A name is the caller's text: quoted, cut and counted, so that it cannot flood the answer.
     unknown = fields.unread()

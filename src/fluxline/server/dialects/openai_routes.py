@@ -27,6 +27,7 @@ def openai_router(service: Service, *, max_n: int) -> APIRouter:
     async def generate(request: Request) -> Response:
         """Draw pictures of a prompt."""
         fields, request_id = await json_fields(request), request_id_var.get()
+        await unless_gone(request, service.opened())
         asked = openai.read(fields, service, max_n=max_n, request_id=request_id)
         try:
             images = await unless_gone(request, service.draw(asked.request))
@@ -84,11 +85,15 @@ def _answer(images: tuple[ImageResult, ...], warnings: tuple[str, ...]) -> bytes
             "size": f"{first.width}x{first.height}",
             "model": first.model,
             "image": first.data,
-            "gen_time": sum(timings_s.get(stage, 0.0) for stage in MODEL_STAGES),
+            "gen_time": max(_drawing_s(image) for image in images),
             "timings": {f"{stage}_ms": round(1000 * s, 3) for stage, s in timings_s.items()},
             "warnings": list(said),
         }
     )
+
+
+def _drawing_s(image: ImageResult) -> float:
+    return sum(image.timings_s.get(stage, 0.0) for stage in MODEL_STAGES)
 
 
 def _slowest(images: tuple[ImageResult, ...]) -> dict[str, float]:
