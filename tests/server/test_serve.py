@@ -207,7 +207,7 @@ async def test_a_second_signal_does_not_wait(start):
         post = asyncio.create_task(http.post("/v1/images/generations", json={"prompt": "hang"}))
         await count(http, running=1)
         server.process.send_signal(signal.SIGTERM)
-        assert "finishing 1 requests" in await asyncio.to_thread(server.line)
+        assert "finishing 1 request," in await asyncio.to_thread(server.line)
         assert (await http.get("/health/ready")).status_code == 503
         server.process.send_signal(signal.SIGTERM)
         await post

@@ -19,7 +19,7 @@ app = typer.Typer(
 )
 
 
-@app.callback()
+@app.callback(invoke_without_command=True)
 def options(
     version: Annotated[
         bool, typer.Option("--version", is_eager=True, help="say the version and end")
