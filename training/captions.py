@@ -1,31 +1,33 @@
 """Say what a scene shows, in many ways.
 
-A caption may leave out style and background: then the picture mostly has the default ones.
-Filler and nonsense words teach the encoders that unknown words do no harm.
+Style, background and colours may be left out: then the picture mostly has the default ones. Filler
+and nonsense words teach the encoders that unknown words do no harm.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from training.compose import BACKGROUND_NAMES, Scene
-from training.things import STYLES, THINGS
+from training.scenes import Figure, Scene, Stock
+from training.things import BACKGROUND_NAMES, COLOUR_NAMES, PLACE_NAMES, STYLES, THINGS
 
 EMPTY_SHARE = 1 / 16
 
 STYLE_WORDS = {
-    "noto": ("noto style", "noto", "flat", "flat style", "cartoon", "2d"),
+    "noto": ("noto style", "noto", "cartoon", "cartoon style", "2d"),
     "3d": ("3d", "3d render", "3d style", "fluent 3d", "glossy 3d", "rendered"),
+    "flat": ("flat", "flat style", "flat design", "vector", "fluent flat"),
+    "blob": ("blob", "blob style", "old noto", "gradient style"),
 }
 PICTURES = ("picture", "drawing", "illustration", "image", "icon", "emoji", "painting", "art",
             "photo", "sketch", "portrait", "render")  # fmt: skip
-FILLERS = ("cute", "little", "small", "big", "beautiful", "simple", "nice", "detailed", "funny",
-           "happy", "old", "new", "shiny", "lovely", "single", "colorful", "bright", "tiny",
+FILLERS = ("cute", "little", "big", "beautiful", "simple", "nice", "detailed", "funny",
+           "happy", "old", "new", "shiny", "lovely", "single", "colorful", "bright",
            "large", "great", "pretty", "sweet", "fancy", "magic", "modern", "classic", "cozy",
            "giant", "wonderful", "fresh", "wild", "friendly", "plain", "high quality",
            "futuristic", "sitting", "standing", "smiling", "flying", "running")  # fmt: skip
 TAILS = ("high quality", "detailed", "4k", "centered", "masterpiece", "digital art", "clean",
-         "best quality", "for kids", "in the middle", "alone", "vector art", "minimal",
+         "best quality", "for kids", "alone", "vector art", "minimal",
          "highly detailed", "in the style of an emoji", "sharp focus", "studio light",
          "trending", "professional", "on a table", "in space", "in the forest", "at night",
          "in the snow", "at sunset", "on the street", "in a garden", "looking at the camera",
@@ -33,56 +35,101 @@ TAILS = ("high quality", "detailed", "4k", "centered", "masterpiece", "digital a
 _VOWELS = "aeiou"
 
 
-def caption(scene: Scene, rng: np.random.Generator) -> str:
+def caption(scene: Scene, rng: np.random.Generator, stock: Stock) -> str:
     """Say the scene; nothing is said in one of sixteen."""
     if rng.random() < EMPTY_SHARE:
         return ""
-    names = THINGS[scene.thing].names
-    name = names[0] if rng.random() < 0.5 else str(rng.choice(names))
-    filler = f"{rng.choice(FILLERS)} " if rng.random() < 0.2 else ""
-    style = str(rng.choice(STYLE_WORDS[STYLES[scene.style]])) if scene.says_style else ""
-    text = _subject(f"{filler}{name}", style, rng)
+    styles = STYLE_WORDS[STYLES[scene.figures[0].style]]
+    style = str(rng.choice(styles)) if scene.says_style else ""
+    text = _styled(_figures(scene, rng, stock), style, rng)
     if scene.says_background:
         text += _ground(BACKGROUND_NAMES[scene.background], rng)
-    if rng.random() < 0.12:
+    if rng.random() < 0.1:
         text += f", {rng.choice(TAILS)}"
-    if rng.random() < 0.08:
+    if rng.random() < 0.06:
         text = _disturbed(text, rng)
     return text
 
 
-def _subject(name: str, style: str, rng: np.random.Generator) -> str:
-    article = "the " if rng.random() < 0.06 else _with_article(name)
-    spoken = name if rng.random() < 0.12 else f"{article}{name}"
+def _figures(scene: Scene, rng: np.random.Generator, stock: Stock) -> str:
+    """What is to be seen and where, as a noun phrase."""
+    spoken = [_figure(figure, rng, stock) for figure in scene.figures]
+    if scene.place is not None:
+        small = str(rng.choice(("small", "tiny", "little", "")))
+        name = _named(f"{small} {_bare(spoken[0])}".strip(), rng)
+        return f"{name} {PLACE_NAMES[scene.place]}"
+    if scene.relation == "left":
+        one, other = spoken
+        forms = (f"{one} and {other}", f"{one} to the left of {other}",
+                 f"{one} on the left and {other} on the right", f"{one} next to {other}",
+                 f"{other} to the right of {one}", f"{one} beside {other}")  # fmt: skip
+        return str(rng.choice(forms))
+    if scene.relation == "above":
+        one, other = spoken
+        forms = (f"{one} above {other}", f"{one} on top of {other}", f"{other} below {one}",
+                 f"{other} under {one}")  # fmt: skip
+        return str(rng.choice(forms))
+    return spoken[0]
+
+
+def _figure(figure: Figure, rng: np.random.Generator, stock: Stock) -> str:
+    names = THINGS[figure.thing].names
+    name = names[0] if rng.random() < 0.5 else str(rng.choice(names))
+    colour = stock.colour_of(figure)
+    is_told = figure.colour is not None or rng.random() < 0.15
+    if colour is not None and is_told:
+        # "a red apple" whose name says so already, or a blue one whose name says red: the bare name
+        plain = min(names, key=lambda n: sum(word in COLOUR_NAMES for word in n.split()))
+        name = f"{COLOUR_NAMES[colour]} {plain}"
+    if rng.random() < 0.15:
+        name = f"{rng.choice(FILLERS)} {name}"
+    return _named(name, rng)
+
+
+def _named(name: str, rng: np.random.Generator) -> str:
+    draw = rng.random()
+    if draw < 0.12:
+        return name
+    return f"the {name}" if draw < 0.18 else f"{article(name)}{name}"
+
+
+def _bare(spoken: str) -> str:
+    for article in ("a ", "an ", "the "):
+        spoken = spoken.removeprefix(article)
+    return spoken
+
+
+def _styled(subject: str, style: str, rng: np.random.Generator) -> str:
     if not style:
-        picture = f"{rng.choice(('a ', ''))}{rng.choice(PICTURES)} of {spoken}"
-        return picture if rng.random() < 0.25 else spoken
+        picture = f"{rng.choice(('a ', ''))}{rng.choice(PICTURES)} of {subject}"
+        return picture if rng.random() < 0.25 else subject
     form = rng.integers(4)
     if form == 0:
-        return f"{_with_article(style)}{style} {name}"
+        return f"{article(style)}{style} {_bare(subject)}"
     if form == 1:
-        return f"{spoken}, {style}"
+        return f"{subject}, {style}"
     picture = "" if style.endswith("render") else f" {rng.choice(PICTURES)}"
-    return f"{style}{picture} of {spoken}"
+    return f"{style}{picture} of {subject}"
 
 
 def _ground(colour: str, rng: np.random.Generator) -> str:
-    forms = (f" on a {colour} background", f" on a {colour} background", f" on {colour}",
-             f", {colour} background", f" with a {colour} background",
-             f" in front of a {colour} background")  # fmt: skip
+    one = f"{article(colour)}{colour} background"
+    forms = (f" on {one}", f" on {one}", f" on {colour}", f", {colour} background",
+             f" with {one}", f" in front of {one}")  # fmt: skip
     return str(rng.choice(forms))
 
 
-def _with_article(name: str) -> str:
+def article(name: str) -> str:
+    """The indefinite article and a space."""
     return "an " if name[0] in _VOWELS else "a "
 
 
 def _disturbed(text: str, rng: np.random.Generator) -> str:
-    """Add a word of random letters, or drop a small word."""
+    """Add a word of random letters, or drop small words."""
     words = text.split()
     if rng.random() < 0.5:
         letters = rng.integers(0, 26, rng.integers(2, 6))
         words.insert(int(rng.integers(len(words) + 1)), "".join(chr(97 + k) for k in letters))
     else:
-        words = [w for w in words if w not in ("a", "an", "the", "of", "on")]
+        words = [w for w in words if w not in ("a", "an", "the", "of")]
     return " ".join(words)

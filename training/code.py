@@ -14,10 +14,12 @@ import numpy as np
 import torch
 from einops import rearrange
 
-from training.compose import Composer, random_scene, random_size
+from training.compose import Composer
+from training.recipe import CHANNELS
+from training.scenes import random_scene, random_size
 
 PATCH_PX = 8
-CHANNELS = 16
+
 WHITENING = 0.25  # divide each component by its variance to this power
 
 
@@ -51,8 +53,12 @@ def fit(composer: Composer, *, pictures: int = 1536, seed: int = 0) -> Code:
     rng = np.random.default_rng(seed)
     rows = []
     for _ in range(pictures // 32):
-        scenes = [random_scene(rng) for _ in range(32)]
-        rows.append(_patches(composer.draw(scenes, random_size(rng), rng)).flatten(0, 2))
+        scenes = [random_scene(rng, composer.stock) for _ in range(32)]
+        rows.append(
+            _patches(composer.draw(scenes, random_size(rng, composer.stock.recipe), rng)).flatten(
+                0, 2
+            )
+        )
     flat = torch.cat(rows).double()
     mean = flat.mean(0)
     values, vectors = torch.linalg.eigh(torch.cov((flat - mean).T))

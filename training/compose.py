@@ -1,109 +1,147 @@
-"""Draw training pictures on the fly: one thing, centred, on one plain background.
+"""Draw scenes: sprites on plain backgrounds, in batches, on whatever device they lie.
 
-Sprites are held premultiplied, because they are resampled here by `grid_sample`; the stored
-array is straight RGBA, since Pillow premultiplies by itself.
+Sprites are held premultiplied, because they are resampled here by `grid_sample`; the stored array
+is straight RGBA, since Pillow premultiplies by itself. Recolouring turns the hue in the YIQ plane:
+that is linear, so it may be done to premultiplied colours.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import io
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 
-from training.things import (
-    BACKGROUNDS,
-    STYLES,
-    THINGS,
-    is_background_held_out,
-    is_style_held_out,
-)
+from training.recipe import Recipe
+from training.scenes import Scene, Stock
+from training.things import BACKGROUNDS, COLOURS, STYLES, THINGS
 
-BACKGROUND_NAMES = tuple(BACKGROUNDS)
-DEFAULT_STYLE, DEFAULT_BACKGROUND = STYLES.index("3d"), BACKGROUND_NAMES.index("white")
-SIZES = ((128, 128), (160, 96), (96, 160))  # width, height
-DEFAULT_STYLE_SHARE = 0.8  # of the pictures whose caption names no style,
-DEFAULT_BACKGROUND_SHARE = 0.85  # or no background: a plain prompt has a plain answer
-_SPRITE_PX = 128
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Scene:
-    """What one picture shows, as indices into THINGS, STYLES and BACKGROUND_NAMES.
-
-    And what its caption says of it: style and background may be left unsaid.
-    """
-
-    thing: int
-    style: int
-    background: int
-    says_style: bool = True
-    says_background: bool = True
-
-
-def random_scene(rng: np.random.Generator) -> Scene:
-    """Draw a scene that is allowed in training."""
-    while True:
-        says_style, says_background = bool(rng.random() < 0.5), bool(rng.random() < 0.6)
-        style, background = int(rng.integers(len(STYLES))), int(rng.integers(len(BACKGROUNDS)))
-        if not says_style and rng.random() < DEFAULT_STYLE_SHARE:
-            style = DEFAULT_STYLE
-        if not says_background and rng.random() < DEFAULT_BACKGROUND_SHARE:
-            background = DEFAULT_BACKGROUND
-        scene = Scene(
-            thing=int(rng.integers(len(THINGS))), style=style, background=background,
-            says_style=says_style, says_background=says_background,
-        )  # fmt: skip
-        if not is_held_out(scene):
-            return scene
-
-
-def is_held_out(scene: Scene) -> bool:
-    """Whether a scene is kept for the evaluation."""
-    name = BACKGROUND_NAMES[scene.background]
-    return is_style_held_out(scene.thing, scene.style) or is_background_held_out(scene.thing, name)
-
-
-def random_size(rng: np.random.Generator) -> tuple[int, int]:
-    """Draw the (width, height) of a batch: square three times in four."""
-    draw = rng.random()
-    return SIZES[0] if draw < 0.75 else SIZES[1] if draw < 0.875 else SIZES[2]
+SPRITE_PX = 128
+YIQ = torch.tensor([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
+PURITY = 0.7  # from here on a sprite has one hue that a word can name,
+CHROMA = 0.08  # if it has so much of it
 
 
 class Composer:
-    """Holds the sprites and pastes them onto backgrounds in batches."""
+    """Holds the sprites of a recipe and pastes them onto backgrounds."""
 
-    def __init__(self, data: Path, device: str = "cpu") -> None:
-        straight = torch.from_numpy(np.load(data / "sprites.npz")["sprites"])
-        rows = [_premultiplied(thing) for thing in straight]
-        self.sprites = torch.stack(rows).to(device)  # (N, S, 4, 128, 128)
+    def __init__(self, data: Path, recipe: Recipe, device: str = "cpu") -> None:
+        sprites, available = _sprites(data / "sprites.zip", recipe)
+        hues, has_hue = _hues(sprites)
+        gaps = torch.cos(TARGETS - hues[..., None])  # (N, S, 7)
+        own = torch.where(has_hue & (gaps.amax(-1) > 0.9), gaps.argmax(-1), -1)
+        self.stock = Stock(
+            recipe=recipe,
+            available=available,
+            coloured=(has_hue.numpy() | ~available).all(1) & _can_be_called(recipe),
+            own_colour=own.numpy(),
+        )
+        self.hues = hues  # (N, S) radians
+        self.sprites = sprites.to(device)  # (N, S, 4, 128, 128)
         colours = torch.tensor(list(BACKGROUNDS.values()), device=device)
         self.colours = colours.float() / 127.5 - 1  # (16, 3)
 
     def draw(
         self, scenes: list[Scene], size: tuple[int, int], rng: np.random.Generator | None
     ) -> torch.Tensor:
-        """Return pictures `(B, 3, H, W)` in [-1, 1]; without rng, unjittered."""
+        """Return pictures `(B, 3, H, W)` in [-1, 1]; rng: things a little off their places."""
+        picture = self.colours[[s.background for s in scenes]][:, :, None, None]
+        picture = picture.expand(-1, -1, size[1], size[0])
+        for layer in range(max(len(s.figures) for s in scenes)):
+            having = [k for k, s in enumerate(scenes) if len(s.figures) > layer]
+            rgba = self._figures([scenes[k] for k in having], layer, size, rng)
+            beneath = picture[having]
+            # [0, 1] premultiplied to [-1, 1]: 2 c - a + b (1 - a)
+            pasted = 2 * rgba[:, :3] - rgba[:, 3:] + beneath * (1 - rgba[:, 3:])
+            if len(having) == len(scenes):
+                picture = pasted
+            else:
+                picture = picture.index_copy(0, torch.tensor(having, device=picture.device), pasted)
+        return picture
+
+    def _figures(
+        self,
+        scenes: list[Scene],
+        layer: int,
+        size: tuple[int, int],
+        rng: np.random.Generator | None,
+    ) -> torch.Tensor:
         width, height = size
-        batch, device = len(scenes), self.sprites.device
-        jitter = np.zeros((batch, 3)) if rng is None else rng.uniform(-1, 1, (batch, 3))
-        share = torch.tensor(0.89 + 0.04 * jitter[:, 0], device=device).float()
-        pixels = share * min(size)
-        theta = torch.zeros(batch, 2, 3, device=device)
-        theta[:, 0, 0], theta[:, 1, 1] = width / pixels, height / pixels
-        theta[:, :, 2] = 2 * 2.5 * torch.tensor(jitter[:, 1:], device=device).float()
-        theta[:, :, 2] /= pixels[:, None]
-        grid = F.affine_grid(theta, [batch, 4, height, width], align_corners=False)
-        index = [[s.thing for s in scenes], [s.style for s in scenes]]
-        rgba = F.grid_sample(self.sprites[index[0], index[1]], grid, align_corners=False)
-        ground = self.colours[[s.background for s in scenes]][:, :, None, None]
-        colour, alpha = rgba[:, :3], rgba[:, 3:]
-        return 2 * colour - alpha + ground * (1 - alpha)
+        figures = [s.figures[layer] for s in scenes]
+        boxes = np.array([s.boxes(width, height)[layer] for s in scenes])
+        if rng is not None:
+            boxes[:, 2] *= rng.uniform(0.95, 1.04, len(scenes))
+            boxes[:, :2] += rng.uniform(-0.02, 0.02, (len(scenes), 2)) * min(size)
+        x, y, side = torch.from_numpy(boxes).float().to(self.sprites.device).T
+        theta = torch.zeros(len(scenes), 2, 3, device=self.sprites.device)
+        theta[:, 0, 0], theta[:, 1, 1] = width / side, height / side
+        theta[:, 0, 2], theta[:, 1, 2] = (width - 2 * x) / side, (height - 2 * y) / side
+        grid = F.affine_grid(theta, [len(scenes), 4, height, width], align_corners=False)
+        sprites = self.sprites[[f.thing for f in figures], [f.style for f in figures]]
+        for k, figure in enumerate(figures):
+            if figure.colour is not None:
+                own = self.hues[figure.thing, figure.style]
+                turned = turn_hue(sprites[k], float(TARGETS[figure.colour] - own))
+                sprites[k] = turned
+        if float(side.min()) < SPRITE_PX / 1.5:  # a small one would alias
+            sprites = F.interpolate(sprites, scale_factor=0.5, mode="area")
+        return F.grid_sample(sprites, grid, align_corners=False)
 
 
-def _premultiplied(straight: torch.Tensor) -> torch.Tensor:
-    rgba = straight.permute(0, 3, 1, 2).float() / 255  # (S, 4, 256, 256)
-    rgba[:, :3] *= rgba[:, 3:]
-    return F.interpolate(rgba, size=(_SPRITE_PX, _SPRITE_PX), mode="area")
+def turn_hue(rgba: torch.Tensor, angle: float) -> torch.Tensor:
+    """Turn the hue of a premultiplied sprite `(4, H, W)`; lightness and chroma stay."""
+    cos, sin = float(np.cos(angle)), float(np.sin(angle))
+    turn = torch.tensor([[1, 0, 0], [0, cos, -sin], [0, sin, cos]], dtype=torch.float32)
+    matrix = (torch.linalg.inv(YIQ) @ turn @ YIQ).to(rgba.device)
+    colour = torch.einsum("ij,jhw->ihw", matrix, rgba[:3])
+    return torch.cat((colour.clamp(min=0).minimum(rgba[3:]), rgba[3:]))
+
+
+def _hues(sprites: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean hue (N, S) in radians of sprites (N, S, 4, H, W), and whether it is the only one."""
+    plane = torch.einsum("ij,nsjhw->nsihw", YIQ[1:], sprites[:, :, :3])
+    chroma = plane.norm(dim=2).flatten(2).sum(-1)
+    mean = plane.flatten(3).sum(-1)  # (N, S, 2)
+    area = sprites[:, :, 3].flatten(2).sum(-1)
+    purity = mean.norm(dim=-1) / chroma.clamp(min=1e-6)
+    has_hue = (purity > PURITY) & (chroma / area > CHROMA)
+    return torch.atan2(mean[..., 1], mean[..., 0]), has_hue
+
+
+def _can_be_called(recipe: Recipe) -> np.ndarray:
+    """Which things have a name without a colour in it: a blue "red heart" would be a riddle."""
+    return np.array(
+        [
+            any(COLOURS.keys().isdisjoint(name.split()) for name in thing.names)
+            for thing in THINGS[: recipe.things]
+        ]
+    )
+
+
+def _target_hues() -> torch.Tensor:
+    i, q = YIQ[1:] @ torch.tensor(list(COLOURS.values())).float().T
+    return torch.atan2(q, i)
+
+
+TARGETS = _target_hues()  # (7,) radians
+
+
+def _sprites(path: Path, recipe: Recipe) -> tuple[torch.Tensor, np.ndarray]:
+    """Premultiplied sprites (N, S, 4, 128, 128), zero where a style lacks a thing."""
+    sprites = torch.zeros(recipe.things, recipe.styles, 4, SPRITE_PX, SPRITE_PX)
+    available = np.zeros((recipe.things, recipe.styles), dtype=bool)
+    with zipfile.ZipFile(path) as archive:
+        names = set(archive.namelist())
+        for t, s in np.ndindex(available.shape):
+            name = f"{THINGS[t].code}/{STYLES[s]}.webp"
+            if name in names:
+                straight = Image.open(io.BytesIO(archive.read(name)))
+                rgba = torch.from_numpy(np.array(straight)).permute(2, 0, 1).float() / 255
+                rgba[:3] *= rgba[3:]
+                sprites[t, s] = F.interpolate(rgba[None], size=(SPRITE_PX, SPRITE_PX), mode="area")
+                available[t, s] = True
+    return sprites, available

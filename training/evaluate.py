@@ -1,12 +1,12 @@
-"""Ask the embedded model for every thing, and look up which thing its picture is nearest to.
+"""Ask the embedded model the evaluation's questions and let the classifier read its answers.
 
-    python -m training.evaluate --data DIR --out FILE.json [--limit N] [--steps 4 6]
+    python -m training.evaluate --data DIR --classifier FILE --out FILE.json
+        [--model mini] [--steps 8] [--guidance 1 2 4] [--every 5]
 
-A picture counts as right if, among all things in both styles on the picture's own background, the
-nearest in 32 x 32 px (mean squared colour difference) is the thing asked for. That is generous to
-blobs of the right colour and shape and blind to detail; chance is one in the number of things.
-Prompts say thing, style and background; those held out of training are counted apart. A background
-is right if the middle colour of the picture's rim is nearest to the one asked for.
+The thing is right if the classifier names it, of all things; of two, both, each in its place. Its
+own errors count against the model: the ceiling is in the table. A background is right if the middle
+colour of the picture's rim is nearest to the one asked for. The distance is Fréchet's between the
+classifier's features of the drawn pictures and of the real ones of the same scenes.
 """
 
 from __future__ import annotations
@@ -15,124 +15,144 @@ import argparse
 import io
 import json
 from collections import defaultdict
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image
 
 from fluxline import Engine
-from training.captions import STYLE_WORDS
-from training.compose import BACKGROUND_NAMES, Composer, Scene, is_held_out
-from training.things import STYLES, THINGS
+from fluxline.engine.ticket import Ticket, new_request
+from training import classifier, questions
+from training.compose import Composer
+from training.recipe import RECIPES
+from training.scenes import Scene
 
-SIDE = 32  # px of the comparison
+SIZE = (128, 128)
+IN_FLIGHT = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
-    """What is right in a picture; rank 0: no other thing is nearer than the one asked for."""
+class Answer:
+    """What is right in a picture."""
 
-    rank: int
-    is_style_right: bool
-    is_background_right: bool
-
-
-def scenes(limit: int | None) -> list[Scene]:
-    """Every thing in both styles, on backgrounds that go round."""
-    found = [
-        Scene(thing=t, style=s, background=(3 * t + 5 * s) % len(BACKGROUND_NAMES))
-        for t in range(len(THINGS))
-        for s in range(len(STYLES))
-    ]
-    return found[:: max(1, len(found) // limit)] if limit else found
-
-
-def prompt(scene: Scene) -> str:
-    """The plain sentence for a scene."""
-    name, style = THINGS[scene.thing].name, STYLE_WORDS[STYLES[scene.style]][0]
-    return f"{style} drawing of {name} on a {BACKGROUND_NAMES[scene.background]} background"
+    thing: bool  # or both
+    style: bool
+    colour: bool | None  # None: no colour was asked for
+    background: bool
 
 
 class Judge:
-    """Compares pictures with what they should have been."""
+    """Reads pictures."""
 
-    def __init__(self, composer: Composer) -> None:
-        self.composer = composer
-        self._drawn: dict[int, torch.Tensor] = {}  # background -> (N S, 3, 32, 32)
+    def __init__(self, composer: Composer, model: classifier.Classifier) -> None:
+        self.composer, self.model = composer, model
 
-    def verdict(self, picture: torch.Tensor, scene: Scene) -> Verdict:
+    @torch.inference_mode()
+    def read(self, picture: torch.Tensor, scene: Scene) -> Answer:
         """Judge a picture `(3, 128, 128)` in [-1, 1]."""
-        distance = (self._candidates(scene.background) - _small(picture[None])).square()
-        by_thing = distance.flatten(1).mean(1).view(len(THINGS), len(STYLES))
-        nearest = by_thing.min(1).values
+        boxes = np.array(scene.boxes(*SIZE))
+        seen = classifier.boxes_of(picture.expand(len(boxes), -1, -1, -1), boxes, None)
+        things, styles, colours = (row.argmax(1).tolist() for row in self.model(seen))
+        asked = scene.figures
         rim = torch.cat((picture[:, :3].flatten(1), picture[:, -3:].flatten(1)), 1).median(1).values
         ground = (self.composer.colours - rim).square().sum(1).argmin()
-        return Verdict(
-            rank=int((nearest < nearest[scene.thing]).sum()),
-            is_style_right=int(by_thing[scene.thing].argmin()) == scene.style,
-            is_background_right=int(ground) == scene.background,
+        is_coloured = asked[0].colour is not None
+        return Answer(
+            thing=things == [f.thing for f in asked],
+            style=styles == [f.style for f in asked],
+            colour=colours[0] == asked[0].colour if is_coloured else None,
+            background=int(ground) == scene.background,
         )
 
-    def _candidates(self, background: int) -> torch.Tensor:
-        if background not in self._drawn:
-            scenes = [
-                Scene(thing=t, style=s, background=background)
-                for t in range(len(THINGS))
-                for s in range(len(STYLES))
-            ]
-            self._drawn[background] = _small(self.composer.draw(scenes, (128, 128), None))
-        return self._drawn[background]
+    @torch.inference_mode()
+    def features(self, pictures: torch.Tensor) -> np.ndarray:
+        """Features of whole pictures `(B, 3, 128, 128)`."""
+        boxes = np.tile([64.0, 64.0, 128 / classifier.MARGIN], (len(pictures), 1))
+        read: np.ndarray = self.model.features(classifier.boxes_of(pictures, boxes, None)).numpy()
+        return read
 
 
-def evaluate(composer: Composer, *, steps: int, limit: int | None) -> dict[str, dict[str, float]]:
-    """Shares of right pictures, for scenes seen in training and for those held out."""
-    tally: dict[str, list[Verdict]] = defaultdict(list)
-    judge = Judge(composer)
-    with Engine("mini", device="cpu") as engine:
-        for k, scene in enumerate(scenes(limit)):
-            (image,) = engine.generate(prompt(scene), seed=k, steps=steps)
-            pixels = np.array(Image.open(io.BytesIO(image.data)))
-            picture = torch.from_numpy(pixels).permute(2, 0, 1) / 127.5 - 1
-            kind = "held out" if is_held_out(scene) else "seen"
-            tally[kind].append(judge.verdict(picture, scene))
-    return {
-        kind: {
-            "pictures": len(rows),
-            "thing nearest": _share(v.rank == 0 for v in rows),
-            "thing in nearest five": _share(v.rank < 5 for v in rows),
-            "style right": _share(v.is_style_right for v in rows),
-            "background right": _share(v.is_background_right for v in rows),
+def drawn(
+    engine: Engine, asked: list[tuple[str, str, Scene]], steps: int, guidance: float | None
+) -> list[torch.Tensor]:
+    """The pictures of all prompts; the seed of a question is its number."""
+    pictures: list[torch.Tensor] = []
+    waiting: list[Ticket] = []
+    params = {"steps": steps} | ({} if guidance is None else {"guidance": guidance})
+    for seed, (_, prompt, _) in enumerate(asked):
+        waiting.append(engine.submit(new_request(prompt, seed=seed, params=params)))
+        if len(waiting) == IN_FLIGHT:
+            pictures += [_picture(ticket) for ticket in waiting]
+            waiting.clear()
+    return pictures + [_picture(ticket) for ticket in waiting]
+
+
+def table(answers: dict[str, list[Answer]]) -> dict[str, dict[str, float]]:
+    """Shares of right answers by kind."""
+    rows = {}
+    for kind, given in answers.items():
+        rows[kind] = {
+            "pictures": len(given),
+            "thing": _share([a.thing for a in given]),
+            "style": _share([a.style for a in given]),
+            "background": _share([a.background for a in given]),
         }
-        for kind, rows in tally.items()
-    }
+        if coloured := [a.colour for a in given if a.colour is not None]:
+            rows[kind]["colour"] = _share(coloured)
+    return rows
 
 
-def _share(truths: Iterable[bool]) -> float:
-    return round(float(np.mean(list(truths))), 3)
+def frechet(one: np.ndarray, other: np.ndarray) -> float:
+    """Fréchet distance between two clouds of features, taken as Gaussians."""
+    gap = np.square(one.mean(0) - other.mean(0)).sum()
+    a, b = np.cov(one.T), np.cov(other.T)
+    values = np.linalg.eigvals(a @ b)
+    root = np.sqrt(np.clip(values.real, 0, None)).sum()
+    return float(gap + np.trace(a) + np.trace(b) - 2 * root)
 
 
-def _small(pictures: torch.Tensor) -> torch.Tensor:
-    return F.interpolate(pictures, size=(SIDE, SIDE), mode="area")
+def _picture(ticket: Ticket) -> torch.Tensor:
+    (image,) = ticket.result()
+    pixels = np.array(Image.open(io.BytesIO(image.data)))
+    return torch.from_numpy(pixels).permute(2, 0, 1) / 127.5 - 1
+
+
+def _share(truths: list[bool]) -> float:
+    return round(float(np.mean(truths)), 3)
 
 
 def main() -> None:
-    """Evaluate at several numbers of steps and write the table."""
+    """Evaluate at several numbers of steps and guidances, and write the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--classifier", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--limit", type=int, default=None)
-    parser.add_argument("--steps", type=int, nargs="+", default=[2, 4, 6, 8, 20])
+    parser.add_argument("--recipe", choices=RECIPES, default="cpu")
+    parser.add_argument("--model", default="mini")
+    parser.add_argument("--steps", type=int, nargs="+", default=[8])
+    parser.add_argument("--guidance", type=float, nargs="+", default=[None])
+    parser.add_argument("--every", type=int, default=1, help="ask one question of so many")
     args = parser.parse_args()
-    composer = Composer(args.data)
-    table = {}
-    for steps in args.steps:
-        table[steps] = evaluate(composer, steps=steps, limit=args.limit)
-        print(steps, table[steps], flush=True)
-    args.out.write_text(json.dumps(table, indent=1) + "\n")
+    recipe = RECIPES[args.recipe]
+    composer = Composer(args.data, recipe)
+    judge = Judge(composer, classifier.load(args.classifier, recipe))
+    asked = questions.read(args.recipe)[:: args.every]
+    real = judge.features(composer.draw([s for _, _, s in asked], SIZE, None))
+    found: dict[str, object] = {"ceiling": classifier.accuracy(judge.model, composer)}
+    with Engine(args.model, device="cpu") as engine:
+        for steps in args.steps:
+            for guidance in args.guidance:
+                pictures = drawn(engine, asked, steps, guidance)
+                answers: dict[str, list[Answer]] = defaultdict(list)
+                for picture, (kind, _, scene) in zip(pictures, asked, strict=True):
+                    answers[kind].append(judge.read(picture, scene))
+                key = f"{steps} evaluations" + ("" if guidance is None else f", {guidance:g}")
+                distance = frechet(judge.features(torch.stack(pictures)), real)
+                found[key] = {**table(answers), "distance": round(distance, 2)}
+                print(key, json.dumps(found[key], indent=1), flush=True)
+    args.out.write_text(json.dumps(found, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -17,16 +17,19 @@ from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransfo
 
 from fluxline.models.flux1.names import layout_for
 from training import code, text, transformer, vae
+from training.recipe import RECIPES, T5_LENGTH, Recipe
+from training.scenes import SIZES
 
 ASSETS = Path(__file__).parents[1] / "src" / "fluxline" / "assets" / "mini"
-NATIVE_SIZE = (128, 128)
 DEFAULT_STEPS = 8
 MAX_STEPS = 50
 
 
-def diffusers_transformer(average: dict[str, torch.Tensor]) -> FluxTransformer2DModel:
+def diffusers_transformer(
+    average: dict[str, torch.Tensor], recipe: Recipe
+) -> FluxTransformer2DModel:
     """Read the averaged weights of a run back into diffusers' layout."""
-    config = transformer.CONFIG
+    config = recipe.transformer
     model = FluxTransformer2DModel(
         patch_size=1,
         in_channels=config.in_channels,
@@ -52,10 +55,10 @@ def diffusers_transformer(average: dict[str, torch.Tensor]) -> FluxTransformer2D
     return model
 
 
-def pipeline(run: Path, checkpoint: str) -> FluxPipeline:
+def pipeline(run: Path, checkpoint: str, recipe: Recipe) -> FluxPipeline:
     """Put the parts of a run together as a stock pipeline, fp32."""
     state = torch.load(run / checkpoint, weights_only=True, map_location="cpu")
-    painter = transformer.Painter(text.untrained(run), transformer.SIZE)
+    painter = transformer.Painter(text.untrained(run), recipe)
     painter.load_state_dict(state["average"])
     encoders = painter.encoders
     text.tie_capitals(encoders)
@@ -68,20 +71,21 @@ def pipeline(run: Path, checkpoint: str) -> FluxPipeline:
         tokenizer=encoders.clip_words,
         text_encoder_2=encoders.t5.eval(),
         tokenizer_2=encoders.t5_words,
-        transformer=diffusers_transformer(painter.transformer.state_dict()).eval(),
+        transformer=diffusers_transformer(painter.transformer.state_dict(), recipe).eval(),
     )
 
 
-def manifest(latent_code: code.Code, steps: int) -> dict[str, object]:
+def manifest(latent_code: code.Code, steps: int, recipe: Recipe) -> dict[str, object]:
     """What a server must know beyond diffusers' own files."""
     matrix, bias = latent_code.preview()
+    sizes = SIZES if recipe.shapes else SIZES[:1]
     return {
         "name": "mini",
-        "native_size": list(NATIVE_SIZE),
-        "trained_sizes": [list(NATIVE_SIZE)],
+        "native_size": list(SIZES[0]),
+        "trained_sizes": [list(size) for size in sizes],
         "default_steps": steps,
         "max_steps": MAX_STEPS,
-        "text_length": text.T5_LENGTH,
+        "text_length": T5_LENGTH,
         "guidance": None,
         "preview": {"matrix": matrix, "bias": bias},
     }
@@ -92,11 +96,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder of the training run")
     parser.add_argument("--checkpoint", default="transformer.pt")
+    parser.add_argument("--recipe", choices=RECIPES, default="cpu")
     parser.add_argument("--steps", type=int, default=DEFAULT_STEPS)
     parser.add_argument("--target", type=Path, default=ASSETS)
     args = parser.parse_args()
-    pipeline(args.out, args.checkpoint).to(torch.float16).save_pretrained(args.target)
-    written = json.dumps(manifest(code.load(args.out / "code.pt"), args.steps), indent=1)
+    recipe = RECIPES[args.recipe]
+    pipeline(args.out, args.checkpoint, recipe).to(torch.float16).save_pretrained(args.target)
+    written = json.dumps(manifest(code.load(args.out / "code.pt"), args.steps, recipe), indent=1)
     (args.target / "fluxline.json").write_text(written + "\n")
     files = [f for f in args.target.rglob("*") if f.is_file()]
     print(f"{sum(f.stat().st_size for f in files) / 1e6:.1f} MB in {len(files)} files")

@@ -1,8 +1,7 @@
-"""Fetch the two emoji sets from npm and render the chosen things as one sprite array.
+"""Fetch the emoji sets and faces from npm and render them as sprites.
 
-The packages are pinned by version and sha512. The result is `sprites.npz`: straight (not
-premultiplied) RGBA, `(things, styles, 256, 256, 4)` uint8, in the order of `things.THINGS` and
-`things.STYLES`. The pictures themselves are never committed.
+The result is `sprites.zip`: lossless WebP of 256 x 256 px with straight (not premultiplied) alpha,
+`<code>/<style>.webp` for every thing in every style that has it. The pictures are never committed.
 
     python -m training.fetch --data /path/to/data
 """
@@ -10,79 +9,53 @@ premultiplied) RGBA, `(things, styles, 256, 256, 4)` uint8, in the order of `thi
 from __future__ import annotations
 
 import argparse
-import base64
-import hashlib
 import io
 import json
-import subprocess
 import tarfile
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import resvg_py
 from PIL import Image
 
-from training.things import STYLES, THINGS, Thing
+from training.packages import SPRITES
+from training.things import STYLES, THINGS
 
 SPRITE_PX = 256
 
-# name, version -> npm's `dist.integrity`. Licences: Apache-2.0 (Noto), MIT (Fluent, LobeHub).
-PACKAGES = {
-    "noto": (
-        "@iconify-json/noto@1.2.9",
-        "sha512-DQiuXENbun41ch+XPSV55H9FaWKpHTyz46YIKtSaKYD4fIDDzL1tR6H4np/T38jfrTAeI3rcKF0mqHYe"
-        "ZVAuaw==",
-    ),
-    "3d": (
-        "@lobehub/fluent-emoji-3d@1.1.0",
-        "sha512-Wlq2lVStTnr8BDpIJ0pEnTKO4LuDxxqTEhTvRtD1DLRF0me7ogeRQjKoehDHXuVJ2Qaecgl5wRBv60lU"
-        "AG3h7g==",
-    ),
-}
+Draw = Callable[[str], Image.Image | None]
+"""From a thing's code points to its picture in one style; None where the style lacks it."""
 
 
-def download(package: str, integrity: str, folder: Path) -> Path:
-    """Return the tarball of an npm package, downloading it when absent; check its sha512."""
-    name, _, version = package.rpartition("@")
-    tarball = folder / f"{name.removeprefix('@').replace('/', '-')}-{version}.tgz"
-    if not tarball.exists():
-        subprocess.run(["npm", "pack", "--silent", package], cwd=folder, check=True)
-    digest = hashlib.sha512(tarball.read_bytes()).digest()
-    found = "sha512-" + base64.b64encode(digest).decode()
-    if found != integrity:
-        raise ValueError(f"{tarball.name} is not the pinned package: {found}")
-    return tarball
-
-
-def noto_sprites(tarball: Path) -> list[Image.Image]:
-    """Render every thing from Noto's SVG set."""
+def drawn_from_svg(tarball: Path) -> Draw:
+    """Render from an Iconify package."""
     with tarfile.open(tarball) as tar:
         icons = json.load(_member(tar, "package/icons.json"))
         names = json.load(_member(tar, "package/chars.json"))
-    default = (icons.get("width", 16), icons.get("height", 16))
-    sprites = []
-    for thing in THINGS:
-        icon = icons["icons"][names[_plain(thing)]]
-        width, height = icon.get("width", default[0]), icon.get("height", default[1])
-        svg = (
-            f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
-            f'viewBox="0 0 {width} {height}">{icon["body"]}</svg>'
-        )
-        png = resvg_py.svg_to_bytes(svg_string=svg, width=SPRITE_PX, height=SPRITE_PX)
-        sprites.append(Image.open(io.BytesIO(bytes(png))).convert("RGBA"))
-    return sprites
+
+    def draw(code: str) -> Image.Image | None:
+        icon = icons["icons"].get(names.get(code, ""))
+        return None if icon is None else _rendered(icon, icons)
+
+    return draw
 
 
-def fluent_sprites(tarball: Path) -> list[Image.Image]:
-    """Read every thing from the Fluent 3D WebP set."""
+def drawn_from_webp(tarball: Path) -> Draw:
+    """Read from the Fluent 3D package."""
     with tarfile.open(tarball) as tar:
-        files = {Path(m.name).stem.replace("-fe0f", ""): m for m in tar if m.name.endswith("webp")}
-        sprites = []
-        for thing in THINGS:
-            handle = tar.extractfile(files[_plain(thing)])
-            assert handle is not None
-            sprites.append(Image.open(io.BytesIO(handle.read())).convert("RGBA"))
-    return sprites
+        files = {
+            Path(member.name).stem.replace("-fe0f", ""): _member(tar, member.name).read()
+            for member in tar
+            if member.name.endswith("webp")
+        }
+
+    def draw(code: str) -> Image.Image | None:
+        data = files.get(code)
+        return None if data is None else Image.open(io.BytesIO(data)).convert("RGBA")
+
+    return draw
 
 
 def fitted(sprite: Image.Image) -> Image.Image:
@@ -90,7 +63,7 @@ def fitted(sprite: Image.Image) -> Image.Image:
     box = sprite.getchannel("A").point(lambda a: 255 * (a > 8)).getbbox()
     cropped = sprite.crop(box)
     scale = 0.98 * SPRITE_PX / max(cropped.size)
-    size = (round(cropped.width * scale), round(cropped.height * scale))
+    size = (max(1, round(cropped.width * scale)), max(1, round(cropped.height * scale)))
     # Pillow premultiplies inside resize: doing it here as well would leave white halos.
     cropped = cropped.resize(size, Image.Resampling.LANCZOS)
     square = Image.new("RGBA", (SPRITE_PX, SPRITE_PX))
@@ -98,8 +71,15 @@ def fitted(sprite: Image.Image) -> Image.Image:
     return square
 
 
-def _plain(thing: Thing) -> str:
-    return thing.code.replace("-fe0f", "")
+def _rendered(icon: dict[str, Any], icons: dict[str, Any]) -> Image.Image:
+    width = icon.get("width", icons.get("width", 16))
+    height = icon.get("height", icons.get("height", 16))
+    svg = (
+        f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
+        f'viewBox="0 0 {width} {height}">{icon["body"]}</svg>'
+    )
+    png = resvg_py.svg_to_bytes(svg_string=svg, width=SPRITE_PX, height=SPRITE_PX)
+    return Image.open(io.BytesIO(bytes(png))).convert("RGBA")
 
 
 def _member(tar: tarfile.TarFile, name: str) -> io.BufferedReader:
@@ -115,13 +95,20 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     folder = parser.parse_args().data
     folder.mkdir(parents=True, exist_ok=True)
-    tarballs = {style: download(*PACKAGES[style], folder) for style in STYLES}
-    columns = [noto_sprites(tarballs["noto"]), fluent_sprites(tarballs["3d"])]
-    sprites = np.stack(
-        [np.stack([np.asarray(fitted(s)) for s in row]) for row in zip(*columns, strict=True)]
-    )
-    np.savez_compressed(folder / "sprites.npz", sprites=sprites)
-    print(f"{sprites.shape[0]} things x {sprites.shape[1]} styles -> {folder / 'sprites.npz'}")
+    tarballs = {style: SPRITES[style].tarball(folder) for style in STYLES}
+    makers = {s: drawn_from_webp if s == "3d" else drawn_from_svg for s in STYLES}
+    draws = {style: makers[style](tarballs[style]) for style in STYLES}
+    count = 0
+    with zipfile.ZipFile(folder / "sprites.part", "w", zipfile.ZIP_STORED) as archive:
+        for thing in THINGS:
+            for style, draw in draws.items():
+                if (sprite := draw(thing.code)) is not None:
+                    file = io.BytesIO()
+                    fitted(sprite).save(file, "webp", lossless=True, exact=True)
+                    archive.writestr(f"{thing.code}/{style}.webp", file.getvalue())
+                    count += 1
+    (folder / "sprites.part").replace(folder / "sprites.zip")
+    print(f"{count} sprites of {len(THINGS)} things -> {folder / 'sprites.zip'}")
 
 
 if __name__ == "__main__":

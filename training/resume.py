@@ -18,11 +18,12 @@ from safetensors.torch import load_file, save_file
 from fluxline.engine.build import open_model
 from training import code, text, transformer, vae
 from training.export import ASSETS
+from training.recipe import RECIPES, Recipe
 
 LATENT_CODE = Path(__file__).parent / "latent_code.safetensors"
 
 
-def resume(out: Path) -> None:
+def resume(out: Path, recipe: Recipe) -> None:
     """Write a run's files from what is shipped."""
     out.mkdir(parents=True, exist_ok=True)
     code.save(shipped_code(), out / "code.pt")
@@ -33,7 +34,7 @@ def resume(out: Path) -> None:
     autoencoder = vae.build()
     autoencoder.load_state_dict(_weights("vae"))
     torch.save(autoencoder.state_dict(), out / "vae.pt")
-    painter = transformer.Painter(encoders, transformer.SIZE)
+    painter = transformer.Painter(encoders, recipe)
     painter.transformer.load_state_dict(open_model(str(ASSETS), "cpu").transformer.state_dict())
     torch.save({"average": painter.state_dict()}, out / "transformer.pt")
 
@@ -61,9 +62,13 @@ def main() -> None:
     """Resume, or with --keep-code ship the code of a run."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--recipe", choices=RECIPES, default="cpu")
     parser.add_argument("--keep-code", action="store_true")
     args = parser.parse_args()
-    (keep_code if args.keep_code else resume)(args.out)
+    if args.keep_code:
+        keep_code(args.out)
+    else:
+        resume(args.out, RECIPES[args.recipe])
 
 
 if __name__ == "__main__":

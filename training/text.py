@@ -1,10 +1,10 @@
 """The two text encoders: their tokenizers, their making, their pretraining.
 
-Pretraining regresses a caption onto what the picture shows: which thing, style and background,
-and the principal components of the thing's latents. Thus the transformer starts with encoders
-that already tell the things apart.
+Pretraining regresses a caption onto what the picture shows: which thing, style, background, colour
+and place, and the principal components of the thing's latents. Thus the transformer starts with
+encoders that already tell the things apart.
 
-    python -m training.text --data DIR --out DIR --minutes 5
+    python -m training.text --data DIR --out DIR --recipe cpu --minutes 5
 """
 
 from __future__ import annotations
@@ -32,21 +32,21 @@ from transformers import (
 
 from training import code
 from training.captions import caption
-from training.compose import BACKGROUND_NAMES, Composer, Scene, is_held_out, random_scene
-from training.things import STYLES, THINGS
+from training.compose import Composer
+from training.recipe import CLIP_LENGTH, RECIPES, T5_LENGTH, TEXT_WIDTH, Recipe
+from training.scenes import DEFAULT_STYLE, Figure, Scene, Stock, is_held_out, random_scene
+from training.things import BACKGROUND_NAMES, COLOUR_NAMES, PLACE_NAMES
 
-T5_LENGTH = 24  # tokens; FluxPipeline's max_sequence_length must be the same
-CLIP_LENGTH = 32
-T5_WIDTH = 192
-CLIP_WIDTH = 192
 COMPONENTS = 128
 _CORPUS = 30_000
 
 
-def corpus(seed: int = 0) -> list[str]:
+def corpus(stock: Stock, seed: int = 0) -> list[str]:
     """Training captions to count words in."""
     rng = np.random.default_rng(seed)
-    return [caption(random_scene(rng), rng).replace(",", " ,") for _ in range(_CORPUS)]
+    return [
+        caption(random_scene(rng, stock), rng, stock).replace(",", " ,") for _ in range(_CORPUS)
+    ]
 
 
 def t5_tokenizer(texts: list[str]) -> T5Tokenizer:
@@ -93,7 +93,7 @@ def clip_tokenizer(texts: list[str]) -> CLIPTokenizer:
     )
     letters = list(string.ascii_lowercase + string.digits + string.punctuation)
     trainer = trainers.BpeTrainer(
-        vocab_size=2800, min_frequency=8, initial_alphabet=letters, end_of_word_suffix="</w>",
+        vocab_size=4096, min_frequency=8, initial_alphabet=letters, end_of_word_suffix="</w>",
         show_progress=False,
     )  # fmt: skip
     bpe.train_from_iterator(texts, trainer)
@@ -133,7 +133,7 @@ class Encoders(nn.Module):
 def t5_config(vocab: int) -> T5Config:
     """Two layers of 192, as the embedded model has them."""
     return T5Config(
-        vocab_size=vocab, d_model=T5_WIDTH, d_kv=32, num_heads=6, d_ff=512, num_layers=2,
+        vocab_size=vocab, d_model=TEXT_WIDTH, d_kv=32, num_heads=6, d_ff=512, num_layers=2,
         feed_forward_proj="gated-gelu", dropout_rate=0.0, is_encoder_decoder=False,
         pad_token_id=0, eos_token_id=1, tie_word_embeddings=False,
     )  # fmt: skip
@@ -142,16 +142,16 @@ def t5_config(vocab: int) -> T5Config:
 def clip_config(words: CLIPTokenizer) -> CLIPTextConfig:
     """Two causal layers of 192; the pooled vector is the state of the first end token."""
     return CLIPTextConfig(
-        vocab_size=len(words), hidden_size=CLIP_WIDTH, intermediate_size=2 * CLIP_WIDTH,
+        vocab_size=len(words), hidden_size=TEXT_WIDTH, intermediate_size=2 * TEXT_WIDTH,
         num_hidden_layers=2, num_attention_heads=6, max_position_embeddings=CLIP_LENGTH,
-        projection_dim=CLIP_WIDTH, hidden_act="quick_gelu", bos_token_id=words.bos_token_id,
+        projection_dim=TEXT_WIDTH, hidden_act="quick_gelu", bos_token_id=words.bos_token_id,
         eos_token_id=words.eos_token_id, pad_token_id=words.pad_token_id,
     )  # fmt: skip
 
 
-def build(seed: int = 0) -> Encoders:
-    """Untrained encoders; the tokenizers depend on the captions and the seed alone."""
-    texts = corpus(seed)
+def build(stock: Stock, seed: int = 0) -> Encoders:
+    """Untrained encoders; the tokenizers depend on the recipe and the seed alone."""
+    texts = corpus(stock, seed)
     torch.manual_seed(seed)
     return Encoders(t5_tokenizer(texts), clip_tokenizer(texts))
 
@@ -180,61 +180,101 @@ def untrained(folder: Path) -> Encoders:
 
 def picture_codes(composer: Composer, latent_code: code.Code) -> torch.Tensor:
     """Principal components `(N, S, 128)` of every thing's latents on gray, of unit variance."""
-    count = len(THINGS) * len(STYLES)
-    scenes = [
-        Scene(thing=k // len(STYLES), style=k % len(STYLES), background=2) for k in range(count)
-    ]
+    recipe = composer.stock.recipe
+    grid = np.ndindex(recipe.things, recipe.styles)
+    scenes = [Scene(figures=(Figure(thing=t, style=s),), background=2) for t, s in grid]
     flat = latent_code.encode(composer.draw(scenes, (128, 128), None)).flatten(1)
     seen = torch.tensor([not is_held_out(s) for s in scenes])
     flat = flat - flat[seen].mean(0)
     _, _, axes = torch.linalg.svd(flat[seen], full_matrices=False)
     scores = flat @ axes[:COMPONENTS].T
     scores = scores / scores[seen].std(0)
-    return scores.view(len(THINGS), len(STYLES), COMPONENTS)
+    return scores.view(recipe.things, recipe.styles, COMPONENTS)
 
 
 class Heads(nn.Module):
-    """Read thing, style, background and picture code from an encoder; used in pretraining only."""
+    """Read from an encoder what a caption tells; used in pretraining only."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, recipe: Recipe) -> None:
         super().__init__()
-        self.sizes = (len(THINGS), len(STYLES), len(BACKGROUND_NAMES), COMPONENTS)
-        self.linear = nn.Linear(width, sum(self.sizes))
+        self.sizes = {
+            "thing": recipe.things,
+            "other": recipe.things,
+            "style": recipe.styles,
+            "background": len(BACKGROUND_NAMES),
+            "colour": len(COLOUR_NAMES),
+            "place": len(PLACE_NAMES),
+            "relation": 2,
+            "picture": COMPONENTS,
+        }
+        self.linear = nn.Linear(TEXT_WIDTH, sum(self.sizes.values()))
 
-    def loss(self, state: torch.Tensor, labels: Labels) -> torch.Tensor:
-        """Mean loss over the captions; what a caption does not tell is not asked."""
-        thing, style, ground, picture = self.linear(state).split(self.sizes, -1)
-        loss = F.cross_entropy(thing, labels.thing)
-        loss = loss + 0.5 * F.cross_entropy(style, labels.style, ignore_index=-1)
-        loss = loss + 0.5 * F.cross_entropy(ground, labels.background, ignore_index=-1)
-        return loss + 0.5 * F.mse_loss(picture, labels.picture)
+    def loss(self, state: torch.Tensor, labels: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Mean loss over the captions; what a caption does not tell (-1) is not asked."""
+        parts = self.linear(state).split(list(self.sizes.values()), -1)
+        total = state.new_zeros(())
+        for (name, _), read in zip(self.sizes.items(), parts, strict=True):
+            label = labels[name]
+            if name == "picture":
+                total = total + 0.5 * F.mse_loss(read, label)
+            elif (label >= 0).any():
+                asked = F.cross_entropy(read, label, ignore_index=-1)
+                total = total + (1.0 if name == "thing" else 0.5) * asked
+        return total
 
 
-class Labels:
+def labels_of(scenes: list[Scene], codes: torch.Tensor) -> dict[str, torch.Tensor]:
     """What a batch of captions tells; -1 where it does not."""
+    first = [s.figures[0] for s in scenes]
+    relations = {None: -1, "left": 0, "above": 1}
+    told = {
+        "thing": [f.thing for f in first],
+        "other": [s.figures[1].thing if len(s.figures) == 2 else -1 for s in scenes],
+        "style": [f.style if s.says_style else -1 for f, s in zip(first, scenes, strict=True)],
+        "background": [s.background if s.says_background else -1 for s in scenes],
+        "colour": [-1 if f.colour is None else f.colour for f in first],
+        "place": [-1 if s.place is None else s.place for s in scenes],
+        "relation": [relations[s.relation] for s in scenes],
+    }
+    shown = [f.style if s.says_style else DEFAULT_STYLE for f, s in zip(first, scenes, strict=True)]
+    return {
+        **{name: torch.tensor(values) for name, values in told.items()},
+        "picture": codes[[f.thing for f in first], shown],
+    }
 
-    def __init__(self, scenes: list[Scene], codes: torch.Tensor) -> None:
-        self.thing = torch.tensor([s.thing for s in scenes])
-        self.style = torch.tensor([s.style if s.says_style else -1 for s in scenes])
-        self.background = torch.tensor([s.background if s.says_background else -1 for s in scenes])
-        self.picture = codes[[s.thing for s in scenes], [s.style for s in scenes]]
 
+def pretrain(
+    encoders: Encoders,
+    stock: Stock,
+    codes: torch.Tensor,
+    *,
+    minutes: float,
+    older: Encoders | None = None,
+    older_things: int = 0,
+    seed: int = 0,
+) -> None:
+    """Train the encoders and throw-away heads on captions for so many minutes.
 
-def pretrain(encoders: Encoders, codes: torch.Tensor, *, minutes: float, seed: int = 0) -> None:
-    """Train the encoders and throw-away heads on captions for so many minutes."""
+    older: encoders to stay near to where they know what is said: the first older_things.
+    """
     rng = np.random.default_rng(seed + 1)
-    heads = nn.ModuleList([Heads(T5_WIDTH), Heads(CLIP_WIDTH)])
+    heads = nn.ModuleList([Heads(stock.recipe), Heads(stock.recipe)])
     parameters = [*encoders.parameters(), *heads.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=1e-3, betas=(0.9, 0.98), weight_decay=0.01)
     start, step = time.monotonic(), 0
     while (done := (time.monotonic() - start) / (60 * minutes)) < 1:
         for group in optimizer.param_groups:
             group["lr"] = 1.5e-3 * min(1, step / 100) * (1 - done)
-        scenes = [random_scene(rng) for _ in range(64)]
-        spoken = [(s, text) for s in scenes if (text := caption(s, rng))]
-        labels = Labels([s for s, _ in spoken], codes)
-        states, pooled = encoders(*encoders.tokens([text for _, text in spoken]))
+        scenes = [random_scene(rng, stock) for _ in range(64)]
+        spoken = [(s, text) for s in scenes if (text := caption(s, rng, stock))]
+        texts = [text for _, text in spoken]
+        labels = labels_of([s for s, _ in spoken], codes)
+        states, pooled = encoders(*encoders.tokens(texts))
         losses = [heads[0].loss(states.mean(1), labels), heads[1].loss(pooled, labels)]
+        plain = [k for k, (s, _) in enumerate(spoken) if _is_plain(s, older_things)]
+        if older is not None and plain:
+            known = [texts[k] for k in plain]
+            losses.append(_drift(older, known, states[plain], pooled[plain]))
         optimizer.zero_grad()
         sum(losses).backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -242,7 +282,25 @@ def pretrain(encoders: Encoders, codes: torch.Tensor, *, minutes: float, seed: i
         step += 1
         if step % 50 == 0:
             values = " ".join(f"{loss.item():.3f}" for loss in losses)
-            print(f"step {step} {60 * minutes * done:.0f} s: t5, clip {values}", flush=True)
+            print(f"step {step} {60 * minutes * done:.0f} s: t5, clip, drift {values}", flush=True)
+
+
+def _drift(
+    older: Encoders, texts: list[str], states: torch.Tensor, pooled: torch.Tensor
+) -> torch.Tensor:
+    """How far answers are from those of older encoders, in units of their variance."""
+    with torch.no_grad():
+        old_states, old_pooled = older(*older.tokens(texts))
+    return (states - old_states).square().mean() / old_states.var() + (
+        pooled - old_pooled
+    ).square().mean() / old_pooled.var()
+
+
+def _is_plain(scene: Scene, things: int) -> bool:
+    """Whether a run of so many things, one to a picture in its own colour, could say it."""
+    (first, *more) = scene.figures
+    is_alone = not more and scene.place is None
+    return is_alone and first.thing < things and first.colour is None
 
 
 def _merges(bpe: Tokenizer) -> list[tuple[str, str]]:
@@ -254,17 +312,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--recipe", choices=RECIPES, default="cpu")
     parser.add_argument("--minutes", type=float, default=5)
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     args.out.mkdir(parents=True, exist_ok=True)
-    composer = Composer(args.data)
+    composer = Composer(args.data, RECIPES[args.recipe])
     path = args.out / "code.pt"
     if not path.exists():
         code.save(code.fit(composer), path)
-    encoders = build()
-    pretrain(encoders, picture_codes(composer, code.load(path)), minutes=args.minutes)
+    encoders = build(composer.stock)
+    codes = picture_codes(composer, code.load(path))
+    pretrain(encoders, composer.stock, codes, minutes=args.minutes)
     save(encoders, args.out)
 
 

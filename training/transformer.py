@@ -20,25 +20,14 @@ import torch
 from torch import nn
 
 from fluxline.models.flux1.latents import image_ids, text_ids
-from fluxline.models.flux1.transformer import FluxConfig, FluxTransformer
+from fluxline.models.flux1.transformer import FluxTransformer
 from training import code, text
 from training.captions import caption
-from training.compose import Composer, random_scene
+from training.compose import Composer
 from training.muon import Muon
+from training.recipe import RECIPES, T5_LENGTH, Recipe
+from training.scenes import random_scene, random_size
 
-CONFIG = FluxConfig(
-    in_channels=4 * code.CHANNELS,
-    out_channels=4 * code.CHANNELS,
-    depth_double=1,
-    depth_single=4,
-    head_dim=64,
-    heads=4,
-    text_dim=text.T5_WIDTH,
-    pooled_dim=text.CLIP_WIDTH,
-    guidance=False,
-    axes=(16, 24, 24),
-)
-SIZE = (128, 128)  # px
 ADAM_RATE, MUON_RATE, TEXT_RATE = 1.5e-3, 2e-2, 5e-4
 WARM_UP = 300  # steps
 EMA = 0.999
@@ -46,9 +35,9 @@ PURE_NOISE_SHARE = (0.375, 0.125)  # of the rows at sigma 1, where the prompt al
 PURE_NOISE_UNTIL = 0.6  # the first in this share of the run, then the second
 
 
-def untrained() -> FluxTransformer:
+def untrained(recipe: Recipe) -> FluxTransformer:
     """A transformer whose blocks and output start as zero (adaLN-Zero)."""
-    model = FluxTransformer(CONFIG)
+    model = FluxTransformer(recipe.transformer)
     for layer in (model.modulation, model.image_out):
         nn.init.zeros_(layer.weight)
         nn.init.zeros_(layer.bias)
@@ -58,14 +47,21 @@ def untrained() -> FluxTransformer:
 class Painter(nn.Module):
     """All that learns: both text encoders and the transformer."""
 
-    def __init__(self, encoders: text.Encoders, size: tuple[int, int]) -> None:
+    def __init__(self, encoders: text.Encoders, recipe: Recipe) -> None:
         super().__init__()
-        self.encoders, self.transformer = encoders, untrained()
-        ids = torch.cat((text_ids(text.T5_LENGTH), image_ids(size[1] // 8, size[0] // 8)))
-        self.register_buffer("rope", self.transformer.rope(ids)[None], persistent=False)
+        self.encoders, self.transformer = encoders, untrained(recipe)
+
+    def rope(self, size: tuple[int, int]) -> torch.Tensor:
+        """Rotations (1, S, 32) of a picture of this size in px."""
+        ids = torch.cat((text_ids(T5_LENGTH), image_ids(size[1] // 8, size[0] // 8)))
+        return self.transformer.rope(ids.to(self.transformer.image_in.weight.device))[None]
 
     def forward(
-        self, tokens: tuple[torch.Tensor, torch.Tensor], x0: torch.Tensor, sigma: torch.Tensor
+        self,
+        tokens: tuple[torch.Tensor, torch.Tensor],
+        x0: torch.Tensor,
+        sigma: torch.Tensor,
+        rope: torch.Tensor,
     ) -> torch.Tensor:
         """Return the flow-matching loss of tokens `(B, L)`, latents `(B, N, 64)`, sigma `(B,)`."""
         noise = torch.randn_like(x0)
@@ -75,7 +71,7 @@ class Painter(nn.Module):
             torch.lerp(x0, noise, sigma[:, None, None]),
             model.embed_text(states),
             model.modulate(sigma, None, pooled),
-            self.rope,
+            rope,
         )
         return (velocity - (noise - x0)).square().mean()
 
@@ -85,10 +81,12 @@ class Run:
 
     def __init__(self, args: argparse.Namespace) -> None:
         torch.manual_seed(args.seed)
-        self.steps, self.batch, self.device = args.steps, args.batch, args.device
-        self.composer = Composer(args.data, args.device)
+        self.steps, self.device = args.steps, args.device
+        self.batch = args.batch or RECIPES[args.recipe].batch
+        self.recipe = RECIPES[args.recipe]
+        self.composer = Composer(args.data, self.recipe, args.device)
         self.code = code.load(args.out / "code.pt")
-        self.model = Painter(text.load(args.out).train(), SIZE).to(args.device)
+        self.model = Painter(text.load(args.out).train(), self.recipe).to(args.device)
         self.loss = torch.compile(self.model) if args.compile else self.model
         matrices = {n: p for n, p in self.model.named_parameters() if _is_matrix(n, p)}
         words = {n: p for n, p in self.model.named_parameters() if n.startswith("encoders.")}
@@ -129,13 +127,15 @@ class Run:
         return loss.item()
 
     def _loss(self) -> torch.Tensor:
-        scenes = [random_scene(self.rng) for _ in range(self.batch)]
-        tokens = self.model.encoders.tokens([caption(scene, self.rng) for scene in scenes])
-        x0 = code.pack(self.code.encode(self.composer.draw(scenes, SIZE, None)))
+        stock, size = self.composer.stock, random_size(self.rng, self.recipe)
+        scenes = [random_scene(self.rng, stock) for _ in range(self.batch)]
+        texts = [caption(scene, self.rng, stock) for scene in scenes]
+        tokens = self.model.encoders.tokens(texts)
+        x0 = code.pack(self.code.encode(self.composer.draw(scenes, size, None)))
         sigma = torch.sigmoid(0.4 + 1.15 * torch.randn(self.batch, device=self.device))
         share = PURE_NOISE_SHARE[self.progress >= PURE_NOISE_UNTIL]
         sigma[: int(share * self.batch)] = 1.0
-        return self.loss(tokens, x0, sigma)
+        return self.loss(tokens, x0, sigma, self.model.rope(size))
 
     def save(self) -> None:
         """Write everything needed to go on, in one replacement."""
@@ -173,7 +173,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--steps", type=int, required=True, help="of the whole run")
     parser.add_argument("--minutes", type=float, default=math.inf, help="of this leg")
-    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--recipe", choices=RECIPES, default="cpu")
+    parser.add_argument("--batch", type=int, help="the recipe's if absent")
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=2)

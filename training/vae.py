@@ -20,7 +20,9 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL
 
 from training import code
-from training.compose import Composer, random_scene
+from training.compose import Composer
+from training.recipe import CHANNELS, RECIPES
+from training.scenes import random_scene
 
 CROP_PX = 64
 BATCH = 8
@@ -36,7 +38,7 @@ def build() -> AutoencoderKL:
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
         layers_per_block=1,
-        latent_channels=code.CHANNELS,
+        latent_channels=CHANNELS,
         norm_num_groups=8,
         mid_block_add_attention=False,
         use_quant_conv=False,
@@ -81,7 +83,9 @@ def train(
 
 def crops(composer: Composer, rng: np.random.Generator) -> torch.Tensor:
     """Random crops `(8, 3, 64, 64)` of training pictures, aligned to the code's patches."""
-    pictures = composer.draw([random_scene(rng) for _ in range(BATCH // 2)], (128, 128), rng)
+    pictures = composer.draw(
+        [random_scene(rng, composer.stock) for _ in range(BATCH // 2)], (128, 128), rng
+    )
     cut = []
     for picture in pictures:
         for _ in range(2):
@@ -106,7 +110,9 @@ def _loss(
 def quality(vae: AutoencoderKL, composer: Composer, latent_code: code.Code) -> dict[str, float]:
     """PSNR in dB of the linear code alone, of its decoder, and of encoder and decoder together."""
     rng = np.random.default_rng(99)
-    pictures = composer.draw([random_scene(rng) for _ in range(64)], (128, 128), rng)
+    pictures = composer.draw(
+        [random_scene(rng, composer.stock) for _ in range(64)], (128, 128), rng
+    )
     codes = latent_code.encode(pictures)
     vae.eval()
     drawn = {
@@ -126,11 +132,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--recipe", choices=RECIPES, default="cpu")
     parser.add_argument("--minutes", type=float, default=15)
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    composer, latent_code = Composer(args.data), code.load(args.out / "code.pt")
+    composer, latent_code = (
+        Composer(args.data, RECIPES[args.recipe]),
+        code.load(args.out / "code.pt"),
+    )
     vae = build()
     vae.decoder.to(memory_format=torch.channels_last)
     train(vae, composer, latent_code, minutes=args.minutes, out=args.out / "vae.pt")
