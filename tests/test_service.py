@@ -201,6 +201,8 @@ async def test_draining_has_a_limit(service, replica):
     async with asyncio.timeout(5):
         await service.drain(0.01)
 
+    assert service.status.waiting == 1  # left to whoever stops the replica
+
 
 def test_the_guess_grows_with_the_pace_and_stays_in_bounds():
     now = 100.0

@@ -129,7 +129,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--classifier", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--recipe", choices=RECIPES, default="cpu")
+    parser.add_argument("--recipe", choices=RECIPES, default="first")
     parser.add_argument("--model", default="mini")
     parser.add_argument("--steps", type=int, nargs="+", default=[8])
     parser.add_argument("--guidance", type=float, nargs="+", default=[None])

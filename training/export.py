@@ -96,7 +96,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder of the training run")
     parser.add_argument("--checkpoint", default="transformer.pt")
-    parser.add_argument("--recipe", choices=RECIPES, default="cpu")
+    parser.add_argument("--recipe", choices=RECIPES, default="first")
     parser.add_argument("--steps", type=int, default=DEFAULT_STEPS)
     parser.add_argument("--target", type=Path, default=ASSETS)
     args = parser.parse_args()

@@ -60,9 +60,3 @@ SPRITES = {  # style -> package
         credit="Noto Emoji (version 1), Copyright Google Inc.",
     ),
 }
-
-
-def credits() -> str:
-    """A line of the model card for every package."""
-    rows = [f"| `{p.name}` | {p.licence} | {p.credit} |" for p in SPRITES.values()]
-    return "\n".join(["| package | licence | credit |", "|---|---|---|", *rows])

@@ -159,7 +159,7 @@ def main() -> None:
     """Write the file."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--recipe", choices=RECIPES, default="cpu")
+    parser.add_argument("--recipe", choices=RECIPES, default="first")
     args = parser.parse_args()
     stock = Composer(args.data, RECIPES[args.recipe]).stock
     lines = [

@@ -143,9 +143,7 @@ class Service:
         """
         if self._is_closing or self._replica.state not in ("starting", "restarting"):
             return
-        if self._at_the_door >= self._queue_limit:
-            message = f"{self._at_the_door} requests are waiting; at most {self._queue_limit} may"
-            raise QueueFull(message, retry_after_s=self._pace.guess_s(1))
+        self._refuse_beyond_limit(pictures=1)
         self._at_the_door += 1
         try:
             async with asyncio.timeout(LONGEST_OPENING_S):
@@ -161,11 +159,7 @@ class Service:
         if status.state != "ready":
             raise NotReady(f"not ready: {status.reason}", retry_after_s=2.0)
         self.model(request.model)
-        if status.waiting >= self._queue_limit:
-            raise QueueFull(
-                f"{status.waiting} requests are waiting; at most {self._queue_limit} may",
-                retry_after_s=self._pace.guess_s(request.n),
-            )
+        self._refuse_beyond_limit(pictures=request.n)
         ticket = Ticket(self, request)
         self._tickets[request.id] = ticket
         self._idle.clear()
@@ -209,6 +203,14 @@ class Service:
             await asyncio.wait_for(self._idle.wait(), drain_s)
         except TimeoutError:
             return
+
+    def _refuse_beyond_limit(self, *, pictures: int) -> None:
+        waiting = self.status.waiting + self._at_the_door
+        if waiting >= self._queue_limit:
+            raise QueueFull(
+                f"{waiting} requests are waiting; at most {self._queue_limit} may",
+                retry_after_s=self._pace.guess_s(pictures),
+            )
 
     def _forget(self, ticket: Ticket) -> None:
         self._tickets.pop(ticket.request.id, None)

@@ -99,6 +99,14 @@ def test_a_picture_is_made_again_from_its_own_recipe(run, tmp_path):
     assert max(high for _, high in ImageChops.difference(fox, again).getextrema()) <= 1
 
 
+def test_a_recipe_names_its_model_or_the_caller_must(run):
+    run("a fox", "-o", "fox.png", "--steps", "1")
+    result = CliRunner().invoke(app, ["generate", "--from", "fox.png"])
+
+    assert result.exit_code == 2
+    assert "is not in the registry: give its --model" in " ".join(result.output.split())
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

@@ -332,6 +332,8 @@ def test_a_lost_device_is_told_to_whoever_can_start_anew(schnell):
 
     assert lost.wait(10)
     assert [type(event) for event in told] == [Queued]  # it will be drawn elsewhere
+    with pytest.raises(NotReady, match="the device is lost"):
+        engine.submit(new_request("a fox"))
     engine.close()
     assert isinstance(told[-1], CancelledEvent)
 

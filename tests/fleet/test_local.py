@@ -167,6 +167,7 @@ async def test_cancel_ends_a_running_request(make):
     replica.cancel("unknown")
 
     await hanging.until(CancelledEvent)
+    assert replica.restarts == 0
 
 
 async def test_stop_fails_what_runs_as_something_to_try_again(make):
@@ -226,6 +227,7 @@ async def test_a_worker_that_talks_garbage_is_replaced(make, tmp_path, monkeypat
         await asyncio.sleep(0.01)
 
     await Listener(replica, "a fox").until(Done)
+    assert replica.restarts == 1
 
 
 async def test_a_worker_ends_when_its_parent_is_gone():

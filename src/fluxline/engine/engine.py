@@ -1,7 +1,8 @@
 """The engine: one thread that owns the device, an inbox, and tickets for those who wait.
 
 `tick` is the whole system: the scheduler says what to do, the runner does it, the scheduler
-writes down what became of it. Pictures leave for the finishing threads; nothing is encoded here.
+writes down what became of it. Pictures leave for the finishing threads; only the small previews are
+encoded here, so that they stay in order.
 """
 
 import contextlib
@@ -163,6 +164,7 @@ class Engine:
                     self._tick()
                 except DeviceLost:
                     _log.critical("the device is lost")
+                    self._ledger.close("the device is lost; the process must be started again")
                     self._on_lost()
                     return
                 except Exception:  # noqa: BLE001 - a fault of ours: nobody may wait for ever
@@ -219,7 +221,6 @@ class Engine:
 
     def _give_up(self) -> None:
         """What a device that is lost means without anybody to start the process anew."""
-        self._ledger.close("the device is lost; the process must be started again")
         for request_id in self._ledger.open_ids():
             self._ledger.fail(request_id, DeviceLost("the device was lost"))
 
