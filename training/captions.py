@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from training.faces import FACES, NONE, Face
 from training.scenes import Figure, Scene, Stock
 from training.things import BACKGROUND_NAMES, COLOUR_NAMES, PLACE_NAMES, STYLES, THINGS
 
@@ -39,9 +40,12 @@ def caption(scene: Scene, rng: np.random.Generator, stock: Stock) -> str:
     """Say the scene; nothing is said in one of sixteen."""
     if rng.random() < EMPTY_SHARE:
         return ""
-    styles = STYLE_WORDS[STYLES[scene.figures[0].style]]
-    style = str(rng.choice(styles)) if scene.says_style else ""
-    text = _styled(_figures(scene, rng, stock), style, rng)
+    if scene.face is not None:
+        text = f"{_face_opening(rng)}{looks(FACES[scene.face], scene.says_looks)}"
+    else:
+        styles = STYLE_WORDS[STYLES[scene.figures[0].style]]
+        style = str(rng.choice(styles)) if scene.says_style else ""
+        text = _styled(_figures(scene, rng, stock), style, rng)
     if scene.says_background:
         text += _ground(BACKGROUND_NAMES[scene.background], rng)
     if rng.random() < 0.1:
@@ -49,6 +53,33 @@ def caption(scene: Scene, rng: np.random.Generator, stock: Stock) -> str:
     if rng.random() < 0.06:
         text = _disturbed(text, rng)
     return text
+
+
+def _face_opening(rng: np.random.Generator) -> str:
+    person = rng.choice(("a person", "someone", "a face", "a character"))
+    style = rng.choice(("pixel art", "pixel"))
+    forms = (f"{style} portrait of {person}", f"a {style} portrait of {person}",
+             f"{style} of {person}", f"{style} avatar", f"a {style} face", f"a {style} person",
+             "a person", "a face", f"a portrait of {person}", "an avatar")  # fmt: skip
+    return str(rng.choice(forms))
+
+
+def looks(face: Face, said: tuple[str, ...]) -> str:
+    """What is said of a face, as the end of a sentence."""
+    has, wears = [], []
+    if "hair" in said or "length" in said:
+        told = [face[a] for a in ("length", "hair") if a in said]
+        has.append(" ".join((*told, "hair")))
+    if "skin" in said:
+        has.append(f"{face['skin']} skin")
+    if "glasses" in said and face["glasses"] != NONE:
+        wears.append(face["glasses"])
+    if "clothes" in said:
+        wears.append(f"{article(face['clothes'])}{face['clothes']} shirt")
+    if "hat" in said and face["hat"] != NONE:
+        wears.append(f"a {face['hat']} hat")
+    text = f" with {' and '.join(has)}" if has else ""
+    return text + (f", wearing {' and '.join(wears)}" if wears else "")
 
 
 def _figures(scene: Scene, rng: np.random.Generator, stock: Stock) -> str:

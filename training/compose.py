@@ -41,6 +41,7 @@ class Composer:
             own_colour=own.numpy(),
         )
         self.hues = hues  # (N, S) radians
+        self.faces = _faces(data / "faces.npy").to(device) if recipe.faces else sprites[:0]
         self.sprites = sprites.to(device)  # (N, S, 4, 128, 128)
         colours = torch.tensor(list(BACKGROUNDS.values()), device=device)
         self.colours = colours.float() / 127.5 - 1  # (16, 3)
@@ -53,23 +54,21 @@ class Composer:
         picture = picture.expand(-1, -1, size[1], size[0])
         for layer in range(max(len(s.figures) for s in scenes)):
             having = [k for k, s in enumerate(scenes) if len(s.figures) > layer]
-            rgba = self._figures([scenes[k] for k in having], layer, size, rng)
-            beneath = picture[having]
-            # [0, 1] premultiplied to [-1, 1]: 2 c - a + b (1 - a)
-            pasted = 2 * rgba[:, :3] - rgba[:, 3:] + beneath * (1 - rgba[:, 3:])
-            if len(having) == len(scenes):
-                picture = pasted
-            else:
-                picture = picture.index_copy(0, torch.tensor(having, device=picture.device), pasted)
+            rgba = self.figures([scenes[k] for k in having], layer, size, rng)
+            picture = _pasted(picture, having, rgba)
+        if having := [k for k, s in enumerate(scenes) if s.face is not None]:
+            faces = self.faces[[s.face for s in scenes if s.face is not None]]
+            picture = _pasted(picture, having, _framed(faces, size))
         return picture
 
-    def _figures(
+    def figures(
         self,
         scenes: list[Scene],
         layer: int,
         size: tuple[int, int],
         rng: np.random.Generator | None,
     ) -> torch.Tensor:
+        """Figure number `layer` of every scene in its place: premultiplied `(B, 4, H, W)`."""
         width, height = size
         figures = [s.figures[layer] for s in scenes]
         boxes = np.array([s.boxes(width, height)[layer] for s in scenes])
@@ -90,6 +89,23 @@ class Composer:
         if float(side.min()) < SPRITE_PX / 1.5:  # a small one would alias
             sprites = F.interpolate(sprites, scale_factor=0.5, mode="area")
         return F.grid_sample(sprites, grid, align_corners=False)
+
+
+def _pasted(beneath: torch.Tensor, rows: list[int], rgba: torch.Tensor) -> torch.Tensor:
+    """Paste premultiplied `(R, 4, H, W)` in [0, 1] onto these rows of pictures in [-1, 1]."""
+    pasted = 2 * rgba[:, :3] - rgba[:, 3:] + beneath[rows] * (1 - rgba[:, 3:])
+    if len(rows) == len(beneath):
+        return pasted
+    return beneath.index_copy(0, torch.tensor(rows, device=beneath.device), pasted)
+
+
+def _framed(faces: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """Faces `(R, 4, 16, 16)` as large as they can be, standing on the lower edge."""
+    width, height = size
+    side = min(size)
+    large = F.interpolate(faces, size=(side, side), mode="nearest")
+    left = (width - side) // 2
+    return F.pad(large, (left, width - side - left, height - side, 0))
 
 
 def turn_hue(rgba: torch.Tensor, angle: float) -> torch.Tensor:
@@ -145,3 +161,10 @@ def _sprites(path: Path, recipe: Recipe) -> tuple[torch.Tensor, np.ndarray]:
                 sprites[t, s] = F.interpolate(rgba[None], size=(SPRITE_PX, SPRITE_PX), mode="area")
                 available[t, s] = True
     return sprites, available
+
+
+def _faces(path: Path) -> torch.Tensor:
+    """Premultiplied faces (F, 4, 16, 16)."""
+    rgba = torch.from_numpy(np.load(path)).permute(0, 3, 1, 2).float() / 255
+    rgba[:, :3] *= rgba[:, 3:]
+    return rgba

@@ -1,7 +1,8 @@
 """Fetch the emoji sets and faces from npm and render them as sprites.
 
 The result is `sprites.zip`: lossless WebP of 256 x 256 px with straight (not premultiplied) alpha,
-`<code>/<style>.webp` for every thing in every style that has it. The pictures are never committed.
+`<code>/<style>.webp` for every thing in every style that has it; and `faces.npy`, whose faces need
+Node. The pictures are never committed.
 
     python -m training.fetch --data /path/to/data
 """
@@ -17,9 +18,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import resvg_py
 from PIL import Image
 
+from training import faces
 from training.packages import SPRITES
 from training.things import STYLES, THINGS
 
@@ -95,6 +98,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     folder = parser.parse_args().data
     folder.mkdir(parents=True, exist_ok=True)
+    np.save(folder / "faces.npy", faces.drawn(folder))
     tarballs = {style: SPRITES[style].tarball(folder) for style in STYLES}
     makers = {s: drawn_from_webp if s == "3d" else drawn_from_svg for s in STYLES}
     draws = {style: makers[style](tarballs[style]) for style in STYLES}

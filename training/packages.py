@@ -60,3 +60,20 @@ SPRITES = {  # style -> package
         credit="Noto Emoji (version 1), Copyright Google Inc.",
     ),
 }
+
+FACES = {  # what Node draws pixel-art faces with
+    "core": Package(
+        name="@dicebear/core@9.4.3",
+        integrity="sha512-9ITrQI57k3p5hKuU8HZJ1d0kPdrmTKEJDOdlKQ8CpaChbtmnD1R+dtWmNz5IesYThXM8F64p"
+        "J0ZvJ2rsY8Hciw==",
+        licence="MIT",
+        credit="DiceBear, Copyright Florian Körner (code only)",
+    ),
+    "pixel-art": Package(
+        name="@dicebear/pixel-art@9.4.3",
+        integrity="sha512-sGoG6MEs9ZWD+5+7OObVjp7IrF3E/UEKTg7T4kou9UXl2YXLVy8u8hHnAgTqWhiVZuyYozAV"
+        "sK2E/oYvMigYBw==",
+        licence="CC0-1.0",
+        credit="Pixel Art by DiceBear",
+    ),
+}

@@ -22,6 +22,7 @@ class Recipe:
 
     things: int  # the first so many lines of things.txt
     styles: int  # the first so many of things.STYLES
+    faces: float  # a face in pixel art
     placed: float  # one small thing somewhere
     paired: float  # two things
     recoloured: float  # of the single things: in a colour not their own
@@ -50,15 +51,15 @@ class Recipe:
 
 RECIPES = {
     "first": Recipe(
-        things=122, styles=2, placed=0.0, paired=0.0, recoloured=0.0, shapes=0.0,
-        heads=4, depth_double=1, depth_single=4, batch=32,
+        things=122, styles=2, faces=0.0, placed=0.0, paired=0.0, recoloured=0.0,
+        shapes=0.0, heads=4, depth_double=1, depth_single=4, batch=32,
     ),
     "cpu": Recipe(
-        things=245, styles=2, placed=0.1, paired=0.1, recoloured=0.1, shapes=0.2,
-        heads=4, depth_double=1, depth_single=4, batch=32,
+        things=245, styles=2, faces=0.05, placed=0.1, paired=0.1, recoloured=0.1,
+        shapes=0.2, heads=4, depth_double=1, depth_single=4, batch=32,
     ),
     "gpu": Recipe(
-        things=991, styles=4, placed=0.15, paired=0.25, recoloured=0.2, shapes=0.3,
-        heads=6, depth_double=2, depth_single=6, batch=1024,
+        things=991, styles=4, faces=0.05, placed=0.15, paired=0.25, recoloured=0.2,
+        shapes=0.3, heads=6, depth_double=2, depth_single=6, batch=1024,
     ),
 }  # fmt: skip

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from training.faces import FACES, LOOKS, is_face_held_out
 from training.recipe import Recipe
 from training.things import (
     BACKGROUND_NAMES,
@@ -39,9 +40,10 @@ class Figure:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scene:
-    """A picture: one thing in the middle, one in a place, or two beside or above each other.
+    """A picture: one thing in the middle or in a place, two beside or above each other, or a face.
 
     relation: "left" or "above", of the first figure to the second. place: index of PLACE_NAMES.
+    face: index of FACES; then there are no figures, and says_looks names the attributes told.
     What is not said of style and background is mostly the default.
     """
 
@@ -49,6 +51,8 @@ class Scene:
     background: int
     place: int | None = None
     relation: str | None = None
+    face: int | None = None
+    says_looks: tuple[str, ...] = ()
     says_style: bool = True
     says_background: bool = True
 
@@ -69,6 +73,8 @@ class Scene:
 
 def is_held_out(scene: Scene) -> bool:
     """Whether a scene is kept for the evaluation."""
+    if scene.face is not None:
+        return is_face_held_out(scene.face)
     first = scene.figures[0].thing
     if len(scene.figures) == 2 and is_pair_held_out(first, scene.figures[1].thing):
         return True
@@ -117,6 +123,8 @@ def _any_scene(rng: np.random.Generator, stock: Stock) -> Scene:
         style = DEFAULT_STYLE
     if not says_background and rng.random() < DEFAULT_BACKGROUND_SHARE:
         background = DEFAULT_BACKGROUND
+    if rng.random() < recipe.faces:
+        return _any_face(rng, background, says_background)
     kind = rng.random()
     is_pair = kind < recipe.paired
     is_placed = not is_pair and kind < recipe.paired + recipe.placed
@@ -132,6 +140,17 @@ def _any_scene(rng: np.random.Generator, stock: Stock) -> Scene:
         place=int(rng.integers(len(PLACE_NAMES))) if is_placed else None,
         relation=str(rng.choice(("left", "above"))) if is_pair else None,
         says_style=says_style,
+        says_background=says_background,
+    )
+
+
+def _any_face(rng: np.random.Generator, background: int, says_background: bool) -> Scene:
+    said = rng.choice(list(LOOKS), int(rng.integers(len(LOOKS))), replace=False)
+    return Scene(
+        figures=(),
+        background=background,
+        face=int(rng.integers(len(FACES))),
+        says_looks=tuple(a for a in LOOKS if a in said),
         says_background=says_background,
     )
 

@@ -33,6 +33,7 @@ from transformers import (
 from training import code
 from training.captions import caption
 from training.compose import Composer
+from training.faces import FACES, LOOKS
 from training.recipe import CLIP_LENGTH, RECIPES, T5_LENGTH, TEXT_WIDTH, Recipe
 from training.scenes import DEFAULT_STYLE, Figure, Scene, Stock, is_held_out, random_scene
 from training.things import BACKGROUND_NAMES, COLOUR_NAMES, PLACE_NAMES
@@ -205,6 +206,7 @@ class Heads(nn.Module):
             "colour": len(COLOUR_NAMES),
             "place": len(PLACE_NAMES),
             "relation": 2,
+            **{name: len(words) for name, words in LOOKS.items()},
             "picture": COMPONENTS,
         }
         self.linear = nn.Linear(TEXT_WIDTH, sum(self.sizes.values()))
@@ -216,7 +218,8 @@ class Heads(nn.Module):
         for (name, _), read in zip(self.sizes.items(), parts, strict=True):
             label = labels[name]
             if name == "picture":
-                total = total + 0.5 * F.mse_loss(read, label)
+                is_thing = labels["thing"] >= 0
+                total = total + 0.5 * F.mse_loss(read[is_thing], label[is_thing])
             elif (label >= 0).any():
                 asked = F.cross_entropy(read, label, ignore_index=-1)
                 total = total + (1.0 if name == "thing" else 0.5) * asked
@@ -225,7 +228,7 @@ class Heads(nn.Module):
 
 def labels_of(scenes: list[Scene], codes: torch.Tensor) -> dict[str, torch.Tensor]:
     """What a batch of captions tells; -1 where it does not."""
-    first = [s.figures[0] for s in scenes]
+    first = [s.figures[0] if s.figures else _NOTHING for s in scenes]
     relations = {None: -1, "left": 0, "above": 1}
     told = {
         "thing": [f.thing for f in first],
@@ -235,12 +238,22 @@ def labels_of(scenes: list[Scene], codes: torch.Tensor) -> dict[str, torch.Tenso
         "colour": [-1 if f.colour is None else f.colour for f in first],
         "place": [-1 if s.place is None else s.place for s in scenes],
         "relation": [relations[s.relation] for s in scenes],
+        **{name: [_look(s, name) for s in scenes] for name in LOOKS},
     }
     shown = [f.style if s.says_style else DEFAULT_STYLE for f, s in zip(first, scenes, strict=True)]
     return {
         **{name: torch.tensor(values) for name, values in told.items()},
         "picture": codes[[f.thing for f in first], shown],
     }
+
+
+_NOTHING = Figure(thing=-1, style=-1)
+
+
+def _look(scene: Scene, name: str) -> int:
+    if scene.face is None or name not in scene.says_looks:
+        return -1
+    return LOOKS[name].index(FACES[scene.face][name])
 
 
 def pretrain(
@@ -298,9 +311,10 @@ def _drift(
 
 def _is_plain(scene: Scene, things: int) -> bool:
     """Whether a run of so many things, one to a picture in its own colour, could say it."""
-    (first, *more) = scene.figures
-    is_alone = not more and scene.place is None
-    return is_alone and first.thing < things and first.colour is None
+    if len(scene.figures) != 1 or scene.place is not None:
+        return False
+    (first,) = scene.figures
+    return first.thing < things and first.colour is None
 
 
 def _merges(bpe: Tokenizer) -> list[tuple[str, str]]:

@@ -31,6 +31,8 @@ from training.scenes import random_scene, random_size
 ADAM_RATE, MUON_RATE, TEXT_RATE = 1.5e-3, 2e-2, 5e-4
 WARM_UP = 300  # steps
 EMA = 0.999
+IGNORANCE = 2.0  # loss of a row about which nothing is known; a greater one weighs no more,
+# since a warm start may answer new words with numbers that would drown all others
 PURE_NOISE_SHARE = (0.375, 0.125)  # of the rows at sigma 1, where the prompt alone decides:
 PURE_NOISE_UNTIL = 0.6  # the first in this share of the run, then the second
 
@@ -73,7 +75,8 @@ class Painter(nn.Module):
             model.modulate(sigma, None, pooled),
             rope,
         )
-        return (velocity - (noise - x0)).square().mean()
+        row = (velocity - (noise - x0)).square().mean((1, 2))
+        return (row / (row.detach() / IGNORANCE).clamp(min=1)).mean()
 
 
 class Run:
