@@ -3,7 +3,7 @@
 The transformer is trained as fluxline's own; its tensors are read back into diffusers' names
 through the table that loading uses (`fluxline.models.flux1.names`), so the two cannot disagree.
 
-    python -m training.export --out DIR [--checkpoint transformer.pt] [--steps 8]
+    python -m training.export --out DIR --recipe cpu
 """
 
 from __future__ import annotations
@@ -16,20 +16,28 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
 
 from fluxline.models.flux1.names import layout_for
-from training import code, text, transformer, vae
+from fluxline.models.flux1.transformer import FluxTransformer
+from training import checkpoint, code, text, transformer, vae
+from training.guide import guided
 from training.recipe import RECIPES, T5_LENGTH, Recipe
 from training.scenes import SIZES
 
 ASSETS = Path(__file__).parents[1] / "src" / "fluxline" / "assets" / "mini"
 DEFAULT_STEPS = 8
+DEFAULT_GUIDANCE = 2.0
+# mu of the schedule by image tokens: 0 at 128 x 128 px, which it was trained at, more above.
+SHIFT = {
+    "base_image_seq_len": 64,
+    "base_shift": 0.0,
+    "max_image_seq_len": 256,
+    "max_shift": 0.7,  # log 2: twice the side, twice the noise
+}
 MAX_STEPS = 50
 
 
-def diffusers_transformer(
-    average: dict[str, torch.Tensor], recipe: Recipe
-) -> FluxTransformer2DModel:
-    """Read the averaged weights of a run back into diffusers' layout."""
-    config = recipe.transformer
+def diffusers_transformer(network: FluxTransformer) -> FluxTransformer2DModel:
+    """Read a transformer back into diffusers' layout."""
+    config, trained = network.config, network.state_dict()
     model = FluxTransformer2DModel(
         patch_size=1,
         in_channels=config.in_channels,
@@ -50,32 +58,34 @@ def diffusers_transformer(
         if slots is None or len(slots) != 1:
             raise ValueError(f"no single place for {name}")
         target, row, part = slots[0]
-        tensors[name] = average[target][row : row + len(part)].reshape(blank.shape).clone()
+        tensors[name] = trained[target][row : row + len(part)].reshape(blank.shape).clone()
     model.load_state_dict(tensors)
     return model
 
 
-def pipeline(run: Path, checkpoint: str, recipe: Recipe) -> FluxPipeline:
-    """Put the parts of a run together as a stock pipeline, fp32."""
-    state = torch.load(run / checkpoint, weights_only=True, map_location="cpu")
+def pipeline(run: Path, recipe: Recipe) -> FluxPipeline:
+    """Put the parts of a run together as a stock pipeline, fp32; guided, if it has been."""
     painter = transformer.Painter(text.untrained(run), recipe)
-    painter.load_state_dict(state["average"])
-    encoders = painter.encoders
+    painter.load_state_dict(checkpoint.read(run / "transformer")["average"])
+    encoders, network = painter.encoders, painter.transformer
+    if (run / "guided").exists():
+        network = FluxTransformer(guided(recipe.transformer))
+        network.load_state_dict(checkpoint.read(run / "guided")["average"])
     text.tie_capitals(encoders)
     autoencoder = vae.build()
     autoencoder.load_state_dict(torch.load(run / "vae.pt", weights_only=True))
     return FluxPipeline(
-        scheduler=FlowMatchEulerDiscreteScheduler(shift=1.0, use_dynamic_shifting=False),
+        scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, **SHIFT),
         vae=autoencoder.eval(),
         text_encoder=encoders.clip.eval(),
         tokenizer=encoders.clip_words,
         text_encoder_2=encoders.t5.eval(),
         tokenizer_2=encoders.t5_words,
-        transformer=diffusers_transformer(painter.transformer.state_dict(), recipe).eval(),
+        transformer=diffusers_transformer(network).eval(),
     )
 
 
-def manifest(latent_code: code.Code, steps: int, recipe: Recipe) -> dict[str, object]:
+def manifest(latent_code: code.Code, recipe: Recipe, *, is_guided: bool) -> dict[str, object]:
     """What a server must know beyond diffusers' own files."""
     matrix, bias = latent_code.preview()
     sizes = SIZES if recipe.shapes else SIZES[:1]
@@ -83,10 +93,10 @@ def manifest(latent_code: code.Code, steps: int, recipe: Recipe) -> dict[str, ob
         "name": "mini",
         "native_size": list(SIZES[0]),
         "trained_sizes": [list(size) for size in sizes],
-        "default_steps": steps,
+        "default_steps": DEFAULT_STEPS,
         "max_steps": MAX_STEPS,
         "text_length": T5_LENGTH,
-        "guidance": None,
+        "guidance": DEFAULT_GUIDANCE if is_guided else None,
         "preview": {"matrix": matrix, "bias": bias},
     }
 
@@ -95,14 +105,15 @@ def main() -> None:
     """Export; the model card beside the weights is written by hand."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder of the training run")
-    parser.add_argument("--checkpoint", default="transformer.pt")
     parser.add_argument("--recipe", choices=RECIPES, default="first")
-    parser.add_argument("--steps", type=int, default=DEFAULT_STEPS)
     parser.add_argument("--target", type=Path, default=ASSETS)
     args = parser.parse_args()
     recipe = RECIPES[args.recipe]
-    pipeline(args.out, args.checkpoint, recipe).to(torch.float16).save_pretrained(args.target)
-    written = json.dumps(manifest(code.load(args.out / "code.pt"), args.steps, recipe), indent=1)
+    whole = pipeline(args.out, recipe).to(torch.float16)
+    whole.save_pretrained(args.target)
+    is_guided = whole.transformer.config.guidance_embeds
+    about = manifest(code.load(args.out / "code.pt"), recipe, is_guided=is_guided)
+    written = json.dumps(about, indent=1)
     (args.target / "fluxline.json").write_text(written + "\n")
     files = [f for f in args.target.rglob("*") if f.is_file()]
     print(f"{sum(f.stat().st_size for f in files) / 1e6:.1f} MB in {len(files)} files")

@@ -1,25 +1,13 @@
 """Faces in pixel art whose every attribute is known: DiceBear's parts, put together by us.
 
-`fetch.py` has Node draw them with the package's own code and keeps 16 x 16 px of each.
+`fetch.py` has Node draw them with the package's own code, and keeps 16 x 16 px of each.
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
-import json
 import random
-import subprocess
-import tarfile
-from pathlib import Path
 
-import numpy as np
-import resvg_py
-from PIL import Image
-
-from training.packages import FACES as PACKAGES
-
-PX = 16
 COUNT = 1200
 NONE = "none"
 
@@ -46,14 +34,6 @@ LOOKS = {
 Face = dict[str, str]
 """Attribute -> word, for every attribute of LOOKS."""
 
-_DRAW = """
-import {createAvatar} from '@dicebear/core';
-import * as style from '@dicebear/pixel-art';
-import {readFileSync} from 'node:fs';
-const faces = JSON.parse(readFileSync(0, 'utf8'));
-console.log(JSON.stringify(faces.map(face => createAvatar(style, face).toString())));
-"""
-
 
 def _all(seed: int = 0) -> tuple[Face, ...]:
     """The faces there are: COUNT of all combinations, most without a hat or glasses."""
@@ -75,25 +55,7 @@ def is_face_held_out(face: int) -> bool:
     return int.from_bytes(hashlib.sha256(f"face {looks}".encode()).digest()[:6], "big") % 10 == 0
 
 
-def drawn(folder: Path) -> np.ndarray:
-    """Return all faces as straight RGBA `(COUNT, 16, 16, 4)`, drawn by Node in a folder."""
-    for name, package in PACKAGES.items():
-        target = folder / "node_modules" / "@dicebear" / name
-        target.mkdir(parents=True, exist_ok=True)
-        with tarfile.open(package.tarball(folder)) as tar:
-            for member in tar:
-                member.name = member.name.removeprefix("package/")
-                tar.extract(member, target, filter="data")
-    script = folder / "faces.mjs"
-    script.write_text(_DRAW)
-    told = json.dumps([_options(k, face) for k, face in enumerate(FACES)])
-    answer = subprocess.run(
-        ["node", script.name], cwd=folder, input=told, capture_output=True, text=True, check=True
-    )
-    return np.stack([_pixels(svg) for svg in json.loads(answer.stdout)])
-
-
-def _options(seed: int, face: Face) -> dict[str, object]:
+def options(seed: int, face: Face) -> dict[str, object]:
     """The package's options for a face: every part named, nothing left to its chance."""
     rng = random.Random(seed)
     glasses, hat = GLASSES[face["glasses"]], HATS[face["hat"]]
@@ -102,7 +64,7 @@ def _options(seed: int, face: Face) -> dict[str, object]:
         "hair": [rng.choice(LENGTHS[face["length"]])],
         "hairColor": [HAIR[face["hair"]]],
         "skinColor": [SKIN[face["skin"]]],
-        "glasses": list(glasses[:1] and [rng.choice(glasses)]),
+        "glasses": [rng.choice(glasses)] if glasses else [],
         "glassesProbability": 100 if glasses else 0,
         "glassesColor": ["191919"],
         "hat": [rng.choice(("variant01", "variant04", "variant07"))],
@@ -115,8 +77,3 @@ def _options(seed: int, face: Face) -> dict[str, object]:
         "beardProbability": 0,
         "accessoriesProbability": 0,
     }
-
-
-def _pixels(svg: str) -> np.ndarray:
-    png = resvg_py.svg_to_bytes(svg_string=svg, width=PX, height=PX)
-    return np.array(Image.open(io.BytesIO(bytes(png))).convert("RGBA"))

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import subprocess
 import tarfile
 import zipfile
 from collections.abc import Callable
@@ -22,11 +23,18 @@ import numpy as np
 import resvg_py
 from PIL import Image
 
-from training import faces
-from training.packages import SPRITES
+from training import faces, packages
 from training.things import STYLES, THINGS
 
-SPRITE_PX = 256
+SPRITE_PX, FACE_PX = 256, 16
+
+_FACES_BY_NODE = """
+import {createAvatar} from '@dicebear/core';
+import * as style from '@dicebear/pixel-art';
+import {readFileSync} from 'node:fs';
+const faces = JSON.parse(readFileSync(0, 'utf8'));
+console.log(JSON.stringify(faces.map(face => createAvatar(style, face).toString())));
+"""
 
 Draw = Callable[[str], Image.Image | None]
 """From a thing's code points to its picture in one style; None where the style lacks it."""
@@ -61,6 +69,24 @@ def drawn_from_webp(tarball: Path) -> Draw:
     return draw
 
 
+def faces_drawn(folder: Path) -> np.ndarray:
+    """Return all faces as straight RGBA `(N, 16, 16, 4)`, drawn by Node in a folder."""
+    for name, package in packages.FACES.items():
+        target = folder / "node_modules" / "@dicebear" / name
+        target.mkdir(parents=True, exist_ok=True)
+        with tarfile.open(package.tarball(folder)) as tar:
+            for member in tar:
+                member.name = member.name.removeprefix("package/")
+                tar.extract(member, target, filter="data")
+    script = folder / "faces.mjs"
+    script.write_text(_FACES_BY_NODE)
+    told = json.dumps([faces.options(k, face) for k, face in enumerate(faces.FACES)])
+    answer = subprocess.run(
+        ["node", script.name], cwd=folder, input=told, capture_output=True, text=True, check=True
+    )
+    return np.stack([np.array(_image(svg, FACE_PX)) for svg in json.loads(answer.stdout)])
+
+
 def fitted(sprite: Image.Image) -> Image.Image:
     """Crop a sprite to its opaque box and centre it in a square with a thin margin."""
     box = sprite.getchannel("A").point(lambda a: 255 * (a > 8)).getbbox()
@@ -81,7 +107,11 @@ def _rendered(icon: dict[str, Any], icons: dict[str, Any]) -> Image.Image:
         f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
         f'viewBox="0 0 {width} {height}">{icon["body"]}</svg>'
     )
-    png = resvg_py.svg_to_bytes(svg_string=svg, width=SPRITE_PX, height=SPRITE_PX)
+    return _image(svg, SPRITE_PX)
+
+
+def _image(svg: str, side: int) -> Image.Image:
+    png = resvg_py.svg_to_bytes(svg_string=svg, width=side, height=side)
     return Image.open(io.BytesIO(bytes(png))).convert("RGBA")
 
 
@@ -98,8 +128,8 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     folder = parser.parse_args().data
     folder.mkdir(parents=True, exist_ok=True)
-    np.save(folder / "faces.npy", faces.drawn(folder))
-    tarballs = {style: SPRITES[style].tarball(folder) for style in STYLES}
+    np.save(folder / "faces.npy", faces_drawn(folder))
+    tarballs = {style: packages.SPRITES[style].tarball(folder) for style in STYLES}
     makers = {s: drawn_from_webp if s == "3d" else drawn_from_svg for s in STYLES}
     draws = {style: makers[style](tarballs[style]) for style in STYLES}
     count = 0

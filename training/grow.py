@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from training import code, text
+from training import checkpoint, code, text
 from training.compose import Composer
 from training.recipe import RECIPES
 
@@ -55,7 +55,7 @@ def main() -> None:
     for name in ("code.pt", "vae.pt"):
         shutil.copy(args.older / name, args.out / name)
     composer = Composer(args.data, RECIPES[args.recipe])
-    learned = torch.load(args.older / "transformer.pt", weights_only=True)["average"]
+    learned = checkpoint.read(args.older / "transformer")["average"]
     older = text.untrained(args.older).eval().requires_grad_(False)
     older.load_state_dict(_part(learned, "encoders."))
     encoders = grown(text.build(composer.stock), older)
@@ -70,7 +70,7 @@ def main() -> None:
     text.save(encoders, args.out)
     average = {f"encoders.{name}": value for name, value in encoders.state_dict().items()}
     average |= {n: v for n, v in learned.items() if n.startswith("transformer.")}
-    torch.save({"average": average}, args.out / "transformer.pt")
+    checkpoint.write(args.out / "transformer", {"average": average})
 
 
 def _part(state: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:

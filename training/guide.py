@@ -5,7 +5,7 @@ u + g (c - u) from its conditional and unconditional velocities, the student dra
 g through its guidance embedding. The teacher is frozen: a student that guides itself drifts away.
 Source: Meng et al. 2023, "On Distillation of Guided Diffusion Models".
 
-    python -m training.guide --data DIR --run RUN --steps 1500     # RUN/guided.pt, resumable
+    python -m training.guide --data DIR --run RUN --steps 1500     # RUN/guided, resumable
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 from fluxline.models.flux1.transformer import FluxConfig, FluxTransformer
-from training import code, text
+from training import checkpoint, code, text
 from training.captions import caption
 from training.compose import Composer
 from training.recipe import RECIPES
@@ -108,13 +108,12 @@ def main() -> None:
     composer = Composer(args.data, recipe, device)
     latent_code = code.load(args.run / "code.pt")
     painter = Painter(text.untrained(args.run), recipe)
-    state = torch.load(args.run / "transformer.pt", weights_only=True, map_location="cpu")
-    painter.load_state_dict(state["average"])
+    painter.load_state_dict(checkpoint.read(args.run / "transformer")["average"])
     lesson = Lesson(painter).to(device)
-    student, first, target = lesson.student, 0, args.run / "guided.pt"
+    student, first, target = lesson.student, 0, args.run / "guided"
     average = {n: v.detach().clone() for n, v in student.state_dict().items()}
     if target.exists():
-        saved = torch.load(target, weights_only=True, map_location=device)
+        saved = checkpoint.read(target, device)
         student.load_state_dict(saved["model"])
         average, first = saved["average"], saved["step"]
     loss_of = torch.compile(lesson) if args.compile else lesson
@@ -148,8 +147,8 @@ def main() -> None:
             print(f"step {step + 1} {time.monotonic() - start:.0f} s loss {np.mean(losses):.4f}",
                   flush=True)  # fmt: skip
             losses.clear()
-            torch.save(
-                {"model": student.state_dict(), "average": average, "step": step + 1}, target
+            checkpoint.write(
+                target, {"model": student.state_dict(), "average": average, "step": step + 1}
             )
 
 

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from fluxline.engine.build import open_model
 from fluxline.models.flux1.latents import image_ids, text_ids
 from fluxline.models.flux1.names import layout_for
-from fluxline.models.flux1.transformer import FluxTransformer
+from fluxline.models.flux1.transformer import FluxConfig, FluxTransformer
 from training import code
 from training.captions import article
 from training.compose import Composer
@@ -70,10 +70,11 @@ def adapt(model: FluxTransformer) -> dict[str, LowRank]:
     return found
 
 
-def exported(pairs: dict[str, LowRank], model: FluxTransformer) -> dict[str, Tensor]:
-    """Write the pairs under diffusers' names; projections that we fuse share their A."""
-    template = FluxTransformer2DModel.from_pretrained(ASSETS / "transformer").state_dict()
-    place = layout_for(model.config, list(template))
+def exported(
+    pairs: dict[str, LowRank], config: FluxConfig, template: dict[str, Tensor]
+) -> dict[str, Tensor]:
+    """Write the pairs under the names of diffusers' template; fused projections share their A."""
+    place = layout_for(config, list(template))
     tensors = {}
     for name, blank in template.items():
         slots = place(name, blank) or []
@@ -153,7 +154,8 @@ def train(data: Path, recipe: Recipe, steps: int, batch: int = 24) -> dict[str, 
             print(f"step {step + 1} {time.monotonic() - start:.0f} s loss {np.mean(losses):.4f}",
                   flush=True)  # fmt: skip
             losses.clear()
-    return exported(pairs, transformer)
+    template = FluxTransformer2DModel.from_pretrained(ASSETS / "transformer").state_dict()
+    return exported(pairs, transformer.config, template)
 
 
 def _slope(x: Tensor) -> Tensor:

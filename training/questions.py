@@ -18,8 +18,9 @@ from pathlib import Path
 
 import numpy as np
 
-from training.captions import STYLE_WORDS, article
+from training.captions import STYLE_WORDS, article, looks
 from training.compose import Composer
+from training.faces import FACES, LOOKS, NONE, is_face_held_out
 from training.recipe import RECIPES
 from training.scenes import Figure, Scene, Stock, is_held_out
 from training.things import (
@@ -38,19 +39,26 @@ from training.things import (
 FOLDER = Path(__file__).parent
 COUNTS = {
     "alone": 400,
-    "style, held out": 100,
-    "background, held out": 100,
+    "style, held out": 90,
+    "background, held out": 90,
     "colour": 50,
-    "colour, held out": 100,
+    "colour, held out": 90,
     "place": 50,
     "place, held out": 50,
-    "pair": 100,
+    "pair": 80,
     "pair, held out": 50,
+    "face": 20,
+    "face, held out": 30,
 }
+ATTRIBUTES = 3  # that are said of a face
 
 
 def prompt(scene: Scene) -> str:
     """The plain sentence for a scene."""
+    ground = BACKGROUND_NAMES[scene.background]
+    on = f" on {article(ground)}{ground} background"
+    if scene.face is not None:
+        return f"pixel art portrait of a person{looks(FACES[scene.face], scene.says_looks)}{on}"
     names = []
     for figure in scene.figures:
         name = THINGS[figure.thing].names[0]
@@ -66,8 +74,7 @@ def prompt(scene: Scene) -> str:
         between = {"left": "to the left of", "above": "above"}[scene.relation]
         subject = f"{names[0]} {between} {names[1]}"
     style = STYLE_WORDS[STYLES[scene.figures[0].style]][0]
-    ground = BACKGROUND_NAMES[scene.background]
-    return f"{style} drawing of {subject} on {article(ground)}{ground} background"
+    return f"{style} drawing of {subject}{on}"
 
 
 def scenes(stock: Stock, seed: int = 0) -> list[tuple[str, Scene]]:
@@ -75,7 +82,12 @@ def scenes(stock: Stock, seed: int = 0) -> list[tuple[str, Scene]]:
     rng = np.random.default_rng(seed)
     found = []
     recipe = stock.recipe
-    shares = {"colour": recipe.recoloured, "place": recipe.placed, "pair": recipe.paired}
+    shares = {
+        "colour": recipe.recoloured,
+        "place": recipe.placed,
+        "pair": recipe.paired,
+        "face": recipe.faces,
+    }
     for kind, count in COUNTS.items():
         if shares.get(kind.partition(",")[0]) == 0:
             continue  # this recipe never learns it
@@ -92,6 +104,8 @@ def scenes(stock: Stock, seed: int = 0) -> list[tuple[str, Scene]]:
 
 def _scene(rng: np.random.Generator, stock: Stock, kind: str, thing: int | None) -> Scene | None:
     recipe, what = stock.recipe, kind.partition(",")[0]
+    if what == "face":
+        return _face(rng)
     things = [int(t) for t in rng.choice(recipe.things, 2 if what == "pair" else 1, replace=False)]
     if thing is not None:
         things = [thing]
@@ -109,6 +123,18 @@ def _scene(rng: np.random.Generator, stock: Stock, kind: str, thing: int | None)
     )
 
 
+def _face(rng: np.random.Generator) -> Scene:
+    face = int(rng.integers(len(FACES)))
+    there = [attribute for attribute, word in FACES[face].items() if word != NONE]
+    said = rng.choice(there, ATTRIBUTES, replace=False)
+    return Scene(
+        figures=(),
+        background=int(rng.integers(len(BACKGROUND_NAMES))),
+        face=face,
+        says_looks=tuple(a for a in LOOKS if a in said),
+    )
+
+
 def _style(s: Scene) -> bool:
     return any(is_style_held_out(f.thing, f.style) for f in s.figures)
 
@@ -118,8 +144,10 @@ def _ground(s: Scene) -> bool:
 
 
 def _colour(s: Scene) -> bool:
-    (f, *_) = s.figures
-    return f.colour is not None and is_colour_held_out(f.thing, COLOUR_NAMES[f.colour])
+    return any(
+        f.colour is not None and is_colour_held_out(f.thing, COLOUR_NAMES[f.colour])
+        for f in s.figures
+    )
 
 
 def _place(s: Scene) -> bool:
@@ -130,7 +158,18 @@ def _pair(s: Scene) -> bool:
     return len(s.figures) == 2 and is_pair_held_out(*(f.thing for f in s.figures))
 
 
-_WHY = {"style": _style, "background": _ground, "colour": _colour, "place": _place, "pair": _pair}
+def _looks(s: Scene) -> bool:
+    return s.face is not None and is_face_held_out(s.face)
+
+
+_WHY = {
+    "style": _style,
+    "background": _ground,
+    "colour": _colour,
+    "place": _place,
+    "pair": _pair,
+    "face": _looks,
+}
 
 
 def _only(what: str) -> Callable[[Scene], bool]:
@@ -151,7 +190,9 @@ def read(recipe: str) -> list[tuple[str, str, Scene]]:
         asked = json.loads(line)
         shown = asked["scene"]
         figures = tuple(Figure(**f) for f in shown.pop("figures"))
-        found.append((asked["kind"], asked["prompt"], Scene(figures=figures, **shown)))
+        said = tuple(shown.pop("says_looks", ()))
+        scene = Scene(figures=figures, says_looks=said, **shown)
+        found.append((asked["kind"], asked["prompt"], scene))
     return found
 
 

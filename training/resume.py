@@ -2,7 +2,7 @@
 
     python -m training.resume --out RUN
 
-Writes the tokenizers, code.pt, text.pt, vae.pt and transformer.pt as the other scripts expect them.
+Writes the tokenizers, code.pt, text.pt, vae.pt and transformer/ as the other scripts expect them.
 The optimisers start anew: only what was learned is shipped, not its momentum. The latent code is
 `latent_code.safetensors` beside this file, since eigenvectors may change sign between machines.
 """
@@ -14,9 +14,11 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from fluxline.engine.build import open_model
-from training import code, text, transformer, vae
+from fluxline.models.flux1.transformer import FluxTransformer, timestep_features
+from training import checkpoint, code, text, transformer, vae
 from training.export import ASSETS
 from training.recipe import RECIPES, Recipe
 
@@ -35,8 +37,20 @@ def resume(out: Path, recipe: Recipe) -> None:
     autoencoder.load_state_dict(_weights("vae"))
     torch.save(autoencoder.state_dict(), out / "vae.pt")
     painter = transformer.Painter(encoders, recipe)
-    painter.transformer.load_state_dict(open_model(str(ASSETS), "cpu").transformer.state_dict())
-    torch.save({"average": painter.state_dict()}, out / "transformer.pt")
+    painter.transformer.load_state_dict(unguided(open_model(str(ASSETS), "cpu").transformer))
+    checkpoint.write(out / "transformer", {"average": painter.state_dict()})
+
+
+def unguided(network: FluxTransformer) -> dict[str, Tensor]:
+    """Weights without a guidance embedding that draw as these do at guidance 1.
+
+    What the embedding adds there is the same in every row, so it goes into a bias beside it.
+    """
+    state = dict(network.state_dict())
+    if network.guidance_in is not None:
+        told = network.guidance_in(timestep_features(torch.ones(1)))[0]
+        state["pooled_in.out.bias"] = state["pooled_in.out.bias"] + told
+    return {n: v for n, v in state.items() if not n.startswith("guidance_in.")}
 
 
 def shipped_code() -> code.Code:

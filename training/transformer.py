@@ -21,7 +21,7 @@ from torch import nn
 
 from fluxline.models.flux1.latents import image_ids, text_ids
 from fluxline.models.flux1.transformer import FluxTransformer
-from training import code, text
+from training import checkpoint, code, text
 from training.captions import caption
 from training.compose import Composer
 from training.muon import Muon
@@ -101,7 +101,7 @@ class Run:
         self.adam = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
         self.average = {n: v.detach().clone() for n, v in self.model.state_dict().items()}
         self.step = 0
-        self.checkpoint = args.out / "transformer.pt"
+        self.checkpoint = args.out / "transformer"
         if self.checkpoint.exists():
             self._load()
         self.rng = np.random.default_rng([args.seed, self.step])
@@ -141,7 +141,7 @@ class Run:
         return self.loss(tokens, x0, sigma, self.model.rope(size))
 
     def save(self) -> None:
-        """Write everything needed to go on, in one replacement."""
+        """Write everything needed to go on."""
         state = {
             "model": self.model.state_dict(),
             "average": self.average,
@@ -149,12 +149,10 @@ class Run:
             "muon": self.muon.state(),
             "step": self.step,
         }
-        part = self.checkpoint.with_suffix(".part")
-        torch.save(state, part)
-        part.replace(self.checkpoint)
+        checkpoint.write(self.checkpoint, state)
 
     def _load(self) -> None:
-        state = torch.load(self.checkpoint, weights_only=True, map_location=self.device)
+        state = checkpoint.read(self.checkpoint, self.device)
         self.average = state["average"]
         if "model" not in state:  # written by resume.py: a new run from old weights
             self.model.load_state_dict(self.average)

@@ -1,0 +1,75 @@
+"""Write into the model card what must not be written by hand: credits and figures.
+
+    python -m training.card --recipe cpu --evaluation RUN/evaluation.json [...]
+
+Replaces what stands between `<!-- credits -->` and `<!-- /credits -->`, and so for `figures`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from pathlib import Path
+
+from training.export import ASSETS
+from training.packages import FACES, SPRITES, Package
+from training.recipe import RECIPES, Recipe
+from training.things import STYLES
+
+COLUMNS = ("thing", "style", "colour", "background")
+
+
+def credits_of(recipe: Recipe) -> str:
+    """A line for every package whose pictures, or drawing code, a recipe used."""
+    used = {f"the style {style}": SPRITES[style] for style in STYLES[: recipe.styles]}
+    if recipe.faces:
+        used |= {"faces": FACES["pixel-art"], "drawing the faces": FACES["core"]}
+    return "\n".join(_line(what, package) for what, package in used.items())
+
+
+def figures(evaluations: list[dict[str, dict[str, dict[str, float]]]]) -> str:
+    """One table: a row for every setting and kind of question."""
+    rows = [
+        "| drawn with | asked for | pictures | thing right | style | colour | background |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    distances = []
+    for found in evaluations:
+        for setting, kinds in found.items():
+            if setting == "ceiling":
+                continue
+            for kind, row in kinds.items():
+                if kind == "distance":
+                    distances.append(f"{setting} {row}")
+                    continue
+                shares = " | ".join(f"{row[c]:.0%}" if c in row else "" for c in COLUMNS)
+                rows.append(f"| {setting} | {kind} | {row['pictures']} | {shares} |")
+    ceiling = ", ".join(f"{what} {share:.1%}" for what, share in evaluations[0]["ceiling"].items())
+    rows += ["", f"Of real pictures the classifier reads right: {ceiling}."]
+    rows += [f"Fréchet distance to the real pictures: {'; '.join(distances)}."]
+    return "\n".join(rows)
+
+
+def _line(what: str, package: Package) -> str:
+    return f"- {what}: `{package.name}` from npm, {package.licence}. {package.credit}."
+
+
+def main() -> None:
+    """Fill in the card."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--recipe", choices=RECIPES, required=True)
+    parser.add_argument("--evaluation", type=Path, nargs="+", required=True)
+    args = parser.parse_args()
+    path = ASSETS / "README.md"
+    found = [json.loads(file.read_text()) for file in args.evaluation]
+    parts = {"credits": credits_of(RECIPES[args.recipe]), "figures": figures(found)}
+    text = path.read_text("utf-8")
+    for name, part in parts.items():
+        pattern = re.compile(f"<!-- {name} -->.*<!-- /{name} -->", re.DOTALL)
+        text = pattern.sub(lambda _, p=part, n=name: f"<!-- {n} -->\n{p}\n<!-- /{n} -->", text)
+    path.write_text(text, "utf-8")
+
+
+if __name__ == "__main__":
+    main()
