@@ -97,13 +97,5 @@ def unpack(tokens: torch.Tensor, height: int, width: int) -> torch.Tensor:
     )
 
 
-def image_ids(height: int, width: int) -> torch.Tensor:
-    """Positions `(H/2 W/2, 3)` of the tokens; height and width in latent pixels."""
-    ids = torch.zeros(height // 2, width // 2, 3)
-    ids[..., 1] += torch.arange(height // 2)[:, None]
-    ids[..., 2] += torch.arange(width // 2)[None]
-    return ids.flatten(0, 1)
-
-
 def _patches(pictures: torch.Tensor) -> torch.Tensor:
     return rearrange(pictures, "b c (h p) (w q) -> b h w (c p q)", p=PATCH_PX, q=PATCH_PX)

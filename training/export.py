@@ -17,8 +17,9 @@ from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransfo
 
 from fluxline.models.flux1.names import layout_for
 from fluxline.models.flux1.transformer import FluxTransformer
-from training import checkpoint, code, text, transformer, vae
+from training import checkpoint, code, text, vae
 from training.guide import guided
+from training.painter import Painter
 from training.recipe import RECIPES, T5_LENGTH, Recipe
 from training.scenes import SIZES
 
@@ -65,7 +66,7 @@ def diffusers_transformer(network: FluxTransformer) -> FluxTransformer2DModel:
 
 def pipeline(run: Path, recipe: Recipe) -> FluxPipeline:
     """Put the parts of a run together as a stock pipeline, fp32; guided, if it has been."""
-    painter = transformer.Painter(text.untrained(run), recipe)
+    painter = Painter(text.untrained(run), recipe)
     painter.load_state_dict(checkpoint.read(run / "transformer")["average"])
     encoders, network = painter.encoders, painter.transformer
     if (run / "guided").exists():

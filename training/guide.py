@@ -24,9 +24,9 @@ from fluxline.models.flux1.transformer import FluxConfig, FluxTransformer
 from training import checkpoint, code, text
 from training.captions import caption
 from training.compose import Composer
+from training.painter import Painter
 from training.recipe import RECIPES
 from training.scenes import random_scene, random_size
-from training.transformer import Painter
 
 STRONGEST = 4.0  # guidance is learned from 1 to this
 PLAIN_SHARE = 0.25  # of the rows at guidance 1

@@ -18,8 +18,9 @@ from torch import Tensor
 
 from fluxline.engine.build import open_model
 from fluxline.models.flux1.transformer import FluxTransformer, timestep_features
-from training import checkpoint, code, text, transformer, vae
+from training import checkpoint, code, text, vae
 from training.export import ASSETS
+from training.painter import Painter
 from training.recipe import RECIPES, Recipe
 
 LATENT_CODE = Path(__file__).parent / "latent_code.safetensors"
@@ -36,7 +37,7 @@ def resume(out: Path, recipe: Recipe) -> None:
     autoencoder = vae.build()
     autoencoder.load_state_dict(_weights("vae"))
     torch.save(autoencoder.state_dict(), out / "vae.pt")
-    painter = transformer.Painter(encoders, recipe)
+    painter = Painter(encoders, recipe)
     painter.transformer.load_state_dict(unguided(open_model(str(ASSETS), "cpu").transformer))
     checkpoint.write(out / "transformer", {"average": painter.state_dict()})
 

@@ -126,6 +126,10 @@ class Encoders(nn.Module):
         short = self.clip_words(texts, max_length=CLIP_LENGTH, **kinds).input_ids
         return long.to(device), short.to(device)
 
+    def twin(self) -> Encoders:
+        """Untrained encoders of the same words."""
+        return Encoders(self.t5_words, self.clip_words)
+
     def forward(self, long: torch.Tensor, short: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return T5 states `(B, 24, 192)` and CLIP's pooled vector `(B, 192)`, unmasked."""
         return self.t5(long).last_hidden_state, self.clip(short).pooler_output

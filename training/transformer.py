@@ -1,8 +1,7 @@
 """Train the transformer, and the text encoders with it, on scenes drawn on the fly.
 
-Flow matching as FLUX has it: x_sigma = (1 - sigma) x0 + sigma noise, and the model predicts
-noise - x0. It trains Fluxline's own FluxTransformer. A run is so many steps long, may be
-done in legs of so many minutes, resumes from its checkpoint, and can be exported at any moment.
+A run is so many steps long, may be done in legs of so many minutes, resumes from its checkpoint,
+and can be exported at any moment. With every checkpoint it writes a row of pictures, RUN/samples.
 With --compile a sample takes two thirds of the time once a minute or two of compiling is over.
 
     python -m training.transformer --data DIR --out DIR --steps 7500 [--minutes 9] [--compile]
@@ -19,64 +18,19 @@ import numpy as np
 import torch
 from torch import nn
 
-from fluxline.models.flux1.latents import image_ids, text_ids
-from fluxline.models.flux1.transformer import FluxTransformer
-from training import checkpoint, code, text
+from training import checkpoint, code, samples, text
 from training.captions import caption
 from training.compose import Composer
 from training.muon import Muon
-from training.recipe import RECIPES, T5_LENGTH, Recipe
+from training.painter import Painter
+from training.recipe import RECIPES
 from training.scenes import random_scene, random_size
 
 ADAM_RATE, MUON_RATE, TEXT_RATE = 1.5e-3, 2e-2, 5e-4
 WARM_UP = 300  # steps
 EMA = 0.999
-IGNORANCE = 2.0  # loss of a row about which nothing is known; a greater one weighs no more,
-# since a warm start may answer new words with numbers that would drown all others
 PURE_NOISE_SHARE = (0.375, 0.125)  # of the rows at sigma 1, where the prompt alone decides:
 PURE_NOISE_UNTIL = 0.6  # the first in this share of the run, then the second
-
-
-def untrained(recipe: Recipe) -> FluxTransformer:
-    """A transformer whose blocks and output start as zero (adaLN-Zero)."""
-    model = FluxTransformer(recipe.transformer)
-    for layer in (model.modulation, model.image_out):
-        nn.init.zeros_(layer.weight)
-        nn.init.zeros_(layer.bias)
-    return model
-
-
-class Painter(nn.Module):
-    """All that learns: both text encoders and the transformer."""
-
-    def __init__(self, encoders: text.Encoders, recipe: Recipe) -> None:
-        super().__init__()
-        self.encoders, self.transformer = encoders, untrained(recipe)
-
-    def rope(self, size: tuple[int, int]) -> torch.Tensor:
-        """Rotations (1, S, 32) of a picture of this size in px."""
-        ids = torch.cat((text_ids(T5_LENGTH), image_ids(size[1] // 8, size[0] // 8)))
-        return self.transformer.rope(ids.to(self.transformer.image_in.weight.device))[None]
-
-    def forward(
-        self,
-        tokens: tuple[torch.Tensor, torch.Tensor],
-        x0: torch.Tensor,
-        sigma: torch.Tensor,
-        rope: torch.Tensor,
-    ) -> torch.Tensor:
-        """Return the flow-matching loss of tokens `(B, L)`, latents `(B, N, 64)`, sigma `(B,)`."""
-        noise = torch.randn_like(x0)
-        states, pooled = self.encoders(*tokens)
-        model = self.transformer
-        velocity = model(
-            torch.lerp(x0, noise, sigma[:, None, None]),
-            model.embed_text(states),
-            model.modulate(sigma, None, pooled),
-            rope,
-        )
-        row = (velocity - (noise - x0)).square().mean((1, 2))
-        return (row / (row.detach() / IGNORANCE).clamp(min=1)).mean()
 
 
 class Run:
@@ -101,10 +55,11 @@ class Run:
         self.adam = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
         self.average = {n: v.detach().clone() for n, v in self.model.state_dict().items()}
         self.step = 0
-        self.checkpoint = args.out / "transformer"
+        self.out, self.checkpoint = args.out, args.out / "transformer"
         if self.checkpoint.exists():
             self._load()
         self.rng = np.random.default_rng([args.seed, self.step])
+        torch.manual_seed(args.seed + self.step)
 
     @property
     def progress(self) -> float:
@@ -141,7 +96,7 @@ class Run:
         return self.loss(tokens, x0, sigma, self.model.rope(size))
 
     def save(self) -> None:
-        """Write everything needed to go on."""
+        """Write everything needed to go on, and what it draws now."""
         state = {
             "model": self.model.state_dict(),
             "average": self.average,
@@ -150,6 +105,10 @@ class Run:
             "step": self.step,
         }
         checkpoint.write(self.checkpoint, state)
+        shown = Painter(self.model.encoders.twin(), self.recipe).to(self.device)
+        shown.load_state_dict(self.average)
+        (self.out / "samples").mkdir(exist_ok=True)
+        samples.row(shown, self.code).save(self.out / "samples" / f"{self.step:06}.png")
 
     def _load(self) -> None:
         state = checkpoint.read(self.checkpoint, self.device)
