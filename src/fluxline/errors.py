@@ -18,6 +18,7 @@
     │ ├ OutOfMemory
     │ ├ DeviceLost            nothing on the device works any more
     │ ├ NotFinite             the model answered NaN or infinity
+    │ ├ StorageError          a picture could not be stored or read
     │ └ WorkerDied
     └ Cancelled             asked for by the caller; not a failure
 
@@ -44,6 +45,7 @@ __all__ = [
     "OutOfMemory",
     "DeviceLost",
     "NotFinite",
+    "StorageError",
     "WorkerDied",
     "Cancelled",
     "error_of",
@@ -177,6 +179,12 @@ class NotFinite(EngineError):
     code = "not_finite"
 
 
+class StorageError(EngineError):
+    """The store of pictures does not answer, or is full."""
+
+    code = "storage_error"
+
+
 class WorkerDied(EngineError):
     """The worker process died while it held this request, as often as we retry."""
 
@@ -205,6 +213,7 @@ _BY_CODE: dict[str, type[FluxlineError]] = {
         OutOfMemory,
         DeviceLost,
         NotFinite,
+        StorageError,
         WorkerDied,
         Cancelled,
     )

@@ -1,0 +1,411 @@
+"""Jobs on disk: accepted, claimed under a lease, finished once.
+
+Every write of somebody who holds a job carries the fence of their claim; once the lease is lost
+and the job claimed again, the older fence writes nothing more. So a job may be drawn twice, but
+is finished once. All methods block; any thread may call them.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from sqlalchemy import (
+    Connection,
+    Engine,
+    Select,
+    and_,
+    create_engine,
+    delete,
+    event,
+    func,
+    insert,
+    or_,
+    select,
+    update,
+)
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import IntegrityError, OperationalError
+
+from fluxline.errors import ConfigError, InvalidParams, NotReady, QueueFull, WorkerDied
+from fluxline.jobs.table import OVER, SCHEMA_VERSION, JobRow, JobState, jobs, metadata, schema
+
+MAX_ATTEMPTS = 3
+BUSY_S = 5.0  # how long a writer of SQLite waits for another
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewJob:
+    """What is written when a job is accepted; the table's columns say what each field means."""
+
+    id: str
+    request: str
+    fingerprint: str
+    owner: str = ""
+    idempotency_key: str | None = None
+    door: str = "jobs"
+    cost: float = 0.0
+    priority: int = 0
+    is_attended: bool = False
+    deadline: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What the queue may hold at most. of_owner counts what waits and what runs."""
+
+    waiting: int
+    cost: float = float("inf")
+    of_owner: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """The right to work on a job until its lease ends."""
+
+    job: JobRow
+
+    @property
+    def token(self) -> tuple[str, int]:
+        """What every write of the holder carries: the job's id and the claim's fence."""
+        return self.job.id, self.job.fence
+
+
+class JobStore:
+    """Opens the database, makes the table when it is not there. Raises ConfigError.
+
+    url: sqlite:///path or postgresql+psycopg://…
+    """
+
+    def __init__(self, url: str, *, clock: Callable[[], float] = time.time) -> None:
+        self._clock = clock
+        self._engine = _opened(url)
+        with self._writing() as db:
+            metadata.create_all(db)
+            version = db.scalar(select(schema.c.version))
+            if version is None:
+                db.execute(insert(schema).values(version=SCHEMA_VERSION))
+            elif version != SCHEMA_VERSION:
+                message = (
+                    f"the job database has schema {version}; this version reads {SCHEMA_VERSION}"
+                )
+                raise ConfigError(message)
+
+    def close(self) -> None:
+        """Let go of the database."""
+        self._engine.dispose()
+
+    # ---- the callers' side
+
+    def accept(self, new: NewJob, limits: Limits) -> tuple[JobRow, bool]:
+        """Write a job down and return it, and whether it is new.
+
+        A job of the same owner and idempotency key is returned in its place. Raises QueueFull
+        beyond the limits, InvalidParams when the key was used for something else, NotReady when
+        the database cannot be written.
+        """
+        with self._writing() as db:
+            if (known := self._by_key(db, new)) is not None:
+                if known.fingerprint != new.fingerprint:
+                    message = "this Idempotency-Key was used for another request"
+                    raise InvalidParams(message, field="Idempotency-Key")
+                return known, False
+            self._refuse_beyond(db, new, limits)
+            row = {
+                **asdict(new),
+                "created_at": self._clock(),
+                "state": JobState.QUEUED,
+                "attempts": 0,
+                "fence": 0,
+                "cancel_requested": False,
+            }
+            try:
+                with db.begin_nested():
+                    db.execute(insert(jobs).values(row))
+            except IntegrityError:  # another node wrote the same key in between
+                if (known := self._by_key(db, new)) is None:
+                    raise
+                return known, False
+            found = self._one(db, new.id)
+            assert found is not None
+            return found, True
+
+    def get(self, job_id: str, *, owner: str | None = None) -> JobRow | None:
+        """The job of that id, if it is this owner's; owner None: anybody's."""
+        with self._engine.connect() as db:
+            found = self._one(db, job_id)
+        return found if found and owner in (None, found.owner) else None
+
+    def recent(
+        self,
+        *,
+        owner: str | None = None,
+        states: Sequence[JobState] = (),
+        before: float | None = None,
+        limit: int = 50,
+    ) -> list[JobRow]:
+        """Jobs, the newest first."""
+        query = select(jobs).order_by(jobs.c.created_at.desc(), jobs.c.id).limit(limit)
+        if owner is not None:
+            query = query.where(jobs.c.owner == owner)
+        if states:
+            query = query.where(jobs.c.state.in_(states))
+        if before is not None:
+            query = query.where(jobs.c.created_at < before)
+        with self._engine.connect() as db:
+            return [JobRow.of(row) for row in db.execute(query).mappings()]
+
+    def cancel(self, job_id: str, *, owner: str | None = None) -> JobRow | None:
+        """Cancel a job that waits; ask the holder of one that runs. None: no such job."""
+        with self._writing() as db:
+            found = self._one(db, job_id)
+            if found is None or owner not in (None, found.owner):
+                return None
+            if found.state == JobState.QUEUED:
+                self._end(db, jobs.c.id == job_id, JobState.CANCELLED)
+            elif found.state == JobState.RUNNING:
+                db.execute(update(jobs).where(jobs.c.id == job_id).values(cancel_requested=True))
+            return self._one(db, job_id)
+
+    def retry(self, job_id: str, *, owner: str | None = None) -> JobRow | None:
+        """Queue a failed or cancelled job again, from its seed. None: no such job."""
+        with self._writing() as db:
+            found = self._one(db, job_id)
+            if found is None or owner not in (None, found.owner):
+                return None
+            if found.state in (JobState.FAILED, JobState.CANCELLED):
+                db.execute(
+                    update(jobs)
+                    .where(jobs.c.id == job_id)
+                    .values(
+                        state=JobState.QUEUED,
+                        attempts=0,
+                        cancel_requested=False,
+                        finished_at=None,
+                        error_code=None,
+                        error_message=None,
+                    )
+                )
+            return self._one(db, job_id)
+
+    def counts(self) -> Mapping[JobState, int]:
+        """How many jobs are in each state."""
+        query = select(jobs.c.state, func.count()).group_by(jobs.c.state)
+        with self._engine.connect() as db:
+            return {JobState(state): count for state, count in db.execute(query)}
+
+    def oldest_waiting(self) -> float | None:
+        """When the job that waits longest was accepted."""
+        with self._engine.connect() as db:
+            found: float | None = db.scalar(
+                select(func.min(jobs.c.created_at)).where(jobs.c.state == JobState.QUEUED)
+            )
+            return found
+
+    # ---- the holders' side
+
+    def claim(self, holder: str, *, lease_s: float, limit: int) -> list[Claim]:
+        """Take up to `limit` jobs: by priority, then in turn between owners, then by age."""
+        with self._writing() as db:
+            ids = [row.id for row in db.execute(_next_in_turn(limit))]
+            locked = select(jobs.c.id).where(jobs.c.id.in_(ids), jobs.c.state == JobState.QUEUED)
+            free = set(db.scalars(locked.with_for_update(skip_locked=True)))
+            now = self._clock()
+            for job_id in free:
+                db.execute(
+                    update(jobs)
+                    .where(jobs.c.id == job_id)
+                    .values(
+                        state=JobState.RUNNING,
+                        attempts=jobs.c.attempts + 1,
+                        fence=jobs.c.fence + 1,
+                        holder=holder,
+                        lease_until=now + lease_s,
+                        started_at=func.coalesce(jobs.c.started_at, now),
+                    )
+                )
+            taken = {i: self._one(db, i) for i in ids if i in free}
+            return [Claim(row) for row in taken.values() if row is not None]
+
+    def renew(self, tokens: Sequence[tuple[str, int]], *, lease_s: float) -> dict[str, bool]:
+        """Renew leases. For each job still held: whether its caller wants it cancelled."""
+        held: dict[str, bool] = {}
+        with self._writing() as db:
+            for token in tokens:
+                mine = _held(token)
+                changed = db.execute(
+                    update(jobs).where(mine).values(lease_until=self._clock() + lease_s)
+                )
+                if changed.rowcount:
+                    held[token[0]] = bool(db.scalar(select(jobs.c.cancel_requested).where(mine)))
+        return held
+
+    def finish(self, token: tuple[str, int], result: str) -> bool:
+        """Write a job's result down. False: the lease was lost, somebody else finishes it."""
+        with self._writing() as db:
+            return self._end(db, _held(token), JobState.DONE, result=result)
+
+    def fail(self, token: tuple[str, int], code: str, message: str) -> bool:
+        """Write down why a job failed. False: the lease was lost."""
+        with self._writing() as db:
+            return self._end(
+                db, _held(token), JobState.FAILED, error_code=code, error_message=message
+            )
+
+    def drop(self, token: tuple[str, int]) -> bool:
+        """Write down that a job was cancelled as its caller asked. False: the lease was lost."""
+        with self._writing() as db:
+            return self._end(db, _held(token), JobState.CANCELLED)
+
+    def put_back(self, token: tuple[str, int]) -> bool:
+        """Give a job back to the queue, its attempt not counted. False: the lease was lost."""
+        with self._writing() as db:
+            changed = db.execute(
+                update(jobs)
+                .where(_held(token))
+                .values(
+                    state=JobState.QUEUED,
+                    attempts=jobs.c.attempts - 1,
+                    holder=None,
+                    lease_until=None,
+                )
+            )
+            return bool(changed.rowcount)
+
+    def recover(self, *, holder: str | None = None) -> list[JobRow]:
+        """End leases that ran out, or all of one holder that is known to be gone.
+
+        Their jobs are queued again; those that had their attempts fail, named as the cause, and
+        those whose caller waited on a connection that is gone are cancelled. Returns them all.
+        """
+        lost = and_(
+            jobs.c.state == JobState.RUNNING,
+            jobs.c.lease_until < self._clock() if holder is None else jobs.c.holder == holder,
+        )
+        gave_up = f"the job ended its worker {MAX_ATTEMPTS} times"
+        with self._writing() as db:
+            ids = list(db.scalars(select(jobs.c.id).where(lost).with_for_update(skip_locked=True)))
+            mine = jobs.c.id.in_(ids)
+            self._end(
+                db,
+                and_(mine, jobs.c.attempts >= MAX_ATTEMPTS),
+                JobState.FAILED,
+                error_code=WorkerDied.code,
+                error_message=gave_up,
+            )
+            is_gone = or_(
+                jobs.c.cancel_requested,
+                and_(jobs.c.is_attended, jobs.c.idempotency_key.is_(None)),
+            )
+            running = and_(mine, jobs.c.state == JobState.RUNNING)
+            self._end(db, and_(running, is_gone), JobState.CANCELLED)
+            again = {"state": JobState.QUEUED, "holder": None, "lease_until": None}
+            db.execute(update(jobs).where(running).values(again))
+            rows = db.execute(select(jobs).where(mine)).mappings()
+            return [JobRow.of(row) for row in rows]
+
+    def forget(self, *, finished_before: float) -> list[JobRow]:
+        """Delete jobs that were over before then, and return them, so that their files can go."""
+        with self._writing() as db:
+            old = and_(jobs.c.state.in_(OVER), jobs.c.finished_at < finished_before)
+            rows = [JobRow.of(row) for row in db.execute(select(jobs).where(old)).mappings()]
+            db.execute(delete(jobs).where(jobs.c.id.in_([row.id for row in rows])))
+            return rows
+
+    # ---- inside
+
+    @contextmanager
+    def _writing(self) -> Iterator[Connection]:
+        try:
+            with self._engine.execution_options(writes=True).begin() as db:
+                yield db
+        except OperationalError as exc:  # locked, full, or not there: nothing was written
+            raise NotReady("the job database cannot be written now", retry_after_s=5.0) from exc
+
+    def _end(self, db: Connection, which: Any, state: JobState, **values: Any) -> bool:
+        values |= {"state": state, "finished_at": self._clock(), "lease_until": None}
+        return bool(db.execute(update(jobs).where(which).values(values)).rowcount)
+
+    def _one(self, db: Connection, job_id: str) -> JobRow | None:
+        row = db.execute(select(jobs).where(jobs.c.id == job_id)).mappings().first()
+        return None if row is None else JobRow.of(row)
+
+    def _by_key(self, db: Connection, new: NewJob) -> JobRow | None:
+        if new.idempotency_key is None:
+            return None
+        same = and_(jobs.c.owner == new.owner, jobs.c.idempotency_key == new.idempotency_key)
+        row = db.execute(select(jobs).where(same)).mappings().first()
+        return None if row is None else JobRow.of(row)
+
+    def _refuse_beyond(self, db: Connection, new: NewJob, limits: Limits) -> None:
+        waiting = select(func.count(), func.coalesce(func.sum(jobs.c.cost), 0.0)).where(
+            jobs.c.state == JobState.QUEUED
+        )
+        count, cost = db.execute(waiting).one()
+        if count >= limits.waiting:
+            message = f"{count} requests are waiting; at most {limits.waiting} may"
+            raise QueueFull(message, retry_after_s=1.0)
+        if cost and cost + new.cost > limits.cost:
+            raise QueueFull("the queue holds as much work as it may", retry_after_s=1.0)
+        if limits.of_owner is not None:
+            states = (JobState.QUEUED, JobState.RUNNING)
+            mine = and_(jobs.c.owner == new.owner, jobs.c.state.in_(states))
+            count = db.scalar(select(func.count()).where(mine)) or 0
+            if count >= limits.of_owner:
+                message = f"{count} requests of this key are open; at most {limits.of_owner} may be"
+                raise QueueFull(message, retry_after_s=1.0)
+
+
+def _held(token: tuple[str, int]) -> Any:
+    job_id, fence = token
+    return and_(jobs.c.id == job_id, jobs.c.fence == fence, jobs.c.state == JobState.RUNNING)
+
+
+def _next_in_turn(limit: int) -> Select[Any]:
+    """Who is next: by priority; of equals, owners in turn, counting what runs of theirs already."""
+    running = (
+        select(jobs.c.owner, func.count().label("running"))
+        .where(jobs.c.state == JobState.RUNNING)
+        .group_by(jobs.c.owner)
+        .subquery()
+    )
+    own = [jobs.c.priority.desc(), jobs.c.created_at, jobs.c.id]
+    place = func.row_number().over(partition_by=jobs.c.owner, order_by=own) + func.coalesce(
+        running.c.running, 0
+    )
+    waiting = (
+        select(jobs.c.id, jobs.c.priority, jobs.c.created_at, place.label("place"))
+        .outerjoin(running, running.c.owner == jobs.c.owner)
+        .where(jobs.c.state == JobState.QUEUED)
+        .subquery()
+    )
+    return (
+        select(waiting.c.id)
+        .order_by(waiting.c.priority.desc(), waiting.c.place, waiting.c.created_at, waiting.c.id)
+        .limit(limit)
+    )
+
+
+def _opened(url: str) -> Engine:
+    parsed = make_url(url)
+    if parsed.get_backend_name() == "sqlite":
+        engine = create_engine(url, connect_args={"timeout": BUSY_S})
+        event.listen(engine, "connect", _prepare_sqlite)
+        event.listen(engine, "begin", _begin_sqlite)
+        return engine
+    if parsed.get_backend_name() == "postgresql":
+        options = {"connect_timeout": 5, "keepalives_idle": 5, "tcp_user_timeout": 10_000}
+        return create_engine(url, pool_pre_ping=True, connect_args=options)
+    raise ConfigError(f"jobs live in SQLite or PostgreSQL; got {parsed.get_backend_name()}")
+
+
+def _prepare_sqlite(connection: Any, _: Any) -> None:
+    connection.isolation_level = None  # transactions begin where we say, not where the driver does
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    writes = connection.get_execution_options().get("writes", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")

@@ -1,0 +1,107 @@
+"""The one table of jobs, for SQLite and for PostgreSQL, and a row of it as a value."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import (
+    Boolean,
+    Column,
+    Float,
+    Index,
+    Integer,
+    MetaData,
+    RowMapping,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+
+SCHEMA_VERSION = 1
+
+
+class JobState(StrEnum):
+    """Where a job stands. It moves down; a lost lease or a retry takes it back to QUEUED."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+OVER = (JobState.DONE, JobState.FAILED, JobState.CANCELLED)
+
+metadata = MetaData()
+
+schema = Table("schema", metadata, Column("version", Integer, nullable=False))
+
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("owner", String(64), nullable=False),
+    Column("idempotency_key", String(255)),  # unique for its owner
+    Column("fingerprint", String(64), nullable=False),  # sha256 of what was asked
+    Column("door", String(32), nullable=False),  # the dialect that asked
+    Column("request", Text, nullable=False),  # JSON of what shall be drawn
+    Column("cost", Float, nullable=False),  # predicted, in pixels x evaluations
+    Column("priority", Integer, nullable=False),
+    Column("is_attended", Boolean, nullable=False),  # somebody waits on an open connection
+    Column("created_at", Float, nullable=False),  # seconds since 1970, as all times here
+    Column("deadline", Float),
+    Column("state", String(16), nullable=False),
+    Column("attempts", Integer, nullable=False),  # times it was claimed
+    Column("fence", Integer, nullable=False),  # of the last claim; older ones may not write
+    Column("holder", String(64)),  # who holds the lease
+    Column("lease_until", Float),
+    Column("cancel_requested", Boolean, nullable=False),
+    Column("started_at", Float),
+    Column("finished_at", Float),
+    Column("result", Text),  # JSON of what was drawn and where it lies
+    Column("error_code", String(64)),
+    Column("error_message", Text),
+    UniqueConstraint("owner", "idempotency_key", name="one_job_a_key"),
+    Index("jobs_by_state", "state", "priority", "created_at"),
+    Index("jobs_by_owner", "owner", "created_at"),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobRow:
+    """One job as it was when it was read; the columns say what each field means."""
+
+    id: str
+    owner: str
+    idempotency_key: str | None
+    fingerprint: str
+    door: str
+    request: str
+    cost: float
+    priority: int
+    is_attended: bool
+    created_at: float
+    deadline: float | None
+    state: JobState
+    attempts: int
+    fence: int
+    holder: str | None
+    lease_until: float | None
+    cancel_requested: bool
+    started_at: float | None
+    finished_at: float | None
+    result: str | None
+    error_code: str | None
+    error_message: str | None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing more will happen to it, unless it is retried."""
+        return self.state in OVER
+
+    @classmethod
+    def of(cls, row: RowMapping) -> "JobRow":
+        """Read a row of the table."""
+        values: dict[str, Any] = dict(row)
+        return cls(**{**values, "state": JobState(values["state"])})

@@ -1,0 +1,314 @@
+"""The durable queue: accepted once, claimed in turn, finished once, whoever dies."""
+
+import multiprocessing
+import os
+import signal
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from sqlalchemy import create_engine, text
+
+from fluxline.errors import ConfigError, InvalidParams, NotReady, QueueFull
+from fluxline.jobs import JobState, JobStore, Limits, NewJob
+
+WIDE = Limits(waiting=1000)
+
+
+class Clock:
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def url(tmp_path):
+    return f"sqlite:///{tmp_path}/jobs.db"
+
+
+@pytest.fixture
+def store(url, clock):
+    store = JobStore(url, clock=clock)
+    yield store
+    store.close()
+
+
+def job(name: str, **fields) -> NewJob:
+    return NewJob(**{"id": name, "request": "{}", "fingerprint": name, **fields})
+
+
+def accept(store: JobStore, *names: str, **fields) -> None:
+    for name in names:
+        store.accept(job(name, **fields), WIDE)
+
+
+def claimed(store: JobStore, limit: int = 99, holder: str = "a") -> list[str]:
+    return [c.job.id for c in store.claim(holder, lease_s=10, limit=limit)]
+
+
+def test_an_accepted_job_is_there_after_the_store_is_opened_again(url, store, clock):
+    accept(store, "x", owner="ann", cost=2.5, priority=3, deadline=1100.0)
+    found = JobStore(url, clock=clock).get("x")
+    assert (found.owner, found.cost, found.priority) == ("ann", 2.5, 3)
+    assert (found.state, found.created_at, found.deadline) == (JobState.QUEUED, 1000.0, 1100.0)
+
+
+def test_a_claimed_job_is_finished_with_its_result(store, clock):
+    accept(store, "x")
+    (claim,) = store.claim("a", lease_s=10, limit=5)
+    clock.now += 3
+    assert store.finish(claim.token, "[1]")
+    found = store.get("x")
+    assert (found.state, found.result, found.started_at, found.finished_at) == (
+        JobState.DONE,
+        "[1]",
+        1000.0,
+        1003.0,
+    )
+    assert found.is_over
+
+
+def test_a_job_is_claimed_by_one_holder_only(store):
+    accept(store, *map(str, range(40)))
+    with ThreadPoolExecutor(4) as pool:
+        taken = list(pool.map(lambda k: claimed(store, 10, f"h{k}"), range(4)))
+    assert sorted((name for names in taken for name in names), key=int) == [
+        str(k) for k in range(40)
+    ]
+
+
+def test_a_lost_lease_goes_to_the_next_and_the_old_fence_writes_nothing(store, clock):
+    accept(store, "x")
+    (old,) = store.claim("a", lease_s=10, limit=1)
+    clock.now += 11
+    assert [row.id for row in store.recover()] == ["x"]
+    (new,) = store.claim("b", lease_s=10, limit=1)
+    assert store.renew([old.token], lease_s=10) == {}
+    assert not store.finish(old.token, "late")
+    assert not store.fail(old.token, "x", "late")
+    assert not store.put_back(old.token)
+    assert store.finish(new.token, "right")
+    assert not store.finish(new.token, "twice")
+    assert store.get("x").result == "right"
+
+
+def test_a_renewed_lease_is_not_lost(store, clock):
+    accept(store, "x")
+    (claim,) = store.claim("a", lease_s=10, limit=1)
+    clock.now += 9
+    assert store.renew([claim.token], lease_s=10) == {"x": False}
+    clock.now += 9
+    assert store.recover() == []
+
+
+def test_a_job_that_lost_its_worker_three_times_fails_and_says_so(store, clock):
+    accept(store, "x")
+    for _ in range(3):
+        assert claimed(store) == ["x"]
+        clock.now += 11
+        store.recover()
+    found = store.get("x")
+    assert (found.state, found.error_code) == (JobState.FAILED, "worker_died")
+    assert "3 times" in found.error_message
+
+
+def test_a_job_given_back_loses_no_attempt(store):
+    accept(store, "x")
+    for _ in range(5):
+        (claim,) = store.claim("a", lease_s=10, limit=1)
+        assert store.put_back(claim.token)
+    assert store.get("x").attempts == 0
+
+
+def test_what_a_holder_that_is_gone_held_is_queued_at_once(store):
+    accept(store, "x", "y")
+    assert claimed(store, 1, "gone") == ["x"]
+    assert claimed(store, 1, "here") == ["y"]
+    assert [row.id for row in store.recover(holder="gone")] == ["x"]
+    assert store.get("y").state == JobState.RUNNING
+
+
+def test_a_job_whose_caller_waited_on_a_lost_connection_is_not_drawn_again(store):
+    accept(store, "unkeyed", is_attended=True)
+    accept(store, "keyed", is_attended=True, idempotency_key="k")
+    claimed(store)
+    store.recover(holder="a")
+    assert store.get("unkeyed").state == JobState.CANCELLED
+    assert store.get("keyed").state == JobState.QUEUED
+
+
+def test_the_same_key_of_the_same_owner_is_the_same_job(store):
+    first, is_new = store.accept(job("x", owner="ann", idempotency_key="k"), WIDE)
+    assert is_new
+    again, is_new = store.accept(job("y", owner="ann", idempotency_key="k", fingerprint="x"), WIDE)
+    assert (again, is_new) == (first, False)
+    other, is_new = store.accept(job("z", owner="bob", idempotency_key="k"), WIDE)
+    assert (other.id, is_new) == ("z", True)
+
+
+def test_a_key_used_for_something_else_is_refused(store):
+    accept(store, "x", idempotency_key="k")
+    with pytest.raises(InvalidParams, match="another request"):
+        accept(store, "y", idempotency_key="k")
+
+
+def test_the_same_key_at_once_makes_one_job(store):
+    def submit(k: int) -> str:
+        new = job(f"j{k}", idempotency_key="k", fingerprint="same")
+        return store.accept(new, WIDE)[0].id
+
+    with ThreadPoolExecutor(8) as pool:
+        assert len(set(pool.map(submit, range(16)))) == 1
+
+
+def test_a_full_queue_refuses_and_writes_nothing(store):
+    accept(store, "x", "y")
+    with pytest.raises(QueueFull, match="2 requests are waiting; at most 2 may"):
+        store.accept(job("z"), Limits(waiting=2))
+    assert store.get("z") is None
+    claimed(store, 1)
+    store.accept(job("z"), Limits(waiting=2))
+
+
+def test_a_queue_holds_so_much_work_but_one_job_always(store):
+    limits = Limits(waiting=9, cost=10)
+    store.accept(job("huge", cost=99), limits)
+    with pytest.raises(QueueFull, match="as much work"):
+        store.accept(job("small", cost=1), limits)
+
+
+def test_an_owner_has_so_many_open_jobs_and_others_are_not_hindered(store):
+    limits = Limits(waiting=9, of_owner=1)
+    store.accept(job("x", owner="ann"), limits)
+    with pytest.raises(QueueFull, match="of this key"):
+        store.accept(job("y", owner="ann"), limits)
+    store.accept(job("z", owner="bob"), limits)
+
+
+def test_claims_go_by_priority_then_in_turn_between_owners_then_by_age(store, clock):
+    for name in ("a1", "a2", "a3", "b1"):
+        accept(store, name, owner=name[0])
+        clock.now += 1
+    accept(store, "urgent", owner="a", priority=5)
+    assert claimed(store, 3) == ["urgent", "b1", "a1"]
+    assert claimed(store, 9) == ["a2", "a3"]
+
+
+def test_cancelling_ends_what_waits_and_asks_who_runs(store):
+    accept(store, "x", "y")
+    (claim,) = store.claim("a", lease_s=10, limit=1)
+    assert store.cancel("y").state == JobState.CANCELLED
+    assert store.cancel("x").state == JobState.RUNNING
+    assert store.renew([claim.token], lease_s=10) == {"x": True}
+    assert store.drop(claim.token)
+    assert store.get("x").state == JobState.CANCELLED
+    assert store.cancel("nobody") is None
+
+
+def test_a_cancelled_job_whose_holder_dies_is_not_drawn_again(store):
+    accept(store, "x")
+    claimed(store)
+    store.cancel("x")
+    store.recover(holder="a")
+    assert store.get("x").state == JobState.CANCELLED
+
+
+def test_a_failed_job_can_be_tried_again(store):
+    accept(store, "x")
+    (claim,) = store.claim("a", lease_s=10, limit=1)
+    store.fail(claim.token, "out_of_memory", "no memory")
+    assert store.get("x").error_code == "out_of_memory"
+    again = store.retry("x")
+    assert (again.state, again.attempts, again.error_code) == (JobState.QUEUED, 0, None)
+    assert claimed(store) == ["x"]
+
+
+def test_jobs_of_others_are_neither_seen_nor_touched(store):
+    accept(store, "x", owner="ann")
+    assert store.get("x", owner="bob") is None
+    assert store.cancel("x", owner="bob") is None
+    assert store.retry("x", owner="bob") is None
+    assert store.recent(owner="bob") == []
+    assert store.get("x", owner="ann").state == JobState.QUEUED
+
+
+def test_recent_jobs_come_newest_first_and_page_by_page(store, clock):
+    for name in "abcd":
+        accept(store, name)
+        clock.now += 1
+    first = store.recent(limit=2)
+    assert [row.id for row in first] == ["d", "c"]
+    rest = store.recent(limit=9, before=first[-1].created_at)
+    assert [row.id for row in rest] == ["b", "a"]
+    store.cancel("b")
+    assert [row.id for row in store.recent(states=[JobState.CANCELLED])] == ["b"]
+
+
+def test_counts_and_the_oldest_waiting_are_read_off_the_table(store, clock):
+    assert store.oldest_waiting() is None
+    accept(store, "x")
+    clock.now += 5
+    accept(store, "y")
+    assert store.oldest_waiting() == 1000.0
+    claimed(store, 1)
+    assert store.counts() == {JobState.QUEUED: 1, JobState.RUNNING: 1}
+    assert store.oldest_waiting() == 1005.0
+
+
+def test_old_jobs_are_forgotten_and_open_ones_never(store, clock):
+    accept(store, "old", "open")
+    store.cancel("old")
+    clock.now += 100
+    assert [row.id for row in store.forget(finished_before=clock.now)] == ["old"]
+    assert store.get("old") is None
+    assert store.get("open") is not None
+
+
+def _work(url: str) -> None:
+    store = JobStore(url)
+    while claims := store.claim(f"p{os.getpid()}", lease_s=0.5, limit=2):
+        for claim in claims:
+            store.finish(claim.token, str(os.getpid()))
+
+
+def test_kill_9_of_holders_loses_no_job(url):
+    store = JobStore(url)
+    accept(store, *map(str, range(30)))
+    context = multiprocessing.get_context("spawn")
+    for k in range(4):
+        process = context.Process(target=_work, args=(url,))
+        process.start()
+        if k < 3:
+            threading.Event().wait(0.9 + 0.02 * k)
+            os.kill(process.pid, signal.SIGKILL)
+        process.join()
+        store.recover(holder=f"p{process.pid}")
+    _work(url)
+    assert store.counts() == {JobState.DONE: 30}
+
+
+def test_a_database_of_another_version_is_refused(url, store):
+    with create_engine(url).begin() as db:
+        db.execute(text("update schema set version = 99"))
+    with pytest.raises(ConfigError, match="schema 99"):
+        JobStore(url)
+
+
+def test_another_kind_of_database_is_refused():
+    with pytest.raises(ConfigError, match="mysql"):
+        JobStore("mysql://localhost/x")
+
+
+def test_a_database_that_cannot_be_written_accepts_nothing_and_says_so(tmp_path, clock):
+    store = JobStore(f"sqlite:///{tmp_path}/jobs.db", clock=clock)
+    with store._engine.connect() as db:
+        db.exec_driver_sql("PRAGMA max_page_count=1")
+        db.exec_driver_sql("PRAGMA query_only=ON")
+    with pytest.raises(NotReady, match="cannot be written"):
+        accept(store, "x")
