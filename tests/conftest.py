@@ -8,6 +8,7 @@ import pytest
 
 from fluxline.engine.build import open_model
 from tests.models.flux1.oracle import small_config
+from tests.random_clip import save_random_clip
 from tests.random_flux import save_random_flux
 
 
@@ -23,6 +24,12 @@ def dev_folder(tmp_path_factory):
     """A dev-class random model: guidance, dynamic shift, head_dim 128."""
     config = small_config(guidance=True, head_dim=128, heads=2, double=1, single=2)
     return save_random_flux(tmp_path_factory.mktemp("dev"), config, dynamic_shift=True)
+
+
+@pytest.fixture(scope="session")
+def clip_folder(tmp_path_factory):
+    """A random CLIP of 24 px."""
+    return save_random_clip(tmp_path_factory.mktemp("clip"))
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,7 @@ the tests can hold them. Who writes and who reads each field is said beside it.
 """
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -45,11 +45,19 @@ class SamplingParams:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GenerationRequest:
-    """One request as every front door states it: n pictures of one prompt.
+class Planned:
+    """One picture of a request that says of each what it shall be."""
 
-    Picture i is drawn with seed `seed + i`. The seed is chosen at the door, so that a request
-    retried after a crash draws the same pictures.
+    seed: int
+    params: SamplingParams
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationRequest:
+    """One request as every front door states it: n pictures of one prompt, or a plan of them.
+
+    Picture i is drawn with seed `seed + i`, or as the plan says. Seeds are chosen at the door, so
+    that a request retried after a crash draws the same pictures.
     """
 
     id: str
@@ -58,11 +66,26 @@ class GenerationRequest:
     n: int = 1
     model: str | None = None  # None: the server's default
     params: SamplingParams = field(default_factory=SamplingParams)
+    plan: tuple[Planned, ...] = ()  # every picture by itself, in place of n, seed and params
+    spread: int = 1  # most replicas that may share its pictures; read by the fleet
     output_format: ImageFormat = "png"  # read by the worker
     compression: int | None = None  # 0-100: quality of jpeg and webp; png ignores it
+    top_k: int | None = None  # score the n pictures and keep the best so many; None: keep all
     preview_every: int = 0  # evaluations between two previews; 0: none
     priority: int = 0  # higher goes first; read by the scheduler
     owner: str = ""  # whom fairness counts it for; read by the scheduler
+
+    @property
+    def count(self) -> int:
+        """How many pictures it asks for."""
+        return len(self.plan) or self.n
+
+    def pictures(self) -> tuple[Planned, ...]:
+        """What each picture shall be."""
+        if self.plan:
+            return self.plan
+        seeds = ((self.seed + i) % SEED_LIMIT for i in range(self.n))
+        return tuple(Planned(seed=seed, params=self.params) for seed in seeds)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +101,7 @@ class ImageResult:
     model: str
     params: SamplingParams  # as really used
     timings_s: Mapping[str, float]  # queue, encode, denoise, decode, compress
+    score: float | None = None  # how well it fits the prompt, if top_k was asked; more is better
     warnings: tuple[str, ...] = ()  # e.g. drawn smaller and resampled
 
 
@@ -99,6 +123,18 @@ class ModelInfo:
     device: str
     samplers: tuple[str, ...]
     schedules: tuple[str, ...]
+
+
+def cost(request: GenerationRequest, info: ModelInfo) -> float:
+    """Predict the work of a request in pixels x evaluations, rows with a negative prompt twice."""
+
+    def of(params: SamplingParams) -> float:
+        pixels = (params.width or info.native_width) * (params.height or info.native_height)
+        steps = params.steps or info.default_steps
+        evaluations = 2 * steps - 1 if params.sampler == "heun" else steps
+        return float(pixels * evaluations * (2 if params.cfg_scale > 1 else 1))
+
+    return sum(of(picture.params) for picture in request.pictures())
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +196,14 @@ class CancelledEvent:
 
 Event = Queued | Started | Progress | ImageReady | Done | Failed | CancelledEvent
 Terminal = Done | Failed | CancelledEvent
+
+
+def best(images: Iterable[ImageResult], top_k: int | None) -> list[ImageResult]:
+    """The top_k best of a request's pictures, best first; of equals the earlier. None: all, in
+    their order."""
+    if top_k is None:
+        return sorted(images, key=lambda image: image.index)
+    return sorted(images, key=lambda image: (-(image.score or 0.0), image.index))[:top_k]
 
 
 def failure_of(event: Event) -> FluxlineError | None:

@@ -159,7 +159,7 @@ class Service:
         if status.state != "ready":
             raise NotReady(f"not ready: {status.reason}", retry_after_s=2.0)
         self.model(request.model)
-        self._refuse_beyond_limit(pictures=request.n)
+        self._refuse_beyond_limit(pictures=request.count)
         ticket = Ticket(self, request)
         self._tickets[request.id] = ticket
         self._idle.clear()

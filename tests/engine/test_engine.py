@@ -6,7 +6,7 @@ import io
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import asdict, replace
 from weakref import WeakSet
 
 import numpy as np
@@ -17,12 +17,14 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from fluxline.engine import Engine
+from fluxline.engine.build import open_scorer
 from fluxline.engine.scheduler import Budget
 from fluxline.engine.ticket import new_request
 from fluxline.errors import (
     DeviceLost,
     EngineError,
     InvalidParams,
+    LoadError,
     NotReady,
     OutOfMemory,
     UnknownModel,
@@ -33,7 +35,9 @@ from fluxline.request import (
     CancelledEvent,
     Done,
     Failed,
+    GenerationRequest,
     ImageReady,
+    Planned,
     Progress,
     Queued,
     SamplingParams,
@@ -573,3 +577,79 @@ def test_an_id_that_is_open_is_refused(schnell):
             engine.submit(request)
         ticket.cancel()
         assert isinstance(list(ticket)[-1], CancelledEvent)
+
+
+@pytest.fixture(scope="module")
+def judging(schnell, clip_folder):
+    with Engine(schnell, budget=BUDGET, scorer=str(clip_folder)) as engine:
+        yield engine
+
+
+def test_top_k_keeps_the_pictures_that_the_scorer_likes_best(judging, clip_folder):
+    prompt, device = "a fox", torch.device("cpu")
+    every = judging.generate(prompt, n=5, seed=3, steps=2)
+    kept = judging.generate(prompt, n=5, top_k=2, seed=3, steps=2)
+    scorer = open_scorer(str(clip_folder), device)
+    shown = [pixels(image).astype(np.uint8) for image in every]
+    scores = scorer.score(shown, [prompt] * 5)
+    wanted = sorted(range(5), key=lambda k: -scores[k])[:2]
+    assert [image.index for image in kept] == wanted
+    assert [image.data for image in kept] == [every[k].data for k in wanted]
+    assert [image.score for image in kept] == pytest.approx([scores[k] for k in wanted], abs=1e-5)
+    assert all(image.score is None for image in every)
+
+
+def test_top_k_above_n_keeps_all_best_first(judging):
+    kept = judging.generate("a fox", n=3, top_k=9, seed=3, steps=2)
+    assert len(kept) == 3
+    assert sorted(kept, key=lambda image: -(image.score or 0)) == kept
+
+
+def test_top_k_of_one_request_leaves_its_neighbour_unscored(judging):
+    asked = judging.submit(new_request("a fox", n=2, top_k=1, seed=1, params={"steps": 2}))
+    plain = judging.submit(new_request("a fox", n=2, seed=1, params={"steps": 2}))
+    assert all(image.score is not None for image in asked.result())
+    assert all(image.score is None for image in plain.result())
+
+
+@pytest.mark.parametrize("top_k", [0, -1, 1.5, True])
+def test_a_wrong_top_k_is_refused(judging, top_k):
+    with pytest.raises(InvalidParams, match="top_k"):
+        judging.generate("a fox", top_k=top_k)
+
+
+def test_top_k_without_a_scorer_is_refused(engine):
+    with pytest.raises(InvalidParams, match="scorer"):
+        engine.generate("a fox", n=2, top_k=1)
+
+
+def test_a_scorer_that_cannot_be_opened_fails_its_request_alone(schnell, tmp_path):
+    with Engine(schnell, budget=BUDGET, scorer=str(tmp_path)) as engine:
+        with pytest.raises(LoadError, match="not a CLIP"):
+            engine.generate("a fox", n=2, top_k=1, steps=1)
+        assert engine.generate("a fox", steps=1)
+
+
+def test_a_plan_says_of_every_picture_what_it_shall_be(engine):
+    plan = (
+        Planned(seed=5, params=SamplingParams(steps=2, sampler="heun")),
+        Planned(seed=2, params=SamplingParams(steps=3, width=32, height=64)),
+        Planned(seed=5, params=SamplingParams(steps=2)),
+    )
+    request = GenerationRequest(id="planned", prompt="a fox", seed=0, plan=plan)
+    planned = engine.submit(request).result()
+    for image, picture in zip(planned, plan, strict=True):
+        params = {k: v for k, v in asdict(picture.params).items() if v is not None}
+        (alone,) = engine.generate("a fox", seed=picture.seed, **params)
+        assert np.abs(pixels(image) - pixels(alone)).max() <= 1
+    assert [image.index for image in planned] == [0, 1, 2]
+
+
+def test_a_wrong_picture_of_a_plan_refuses_the_request(engine):
+    good, bad = SamplingParams(steps=2), SamplingParams(steps=0)
+    for plan in (
+        (Planned(seed=1, params=good), Planned(seed=1, params=bad)),
+        (Planned(seed=-1, params=good),),
+    ):
+        with pytest.raises(InvalidParams):
+            engine.submit(GenerationRequest(id="wrong", prompt="a fox", seed=0, plan=plan))

@@ -28,6 +28,7 @@ from fluxline.request import (
     ImageReady,
     ImageResult,
     SamplingParams,
+    best,
     failure_of,
     random_seed,
 )
@@ -57,6 +58,12 @@ def generate(
         Path | None, typer.Option("--output", "-o", help="file to write; its ending is the format")
     ] = None,
     n: Annotated[int, typer.Option("-n", min=1, max=1024, help="pictures")] = 1,
+    top_k: Annotated[
+        int | None, typer.Option(min=1, help="keep so many of them, the best by a scorer")
+    ] = None,
+    scorer: Annotated[
+        str | None, typer.Option(help="a CLIP folder or hub id; the model's own if absent")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="of the first picture; random if absent")] = None,
     size: Annotated[
         str | None, typer.Option(help="WIDTHxHEIGHT; the model's own if absent")
@@ -101,12 +108,14 @@ def generate(
                 prompt=_text(prompt),
                 seed=random_seed() if seed is None else seed,
                 n=n,
+                top_k=top_k,
                 params=params,
                 output_format=output_format,
             )
         _check_folder(output)
-        with _engine(model, device, console) as engine:
-            for picture in _drawn(engine, request, console):
+        with _engine(model, device, scorer, console) as engine:
+            pictures = _drawn(engine, request, console)
+            for picture in pictures if top_k is None else best(pictures, top_k):
                 _write(picture, _path_of(picture, output, request), console)
                 if show:
                     _show(picture)
@@ -181,12 +190,12 @@ def _recipe_of(path: Path) -> "Recipe":
 
 
 @contextmanager
-def _engine(model: str, device: str, console: Console) -> Iterator["Engine"]:
+def _engine(model: str, device: str, scorer: str | None, console: Console) -> Iterator["Engine"]:
     with console.status(f"opening {model}"):
         from fluxline.engine import Engine, keep_memory
 
         keep_memory()
-        engine = Engine(model, device=device)
+        engine = Engine(model, device=device, scorer=scorer)
     with engine:
         yield engine
 
@@ -210,7 +219,7 @@ def _drawn(engine: "Engine", request: GenerationRequest, console: Console) -> It
             match event:
                 case Evaluated():
                     done[event.index] = event.evaluation
-                    total = event.total * request.n
+                    total = event.total * request.count
                     bar.update(task, completed=sum(done.values()), total=total)
                 case ImageReady():
                     bar.stop()  # it would be in the way of what is printed now
@@ -228,7 +237,9 @@ def _write(picture: ImageResult, path: Path, console: Console) -> None:
     seconds = sum(v for k, v in picture.timings_s.items() if k != "queue")
     for warning in picture.warnings:
         _say(console, f"note: {warning}", style="yellow")
-    print(f"{path}  seed {picture.seed}  {picture.width}x{picture.height}  {seconds:.2f} s")
+    score = "" if picture.score is None else f"  score {picture.score:.3f}"
+    size = f"{picture.width}x{picture.height}"
+    print(f"{path}  seed {picture.seed}  {size}  {seconds:.2f} s{score}")
 
 
 def _say(console: Console, text: str, *, style: str) -> None:
@@ -239,7 +250,7 @@ def _path_of(picture: ImageResult, output: Path | None, request: GenerationReque
     if output is None:
         words = re.sub(r"[^a-z0-9]+", "-", request.prompt.lower()).strip("-")[:40] or "picture"
         return _free(Path(f"{words}-{picture.seed}.png"))
-    if request.n == 1:
+    if request.count == 1:
         return output
     return output.with_stem(f"{output.stem}-{picture.index}")
 

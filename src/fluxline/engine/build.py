@@ -12,6 +12,7 @@ from fluxline.engine.faults import is_out_of_memory
 from fluxline.errors import ConfigError, LoadError
 from fluxline.models.base import DiffusionModel
 from fluxline.models.registry import MODELS, entry_for, open_family
+from fluxline.models.scorers import ClipScorer
 from fluxline.weights.locate import locate, safetensors_in
 from fluxline.weights.stream import Checkpoint
 
@@ -41,9 +42,17 @@ def open_model(model: str, device: str = "auto") -> DiffusionModel[Any]:
         raise LoadError(f"{model} does not fit into the memory of {where.type}") from exc
 
 
+def open_scorer(source: str, device: torch.device) -> ClipScorer:
+    """Open a prompt-image scorer by folder or hub id. Raises LoadError."""
+    return ClipScorer.open(locate(source), device)
+
+
 def pick_device(asked: str) -> torch.device:
-    """The device asked for, or for "auto" the best one here. Raises ConfigError if it is absent."""
-    kind = asked.partition(":")[0]
+    """The device asked for, or for "auto" the best one here. Raises ConfigError if it is absent.
+
+    "auto:3" and "cuda:3" are the fourth card; of fewer cards they are counted round.
+    """
+    kind, _, number = asked.partition(":")
     if kind not in DEVICES:
         raise ConfigError(f"device must be one of {', '.join(DEVICES)}; got {asked!r}")
     has = {
@@ -52,10 +61,12 @@ def pick_device(asked: str) -> torch.device:
         "cpu": True,
     }
     if kind == "auto":
-        return torch.device(next(name for name, there in has.items() if there))
-    if not has[kind]:
+        kind = next(name for name, there in has.items() if there)
+    elif not has[kind]:
         raise ConfigError(f"device {asked!r} is not available here; use auto or cpu")
-    return torch.device(asked)
+    if kind == "cuda" and number.isdecimal():
+        return torch.device("cuda", int(number) % torch.cuda.device_count())
+    return torch.device(kind)
 
 
 def fast_dtype(device: torch.device) -> torch.dtype:

@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from fluxline import images
-from fluxline.engine.build import open_model
+from fluxline.engine.build import open_model, open_scorer
 from fluxline.engine.faults import is_out_of_memory
 from fluxline.engine.finish import finish
 from fluxline.engine.job import BatchKey, Change, Job
@@ -34,12 +34,16 @@ from fluxline.errors import (
     UnknownModel,
 )
 from fluxline.models.base import DiffusionModel
+from fluxline.models.registry import entry_for
+from fluxline.models.scorers import ClipScorer
 from fluxline.request import (
     SEED_LIMIT,
     GenerationRequest,
     ImageResult,
     ModelInfo,
+    Planned,
     Progress,
+    best,
 )
 from fluxline.samplers import evaluations
 
@@ -54,8 +58,10 @@ class Engine:
     """Draws pictures of one model, for any number of requests at once.
 
     model: a registry name, a diffusers folder, a .safetensors file or a hub id, or a model already
-    open. device: auto, cuda, mps or cpu. budget: how much at once; None: measured now. on_lost:
-    called on the engine's thread should the device be lost; by default every request fails.
+    open. device: auto, cuda, mps or cpu. scorer: a CLIP folder or hub id that requests with top_k
+    are judged by; None: the one the registry names for the model. budget: how much at once; None:
+    measured now. on_lost: called on the engine's thread should the device be lost; by default every
+    request fails.
     Raises LoadError. Methods may be called from any thread but the engine's own.
     """
 
@@ -64,15 +70,17 @@ class Engine:
         model: str | DiffusionModel[Any] = "mini",
         *,
         device: str = "auto",
+        scorer: str | None = None,
         budget: Budget | None = None,
         on_lost: Callable[[], None] | None = None,
     ) -> None:
         self._model = open_model(model, device) if isinstance(model, str) else model
+        self._scorer = scorer or (entry_for(model).scorer if isinstance(model, str) else None)
         self._budget = budget
         self._on_lost = on_lost or self._give_up
         self._ledger = Ledger()
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        self._runner = Runner(self._model)
+        self._runner = Runner(self._model, self._open_scorer)
         self._closing = False
         self._pool = ThreadPoolExecutor(FINISHING_THREADS, thread_name_prefix="finish")
         ready: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
@@ -94,13 +102,21 @@ class Engine:
         return (model.spec.info(device=str(model.device), dtype=dtype),)
 
     def generate(
-        self, prompt: str, *, n: int = 1, seed: int | None = None, **params: Any
+        self,
+        prompt: str,
+        *,
+        n: int = 1,
+        top_k: int | None = None,
+        seed: int | None = None,
+        **params: Any,
     ) -> list[ImageResult]:
-        """Draw n pictures and wait for them. params: the fields of SamplingParams.
+        """Draw n pictures and wait for them, or for the top_k best of them, best first.
 
-        Raises RequestError for a wrong field, EngineError if a picture failed.
+        params: the fields of SamplingParams. Raises RequestError for a wrong field, EngineError if
+        a picture failed.
         """
-        return self.submit(new_request(prompt, n=n, seed=seed, params=params)).result()
+        request = new_request(prompt, n=n, top_k=top_k, seed=seed, params=params)
+        return best(self.submit(request).result(), top_k)
 
     def submit(self, request: GenerationRequest) -> Ticket:
         """Accept a request; the ticket gives its events, to `for` and to `async for`."""
@@ -215,9 +231,13 @@ class Engine:
             event = Progress(job.request.id, job.index, job.done, job.evaluations, preview)
             self._ledger.progress(event)
         if change.picture is not None:
-            self._pool.submit(self._finish, job, change.picture, time.monotonic())
+            self._pool.submit(self._finish, change, time.monotonic())
         if change.error is not None:
             self._fail(job.request.id, change.error)
+
+    def _open_scorer(self) -> ClipScorer:
+        assert self._scorer is not None  # checked at the door
+        return open_scorer(self._scorer, self._model.device)
 
     def _give_up(self) -> None:
         """What a device that is lost means without anybody to start the process anew."""
@@ -235,19 +255,37 @@ class Engine:
 
     def _jobs_of(self, request: GenerationRequest) -> list[Job]:
         """Check a request and make its jobs. Called on the caller's thread: reads only the spec."""
-        spec = self._model.spec
-        if request.model not in (None, spec.name):
-            message = f"no model {request.model!r} here; there is {spec.name}"
-            raise UnknownModel(message)
-        if not 1 <= request.n <= MOST_PICTURES:
-            raise InvalidParams(f"n must be from 1 to {MOST_PICTURES}; got {request.n}", field="n")
+        self._check(request)
+        return [
+            self._job(request, index, picture) for index, picture in enumerate(request.pictures())
+        ]
+
+    def _check(self, request: GenerationRequest) -> None:
+        """Refuse what is wrong with a request as a whole."""
+        name = self._model.spec.name
+        if request.model not in (None, name):
+            raise UnknownModel(f"no model {request.model!r} here; there is {name}")
+        if not 1 <= request.count <= MOST_PICTURES:
+            message = f"n must be from 1 to {MOST_PICTURES}; got {request.count}"
+            raise InvalidParams(message, field="n")
+        if request.top_k is not None:
+            if type(request.top_k) is not int or request.top_k < 1:
+                message = f"top_k must be a whole number from 1; got {request.top_k!r}"
+                raise InvalidParams(message, field="top_k")
+            if self._scorer is None:
+                message = f"top_k needs a scorer, and {name} comes without one: name a CLIP"
+                raise InvalidParams(message, field="top_k")
         if not isinstance(request.prompt, str):
             kind = type(request.prompt).__name__
             raise InvalidParams(f"prompt must be text; got {kind}", field="prompt")
-        if not 0 <= request.seed < SEED_LIMIT:
-            message = f"seed must be from 0 to {SEED_LIMIT - 1}; got {request.seed}"
-            raise InvalidParams(message, field="seed")
-        params, warnings = spec.resolve(request.params)
+        for seed in [picture.seed for picture in request.plan] or [request.seed]:
+            if not 0 <= seed < SEED_LIMIT:
+                message = f"seed must be from 0 to {SEED_LIMIT - 1}; got {seed}"
+                raise InvalidParams(message, field="seed")
+
+    def _job(self, request: GenerationRequest, index: int, picture: Planned) -> Job:
+        spec = self._model.spec
+        params, warnings = spec.resolve(picture.params)
         assert params.width is not None
         assert params.height is not None
         assert params.steps is not None
@@ -258,26 +296,24 @@ class Engine:
             height=params.height,
         )
         drawn = spec.drawn_size(params.width, params.height)
-        return [
-            Job(
-                request=request,
-                index=index,
-                seed=(request.seed + index) % SEED_LIMIT,
-                params=params,
-                drawn=drawn,
-                key=BatchKey(spec.image_tokens(*drawn), spec.text_length),
-                rows=2 if params.cfg_scale > 1.0 else 1,
-                evaluations=evaluations(params.sampler, params.steps),
-                warnings=tuple(warnings),
-            )
-            for index in range(request.n)
-        ]
+        return Job(
+            request=request,
+            index=index,
+            seed=picture.seed,
+            params=params,
+            drawn=drawn,
+            key=BatchKey(spec.image_tokens(*drawn), spec.text_length),
+            rows=2 if params.cfg_scale > 1.0 else 1,
+            evaluations=evaluations(params.sampler, params.steps),
+            warnings=tuple(warnings),
+        )
 
     # ---- what follows runs on the finishing threads
 
-    def _finish(self, job: Job, pixels: Any, decoded_at: float) -> None:
+    def _finish(self, change: Change, decoded_at: float) -> None:
+        job = change.job
         try:
-            image = finish(job, pixels, model=self._model.spec.name, decoded_at=decoded_at)
+            image = finish(change, model=self._model.spec.name, decoded_at=decoded_at)
         except FluxlineError as exc:
             self._fail_later(job, exc)
         except Exception:  # noqa: BLE001 - the door of the finishing thread: logged, told

@@ -3,18 +3,16 @@
 import time
 from importlib.metadata import version
 
-import numpy as np
-from numpy.typing import NDArray
-
 from fluxline import images
-from fluxline.engine.job import Job
+from fluxline.engine.job import Change
 from fluxline.request import ImageResult
 
 SOFTWARE = f"fluxline {version('fluxline')}"
 
 
-def finish(job: Job, pixels: NDArray[np.uint8], *, model: str, decoded_at: float) -> ImageResult:
-    """Fit pixels (h, w, 3) to the asked size and encode them with their recipe."""
+def finish(change: Change, *, model: str, decoded_at: float) -> ImageResult:
+    """Fit a change's picture, pixels (h, w, 3), to the asked size and encode it with its recipe."""
+    job = change.job
     width, height = job.params.width, job.params.height
     assert width is not None  # resolved
     assert height is not None
@@ -28,7 +26,7 @@ def finish(job: Job, pixels: NDArray[np.uint8], *, model: str, decoded_at: float
         warnings=job.warnings,
     )
     data = images.encode(
-        images.fit(pixels, width, height),
+        images.fit(change.picture, width, height),
         format=job.request.output_format,
         compression=job.request.compression,
         recipe=recipe,
@@ -49,5 +47,6 @@ def finish(job: Job, pixels: NDArray[np.uint8], *, model: str, decoded_at: float
             "decode": decoded_at - job.drawn_at,
             "compress": time.monotonic() - decoded_at,
         },
+        score=change.score,
         warnings=job.warnings,
     )

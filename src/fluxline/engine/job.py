@@ -87,6 +87,7 @@ class Outcome:
     """What became of a plan. Pixels are the runner's and go through untouched."""
 
     pictures: dict[str, Any] = field(default_factory=dict)  # job id -> uint8 pixels
+    scores: dict[str, float] = field(default_factory=dict)  # job id -> how well it fits its prompt
     notes: dict[str, str] = field(default_factory=dict)  # job id -> what its owner should know
     admitted_at: float = 0.0  # when the plan's admissions began,
     encoded_at: float = 0.0  # and when they were done
@@ -108,4 +109,5 @@ class Change:
     advanced: bool = False
     preview: Any = None
     picture: Any = None
+    score: float | None = None
     error: FluxlineError | None = None

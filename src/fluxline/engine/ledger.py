@@ -57,7 +57,7 @@ class Ledger:
                 raise InvalidParams(f"id {request.id!r} is already open", field="id")
             self._empty.clear()
             position = len(self._open)
-            self._open[request.id] = _Open(publish, request.n)
+            self._open[request.id] = _Open(publish, request.count)
             self._tell(publish, Queued(request.id, position))
 
     def close(self, reason: str) -> None:

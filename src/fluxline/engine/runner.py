@@ -4,6 +4,7 @@ It decides nothing: what to run comes in a `Plan`, what became of it goes out in
 A failure is narrowed to the job that causes it by running each of the others alone.
 """
 
+import functools
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -11,7 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 from weakref import WeakValueDictionary
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from fluxline import samplers
@@ -20,6 +23,7 @@ from fluxline.engine.faults import is_lost, is_out_of_memory
 from fluxline.engine.job import Job, Outcome, Plan
 from fluxline.errors import DeviceLost, EngineError, FluxlineError, NotFinite, OutOfMemory
 from fluxline.models.base import Conditioning, DiffusionModel, DynamicShift, ModelSpec
+from fluxline.models.scorers import ClipScorer
 
 _log = logging.getLogger(__name__)
 
@@ -41,9 +45,14 @@ class Runner:
     """Thread: the engine's."""
 
     def __init__(
-        self, model: DiffusionModel[Any], *, conditioning_bytes: int = CONDITIONING_BYTES
+        self,
+        model: DiffusionModel[Any],
+        open_scorer: Callable[[], ClipScorer],
+        *,
+        conditioning_bytes: int = CONDITIONING_BYTES,
     ) -> None:
         self._model = model
+        self._open_scorer = functools.cache(open_scorer)  # opened when first asked for
         self._samples: dict[str, Sample] = {}
         self._conditioning: ByteLRU[Conditioning] = ByteLRU(conditioning_bytes)
         self._contexts: WeakValueDictionary[Any, Any] = WeakValueDictionary()
@@ -122,7 +131,17 @@ class Runner:
                 outcome.failed[job.id] = NotFinite(message)
         if good:
             pixels = self._model.decode(x[finite], *jobs[0].drawn).numpy()
+            outcome.scores.update(self._scored(good, pixels))
             outcome.pictures.update({job.id: pixels[i] for i, job in enumerate(good)})
+
+    def _scored(self, jobs: Sequence[Job], pixels: NDArray[np.uint8]) -> dict[str, float]:
+        """How well pictures fit their prompts, where somebody wants the best of several."""
+        rows = [row for row, job in enumerate(jobs) if job.request.top_k is not None]
+        if not rows:
+            return {}
+        prompts = [jobs[row].request.prompt for row in rows]
+        scores = self._open_scorer().score(list(pixels[rows]), prompts)
+        return {jobs[row].id: score for row, score in zip(rows, scores, strict=True)}
 
     def _admit(self, jobs: Sequence[Job], outcome: Outcome) -> None:
         conditioning = self._encode([text for job in jobs for text in _texts(job)])

@@ -105,7 +105,7 @@ class Scheduler:
         for job in plan.decode:
             if (picture := outcome.pictures.get(job.id)) is not None:
                 self._end(job)
-                changes.append(Change(job, picture=picture))
+                changes.append(Change(job, picture=picture, score=outcome.scores.get(job.id)))
         for job in dict.fromkeys((*plan.decode, *plan.admit, *plan.evaluate)):
             error = outcome.failed.get(job.id)
             if job.id in outcome.no_room:

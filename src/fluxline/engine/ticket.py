@@ -76,7 +76,12 @@ class Ticket:
 
 
 def new_request(
-    prompt: str, *, n: int = 1, seed: int | None = None, params: Mapping[str, Any] | None = None
+    prompt: str,
+    *,
+    n: int = 1,
+    top_k: int | None = None,
+    seed: int | None = None,
+    params: Mapping[str, Any] | None = None,
 ) -> GenerationRequest:
     """Make a request with a fresh id and, unless given, a random seed.
 
@@ -92,5 +97,6 @@ def new_request(
         prompt=prompt,
         seed=random_seed() if seed is None else seed,
         n=n,
+        top_k=top_k,
         params=SamplingParams(**params),
     )

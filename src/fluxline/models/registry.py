@@ -18,19 +18,20 @@ Opener = Callable[..., DiffusionModel[Any]]
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A model with a name. source: what `weights.locate` understands."""
+    """A model with a name. source, scorer: what `weights.locate` understands."""
 
     family: str
     source: str
     is_asset: bool = False  # lies in the package
+    scorer: str | None = None  # a CLIP that knows what the model draws
 
 
-def _asset(name: str) -> Entry:
-    return Entry("flux1", str(files("fluxline") / "assets" / name), is_asset=True)
-
+_ASSETS = files("fluxline") / "assets"
 
 MODELS: dict[str, Entry] = {
-    "mini": _asset("mini"),
+    "mini": Entry(
+        "flux1", str(_ASSETS / "mini"), is_asset=True, scorer=str(_ASSETS / "mini-scorer")
+    ),
     "flux1-schnell": Entry("flux1", "black-forest-labs/FLUX.1-schnell"),
     "flux1-dev": Entry("flux1", "black-forest-labs/FLUX.1-dev"),
     "flux1-krea-dev": Entry("flux1", "black-forest-labs/FLUX.1-Krea-dev"),
