@@ -48,6 +48,9 @@ class Settings(BaseSettings):
     device: Literal["auto", "cuda", "mps", "cpu"] = Field(
         "auto", description="where the model runs; auto takes the best there is"
     )
+    replicas: int = Field(
+        1, ge=1, le=64, description="worker processes: one a device, or a share of the CPU's cores"
+    )
     queue_limit: int = Field(
         64, ge=1, description="requests that may wait; further ones are answered 429"
     )

@@ -252,14 +252,17 @@ def test_back_off_doubles_up_to_a_limit_and_is_forgiven():
 
 
 def test_every_option_of_a_worker_is_on_its_command_line():
-    command = WorkerCommand(model="big", device="cuda", log_level="debug", log_format="json")
+    command = WorkerCommand(
+        model="big", device="cuda", member=1, members=2, log_level="debug", log_format="json"
+    )
 
     spelt = command.argv(7)
 
     assert {
         "--fd=7",
         "--model=big",
-        "--device=cuda",
+        "--device=cuda:1",
+        "--share=1/2",
         "--log-level=debug",
         "--log-format=json",
     } < set(spelt)

@@ -247,3 +247,19 @@ async def test_an_oversized_header_is_cut(server):
     writer.close()
 
     assert b" 400 " in answer
+
+
+async def test_two_replicas_share_the_work_and_one_may_die(start):
+    server = start(replicas=2)
+    server.line()
+    children = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children")
+    assert len(children.read_text().split()) == 2
+    async with httpx.AsyncClient(base_url=server.url, timeout=30) as http:
+        first = asyncio.create_task(http.post("/v1/images/generations", json={"prompt": "poison"}))
+        answers = [
+            await http.post("/v1/images/generations", json={"prompt": f"fox {k}"}) for k in range(8)
+        ]
+        assert (await first).status_code == 500
+        restarts = (await http.get("/health")).json()["restarts"]
+    assert [answer.status_code for answer in answers] == [200] * 8
+    assert restarts == 3

@@ -21,6 +21,8 @@ class WorkerCommand:
     model: str
     device: str
     engine: str = ENGINE  # module:factory, imported in the worker only
+    member: int = 0  # which of so many workers it is:
+    members: int = 1  # each has its own card, or its own share of the cores
     log_level: str = "info"
     log_format: str = "text"
 
@@ -29,7 +31,8 @@ class WorkerCommand:
         options = {
             "--fd": fd,
             "--model": self.model,
-            "--device": self.device,
+            "--device": self.device if self.members == 1 else f"{self.device}:{self.member}",
+            "--share": f"{self.member}/{self.members}",
             "--engine": self.engine,
             "--log-level": self.log_level,
             "--log-format": self.log_format,

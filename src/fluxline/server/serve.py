@@ -13,6 +13,7 @@ import uvicorn
 
 from fluxline.errors import ConfigError
 from fluxline.fleet.local import LocalReplica
+from fluxline.fleet.pool import Pool
 from fluxline.fleet.process import ENGINE, WorkerCommand
 from fluxline.server.app import create_app
 from fluxline.service import Service
@@ -37,19 +38,24 @@ def run(settings: Settings, *, engine: str = ENGINE) -> int:
     except ConfigError as exc:
         _log.error("%s", exc.message)
         return EXIT_CANNOT_START
-    command = WorkerCommand(
-        model=settings.model,
-        device=settings.device,
-        engine=engine,
-        log_level=settings.log_level,
-        log_format=settings.log_format,
-    )
+    commands = [
+        WorkerCommand(
+            model=settings.model,
+            device=settings.device,
+            engine=engine,
+            member=member,
+            members=settings.replicas,
+            log_level=settings.log_level,
+            log_format=settings.log_format,
+        )
+        for member in range(settings.replicas)
+    ]
     with listener:
-        return asyncio.run(_serve(settings, command, listener))
+        return asyncio.run(_serve(settings, commands, listener))
 
 
-async def _serve(settings: Settings, command: WorkerCommand, listener: socket.socket) -> int:
-    replica = LocalReplica(command)
+async def _serve(settings: Settings, commands: list[WorkerCommand], listener: socket.socket) -> int:
+    replica = Pool([LocalReplica(command) for command in commands])
     aliases = {settings.model: DEFAULT_MODEL, **settings.aliases}  # a hub id names what it opened
     service = Service(replica, queue_limit=settings.queue_limit, aliases=aliases)
     app = create_app(service, max_n=settings.max_n, body_limit_bytes=settings.body_limit_bytes)
@@ -85,7 +91,7 @@ async def _wind_down(service: Service, signals: "asyncio.Queue[int]", drain_s: f
     await _first(service.drain(drain_s), signals.get())
 
 
-async def _tell_when_ready(replica: LocalReplica) -> None:
+async def _tell_when_ready(replica: Pool) -> None:
     if await replica.settled() == "ready":
         info = replica.models[0]
         print(f"ready: {info.name} on {info.device}, {info.dtype}", flush=True)

@@ -26,6 +26,7 @@ def main(argv: list[str] | None = None) -> int:
     # when this process ends: by a Stop message, by closing the socket, or by kill.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
+    _keep_to(*map(int, options.share.split("/")))
     with socket.socket(fileno=options.fd) as sock:
         threading.Thread(target=_end_with_parent, args=(options.fd,), daemon=True).start()
         return converse(sock, lambda: _open(options))
@@ -36,6 +37,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--fd", type=int, required=True, help="the socket shared with the fleet")
     parser.add_argument("--model", required=True)
     parser.add_argument("--device", required=True)
+    parser.add_argument("--share", default="0/1", help="of the cores: which/of how many workers")
     parser.add_argument("--engine", default="fluxline.engine:open_engine", help="module:factory")
     parser.add_argument("--log-level", default="info")
     parser.add_argument("--log-format", default="text")
@@ -50,6 +52,15 @@ def _open(options: argparse.Namespace) -> Engine:
     took_s = time.monotonic() - began
     logging.getLogger("fluxline.worker").info("engine open after %.1f s", took_s)
     return engine
+
+
+def _keep_to(member: int, members: int) -> None:
+    """Run on this worker's share of the cores, so that workers do not fight over them."""
+    if members == 1 or not hasattr(os, "sched_setaffinity"):
+        return
+    cores = sorted(os.sched_getaffinity(0))
+    first, last = len(cores) * member // members, len(cores) * (member + 1) // members
+    os.sched_setaffinity(0, cores[first : max(last, first + 1)])
 
 
 def _die() -> None:

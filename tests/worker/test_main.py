@@ -1,0 +1,24 @@
+"""What a worker is told on its command line."""
+
+import multiprocessing
+import os
+
+import pytest
+
+from fluxline.worker.__main__ import _keep_to
+
+
+def _cores(member: int, members: int) -> set[int]:
+    _keep_to(member, members)
+    return os.sched_getaffinity(0)
+
+
+@pytest.mark.parametrize("members", [1, 2, 3])
+def test_workers_share_the_cores_and_none_is_left_out(members):
+    all_cores = os.sched_getaffinity(0)
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(1, maxtasksperchild=1) as pool:
+        shares = [pool.apply(_cores, (member, members)) for member in range(members)]
+    assert set().union(*shares) == all_cores
+    if members <= len(all_cores):
+        assert sum(map(len, shares)) == len(all_cores)
