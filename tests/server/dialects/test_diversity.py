@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 
 from fluxline.server.dialects.diversity import Diversity
 
-
 SEEDS_OF_42 = [3198671488, 3702088234, 1458044761]
 
 
