@@ -81,7 +81,7 @@ class JobStore:
     def __init__(self, url: str, *, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
         self._engine = _opened(url)
-        with self._writing() as db:
+        with self.writing() as db:
             metadata.create_all(db)
             version = db.scalar(select(schema.c.version))
             if version is None:
@@ -105,7 +105,7 @@ class JobStore:
         beyond the limits, InvalidParams when the key was used for something else, NotReady when
         the database cannot be written.
         """
-        with self._writing() as db:
+        with self.writing() as db:
             if (known := self._by_key(db, new)) is not None:
                 if known.fingerprint != new.fingerprint:
                     message = "this Idempotency-Key was used for another request"
@@ -133,7 +133,7 @@ class JobStore:
 
     def get(self, job_id: str, *, owner: str | None = None) -> JobRow | None:
         """The job of that id, if it is this owner's; owner None: anybody's."""
-        with self._engine.connect() as db:
+        with self.reading() as db:
             found = self._one(db, job_id)
         return found if found and owner in (None, found.owner) else None
 
@@ -153,12 +153,12 @@ class JobStore:
             query = query.where(jobs.c.state.in_(states))
         if before is not None:
             query = query.where(jobs.c.created_at < before)
-        with self._engine.connect() as db:
+        with self.reading() as db:
             return [JobRow.of(row) for row in db.execute(query).mappings()]
 
     def cancel(self, job_id: str, *, owner: str | None = None) -> JobRow | None:
         """Cancel a job that waits; ask the holder of one that runs. None: no such job."""
-        with self._writing() as db:
+        with self.writing() as db:
             found = self._one(db, job_id)
             if found is None or owner not in (None, found.owner):
                 return None
@@ -170,7 +170,7 @@ class JobStore:
 
     def retry(self, job_id: str, *, owner: str | None = None) -> JobRow | None:
         """Queue a failed or cancelled job again, from its seed. None: no such job."""
-        with self._writing() as db:
+        with self.writing() as db:
             found = self._one(db, job_id)
             if found is None or owner not in (None, found.owner):
                 return None
@@ -192,12 +192,12 @@ class JobStore:
     def counts(self) -> Mapping[JobState, int]:
         """How many jobs are in each state."""
         query = select(jobs.c.state, func.count()).group_by(jobs.c.state)
-        with self._engine.connect() as db:
+        with self.reading() as db:
             return {JobState(state): count for state, count in db.execute(query)}
 
     def oldest_waiting(self) -> float | None:
         """When the job that waits longest was accepted."""
-        with self._engine.connect() as db:
+        with self.reading() as db:
             found: float | None = db.scalar(
                 select(func.min(jobs.c.created_at)).where(jobs.c.state == JobState.QUEUED)
             )
@@ -207,7 +207,7 @@ class JobStore:
 
     def claim(self, holder: str, *, lease_s: float, limit: int) -> list[Claim]:
         """Take up to `limit` jobs: by priority, then in turn between owners, then by age."""
-        with self._writing() as db:
+        with self.writing() as db:
             ids = [row.id for row in db.execute(_next_in_turn(limit))]
             locked = select(jobs.c.id).where(jobs.c.id.in_(ids), jobs.c.state == JobState.QUEUED)
             free = set(db.scalars(locked.with_for_update(skip_locked=True)))
@@ -231,7 +231,7 @@ class JobStore:
     def renew(self, tokens: Sequence[tuple[str, int]], *, lease_s: float) -> dict[str, bool]:
         """Renew leases. For each job still held: whether its caller wants it cancelled."""
         held: dict[str, bool] = {}
-        with self._writing() as db:
+        with self.writing() as db:
             for token in tokens:
                 mine = _held(token)
                 changed = db.execute(
@@ -243,24 +243,24 @@ class JobStore:
 
     def finish(self, token: tuple[str, int], result: str) -> bool:
         """Write a job's result down. False: the lease was lost, somebody else finishes it."""
-        with self._writing() as db:
+        with self.writing() as db:
             return self._end(db, _held(token), JobState.DONE, result=result)
 
     def fail(self, token: tuple[str, int], code: str, message: str) -> bool:
         """Write down why a job failed. False: the lease was lost."""
-        with self._writing() as db:
+        with self.writing() as db:
             return self._end(
                 db, _held(token), JobState.FAILED, error_code=code, error_message=message
             )
 
     def drop(self, token: tuple[str, int]) -> bool:
         """Write down that a job was cancelled as its caller asked. False: the lease was lost."""
-        with self._writing() as db:
+        with self.writing() as db:
             return self._end(db, _held(token), JobState.CANCELLED)
 
     def put_back(self, token: tuple[str, int]) -> bool:
         """Give a job back to the queue, its attempt not counted. False: the lease was lost."""
-        with self._writing() as db:
+        with self.writing() as db:
             changed = db.execute(
                 update(jobs)
                 .where(_held(token))
@@ -284,7 +284,7 @@ class JobStore:
             jobs.c.lease_until < self._clock() if holder is None else jobs.c.holder == holder,
         )
         gave_up = f"the job ended its worker {MAX_ATTEMPTS} times"
-        with self._writing() as db:
+        with self.writing() as db:
             ids = list(db.scalars(select(jobs.c.id).where(lost).with_for_update(skip_locked=True)))
             mine = jobs.c.id.in_(ids)
             self._end(
@@ -307,7 +307,7 @@ class JobStore:
 
     def forget(self, *, finished_before: float) -> list[JobRow]:
         """Delete jobs that were over before then, and return them, so that their files can go."""
-        with self._writing() as db:
+        with self.writing() as db:
             old = and_(jobs.c.state.in_(OVER), jobs.c.finished_at < finished_before)
             rows = [JobRow.of(row) for row in db.execute(select(jobs).where(old)).mappings()]
             db.execute(delete(jobs).where(jobs.c.id.in_([row.id for row in rows])))
@@ -316,7 +316,17 @@ class JobStore:
     # ---- inside
 
     @contextmanager
-    def _writing(self) -> Iterator[Connection]:
+    def reading(self) -> Iterator[Connection]:
+        """A transaction that sees one state of the database. Raises NotReady."""
+        try:
+            with self._engine.connect() as db:
+                yield db
+        except OperationalError as exc:
+            raise NotReady("the job database cannot be read now", retry_after_s=5.0) from exc
+
+    @contextmanager
+    def writing(self) -> Iterator[Connection]:
+        """A transaction that is written whole or not at all. Raises NotReady."""
         try:
             with self._engine.execution_options(writes=True).begin() as db:
                 yield db

@@ -38,8 +38,13 @@ class Diversity:
 
     def plan(self, count: int) -> list[Choice]:
         """Choose for `count` pictures, at least one."""
-        axes = (self.samplers, self.steps, self.cfg_scales)
-        every = list(itertools.product(*(dict.fromkeys(axis) for axis in axes)))
+        every = list(
+            itertools.product(
+                dict.fromkeys(self.samplers),
+                dict.fromkeys(self.steps),
+                dict.fromkeys(self.cfg_scales),
+            )
+        )
         random.Random(self.base_seed).shuffle(every)
         total = len(every)
         chosen = [every[i * total // count if count <= total else i % total] for i in range(count)]
