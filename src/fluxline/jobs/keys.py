@@ -1,7 +1,7 @@
 """API keys: who may ask for what, and how much of it. Only a hash of a key is kept.
 
-A key reads `flx_<id>_<secret>`: the id finds the row, the secret's hash is compared in constant time.
-Keys that come from the environment instead are whole secrets, and may do everything but administer.
+A key reads `flx_<id>_<secret>`: the id finds the row, the secret's hash is compared in constant
+time. Keys that come from the environment are whole secrets, and may do all but administer.
 """
 
 import hashlib
