@@ -1,13 +1,13 @@
 """Ask the embedded model the evaluation's questions and let the classifier read its answers.
 
-    python -m training.evaluate --data DIR --classifier FILE --out FILE.json --recipe cpu
-        [--model mini] [--steps 8] [--guidance 1 2 4] [--best-of 4] [--every 5]
+    python -m training.evaluate --data DIR --classifier FILE --out FILE.json [--every 10]
 
 The thing is right if the classifier names it, of all things; of two, both, each in its place. A
 face is right if the nearest real one has all that was asked for. The classifier's own errors count
 against the model: the ceiling is in the table. A background is right if the middle colour of the
 picture's rim is nearest to the one asked for. The distance is Fréchet's between the classifier's
-features of the drawn pictures and of the real ones of the same scenes.
+features of the drawn pictures and of the real ones of the same scenes. The scorer ranks right if a
+picture made for a prompt that was held out scores higher for it than one made for another does.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import json
 from collections import defaultdict
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,6 +27,8 @@ from PIL import Image
 
 from fluxline import Engine
 from fluxline.engine.ticket import Ticket, new_request
+from fluxline.models.registry import MODELS
+from fluxline.models.scorers import ClipScorer
 from fluxline.request import ImageResult, best
 from training import classifier, questions
 from training.compose import Composer
@@ -35,6 +38,33 @@ from training.scenes import Scene
 
 SIZE = (128, 128)
 IN_FLIGHT = 64
+RIVALS = 20  # pictures of other prompts that each picture is ranked against
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """How the pictures are drawn, and which of the questions are asked."""
+
+    steps: int = 8
+    guidance: float | None = None  # None: the model's default
+    best_of: int = 1  # candidates; the scorer chooses
+    every: int = 1  # one question of so many
+
+    @property
+    def name(self) -> str:
+        """How the table calls it."""
+        parts = [f"{self.steps} evaluations"]
+        parts += [] if self.guidance is None else [f"guidance {self.guidance:g}"]
+        parts += [f"best of {self.best_of}"] if self.best_of > 1 else []
+        return ", ".join(parts) + (f", every {self.every}th" if self.every > 1 else "")
+
+
+SETTINGS = (
+    Setting(),
+    *(Setting(steps=steps, every=5) for steps in (2, 4, 8, 20)),
+    *(Setting(guidance=guidance, every=5) for guidance in (1.0, 2.0, 4.0)),
+    Setting(best_of=4, every=5),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,39 +128,58 @@ class Judge:
 
 
 def drawn(
-    engine: Engine,
-    asked: list[tuple[str, str, Scene]],
-    *,
-    steps: int,
-    guidance: float | None,
-    best_of: int = 1,
+    engine: Engine, asked: list[tuple[str, str, Scene]], setting: Setting
 ) -> list[torch.Tensor]:
     """The pictures of all prompts; the first seed of a question is best_of times its number."""
     pictures: list[torch.Tensor] = []
     waiting: list[Ticket] = []
-    top_k = 1 if best_of > 1 else None
-    params = {"steps": steps} | ({} if guidance is None else {"guidance": guidance})
-    for seed, (_, prompt, _) in enumerate(asked):
-        request = new_request(prompt, n=best_of, top_k=top_k, seed=best_of * seed, params=params)
+    n, top_k = setting.best_of, 1 if setting.best_of > 1 else None
+    params: dict[str, float] = {"steps": setting.steps}
+    if setting.guidance is not None:
+        params["guidance"] = setting.guidance
+    for number, (_, prompt, _) in enumerate(asked):
+        request = new_request(prompt, n=n, top_k=top_k, seed=n * number, params=params)
         waiting.append(engine.submit(request))
-        if len(waiting) == IN_FLIGHT:
+        if len(waiting) == IN_FLIGHT or number + 1 == len(asked):
             pictures += [_picture(best(ticket.result(), top_k)[0]) for ticket in waiting]
             waiting.clear()
-    return pictures + [_picture(best(ticket.result(), top_k)[0]) for ticket in waiting]
+    return pictures
+
+
+def ranked_right(
+    scorer: ClipScorer, asked: list[tuple[str, str, Scene]], pictures: list[torch.Tensor]
+) -> float:
+    """Share of rivals that score lower for a held-out prompt than the picture made for it."""
+    rng = np.random.default_rng(0)
+    pixels = [((p + 1) * 127.5).round().byte().permute(1, 2, 0).numpy() for p in pictures]
+    right = []
+    for k, (kind, prompt, _) in enumerate(asked):
+        if "held out" in kind:
+            others = rng.choice([i for i in range(len(asked)) if i != k], RIVALS, replace=False)
+            shown = [pixels[i] for i in (k, *others)]
+            own, *rivals = scorer.score(shown, [prompt] * len(shown))
+            right += [own > rival for rival in rivals]
+    return _share(right)
 
 
 def table(answers: dict[str, list[Answer]]) -> dict[str, dict[str, float]]:
-    """Shares of right answers by kind."""
-    rows = {}
+    """Shares of right answers: of all seen, of all held out, of all pairs, and by kind."""
+    groups: dict[str, list[Answer]] = {"all seen": [], "all held out": [], "all pairs": []}
     for kind, given in answers.items():
-        rows[kind] = {
-            "pictures": len(given),
-            "thing": _share([a.thing for a in given]),
-            "background": _share([a.background for a in given]),
-        }
+        is_pair, is_held_out = kind.startswith("pair"), "held out" in kind
+        group = "all pairs" if is_pair else "all held out" if is_held_out else "all seen"
+        groups[group] += given
+    rows = {}
+    for name, given in {**groups, **answers}.items():
+        if given:
+            rows[name] = {
+                "pictures": len(given),
+                "thing": _share([a.thing for a in given]),
+                "background": _share([a.background for a in given]),
+            }
         for what in ("style", "colour"):
-            if asked := [a for a in (getattr(x, what) for x in given) if a is not None]:
-                rows[kind][what] = _share(asked)
+            if judged := [a for a in (getattr(x, what) for x in given) if a is not None]:
+                rows[name][what] = _share(judged)
     return rows
 
 
@@ -153,40 +202,32 @@ def _share(truths: list[bool]) -> float:
 
 
 def main() -> None:
-    """Evaluate at several numbers of steps and guidances, and write the table."""
+    """Evaluate at every setting, and write the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--classifier", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--recipe", choices=RECIPES, default="first")
-    parser.add_argument("--model", default="mini")
-    parser.add_argument("--steps", type=int, nargs="+", default=[8])
-    parser.add_argument("--guidance", type=float, nargs="+", default=[None])
-    parser.add_argument("--best-of", type=int, default=1, help="candidates; the scorer chooses")
-    parser.add_argument("--every", type=int, default=1, help="ask one question of so many")
+    parser.add_argument("--recipe", choices=RECIPES, default="cpu")
+    parser.add_argument("--every", type=int, default=1, help="a quick look: one of so many")
     args = parser.parse_args()
     recipe = RECIPES[args.recipe]
     composer = Composer(args.data, recipe)
     judge = Judge(composer, classifier.load(args.classifier, recipe))
-    asked = questions.read(args.recipe)[:: args.every]
-    real = judge.features(composer.draw([s for _, _, s in asked], SIZE, None))
-    found: dict[str, object] = {"ceiling": classifier.accuracy(judge.model, composer)}
-    with Engine(args.model, device="cpu") as engine:
-        for steps in args.steps:
-            for guidance in args.guidance:
-                pictures = drawn(
-                    engine, asked, steps=steps, guidance=guidance, best_of=args.best_of
-                )
-                answers: dict[str, list[Answer]] = defaultdict(list)
-                for picture, (kind, _, scene) in zip(pictures, asked, strict=True):
-                    answers[kind].append(judge.read(picture, scene))
-                key = f"{steps} evaluations" + (
-                    "" if guidance is None else f", guidance {guidance:g}"
-                )
-                key += f", best of {args.best_of}" if args.best_of > 1 else ""
-                distance = frechet(judge.features(torch.stack(pictures)), real)
-                found[key] = {**table(answers), "distance": round(distance, 2)}
-                print(key, json.dumps(found[key], indent=1), flush=True)
+    found: dict[str, Any] = {"ceiling": classifier.accuracy(judge.model, composer)}
+    with Engine("mini", device="cpu") as engine:
+        for setting in SETTINGS:
+            asked = questions.read(args.recipe)[:: setting.every * args.every]
+            pictures = drawn(engine, asked, setting)
+            answers: dict[str, list[Answer]] = defaultdict(list)
+            for picture, (kind, _, scene) in zip(pictures, asked, strict=True):
+                answers[kind].append(judge.read(picture, scene))
+            real = judge.features(composer.draw([s for _, _, s in asked], SIZE, None))
+            distance = frechet(judge.features(torch.stack(pictures)), real)
+            found[setting.name] = {**table(answers), "distance": round(distance, 2)}
+            if setting == Setting():
+                scorer = ClipScorer.open(Path(MODELS["mini"].scorer or ""), torch.device("cpu"))
+                found["ranked right"] = ranked_right(scorer, asked, pictures)
+            print(setting.name, json.dumps(found[setting.name], indent=1), flush=True)
     args.out.write_text(json.dumps(found, indent=1) + "\n")
 
 

@@ -106,7 +106,7 @@ def main() -> None:
     """Export; the model card beside the weights is written by hand."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder of the training run")
-    parser.add_argument("--recipe", choices=RECIPES, default="first")
+    parser.add_argument("--recipe", choices=RECIPES, default="cpu")
     parser.add_argument("--target", type=Path, default=ASSETS)
     args = parser.parse_args()
     recipe = RECIPES[args.recipe]

@@ -95,7 +95,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--run", type=Path, required=True)
-    parser.add_argument("--recipe", choices=RECIPES, default="first")
+    parser.add_argument("--recipe", choices=RECIPES, default="cpu")
     parser.add_argument("--steps", type=int, required=True)
     parser.add_argument("--batch", type=int, default=24)
     parser.add_argument("--compile", action="store_true")

@@ -200,7 +200,7 @@ def main() -> None:
     """Write the file."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--recipe", choices=RECIPES, default="first")
+    parser.add_argument("--recipe", choices=RECIPES, default="cpu")
     args = parser.parse_args()
     stock = Composer(args.data, RECIPES[args.recipe]).stock
     lines = [

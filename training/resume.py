@@ -77,7 +77,7 @@ def main() -> None:
     """Resume, or with --keep-code ship the code of a run."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--recipe", choices=RECIPES, default="first")
+    parser.add_argument("--recipe", choices=RECIPES, default="cpu")
     parser.add_argument("--keep-code", action="store_true")
     args = parser.parse_args()
     if args.keep_code:

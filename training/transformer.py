@@ -133,7 +133,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--steps", type=int, required=True, help="of the whole run")
     parser.add_argument("--minutes", type=float, default=math.inf, help="of this leg")
-    parser.add_argument("--recipe", choices=RECIPES, default="first")
+    parser.add_argument("--recipe", choices=RECIPES, default="cpu")
     parser.add_argument("--batch", type=int, help="the recipe's if absent")
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--device", default="cpu")
