@@ -152,7 +152,7 @@ class _Ours:
         (conditioning,) = self._model.encode(["a red fox"])
         width, height = spec.native_size
         context = self._model.context(
-            conditioning, width=width, height=height, guidance=None, sigmas=[1.0]
+            conditioning, width=width, height=height, guidance=spec.guidance, sigmas=[1.0]
         )
         noise = self._model.noise(torch.Generator().manual_seed(0), width, height)
         x = noise.expand(rows, -1, -1).contiguous()

@@ -56,7 +56,8 @@ def figures(found: dict[str, Any]) -> str:
 
 
 def _line(what: str, package: Package) -> str:
-    return f"- {what}: `{package.name}` from npm, {package.licence}. {package.credit}."
+    credit = package.credit.rstrip(".")
+    return f"- {what}: `{package.name}` from npm, {package.licence}. {credit}."
 
 
 def main() -> None:

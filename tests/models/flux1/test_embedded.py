@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from fluxline.engine.build import open_model
+from fluxline.engine.build import open_model, open_scorer
 from fluxline.models.registry import entry_for
 from tests.models.flux1.test_pipeline import draw_ours, draw_theirs, psnr
 
@@ -21,9 +22,21 @@ def test_its_picture_equals_diffusers(mini, prompt):
     ours = draw_ours(mini, prompt=prompt, seed=3, steps=4)
 
     asked = {"prompt": prompt, "seed": 3, "width": 128, "height": 128}
+    asked["guidance_scale"] = mini.spec.guidance
     theirs = draw_theirs(FOLDER, mini.spec.text_length, num_inference_steps=4, **asked)
 
     assert psnr(ours, theirs) >= 60
+
+
+def test_its_landscapes_and_portraits_equal_diffusers(mini):
+    for width, height in ((160, 96), (96, 160)):
+        asked = {"prompt": "a whale", "seed": 3, "width": width, "height": height}
+        ours = draw_ours(mini, steps=4, guidance=3.0, **asked)
+        theirs = draw_theirs(
+            FOLDER, mini.spec.text_length, num_inference_steps=4, guidance_scale=3.0, **asked
+        )
+        assert ours.shape == (height, width, 3)
+        assert psnr(ours, theirs) >= 60
 
 
 def test_it_is_small_enough_to_ship():
@@ -33,9 +46,19 @@ def test_it_is_small_enough_to_ship():
 def test_it_says_what_it_was_trained_for(mini):
     spec = mini.spec
 
-    assert (spec.name, spec.family, spec.guidance) == ("mini", "flux1", None)
+    assert (spec.name, spec.family, spec.guidance) == ("mini", "flux1", 2.0)
+    assert {(128, 128), (160, 96), (96, 160)} == set(spec.trained_sizes)
     assert spec.native_size in spec.trained_sizes
     assert 4 <= spec.default_steps <= 8
+
+
+def test_its_own_scorer_ranks_the_right_picture_first(mini):
+    prompts = ["a red apple", "a blue whale", "a green cactus", "a yellow banana"]
+    scorer = open_scorer(entry_for("mini").scorer, mini.device)
+    shown = [draw_ours(mini, prompt=prompt, seed=1).astype(np.uint8) for prompt in prompts]
+    for k, prompt in enumerate(prompts):
+        scores = scorer.score(shown, [prompt] * len(shown))
+        assert scores.index(max(scores)) == k
 
 
 def test_a_background_that_is_named_is_drawn(mini):
