@@ -219,6 +219,7 @@ class _Diffusers:
             encoder_hidden_states=torch.zeros(rows, self.text_length, config.joint_attention_dim),
             pooled_projections=torch.zeros(rows, config.pooled_projection_dim),
             timestep=torch.ones(rows),
+            guidance=torch.ones(rows) if config.guidance_embeds else None,
             img_ids=self.pipe._prepare_latent_image_ids(1, 8, 8, "cpu", torch.float32),
             txt_ids=torch.zeros(self.text_length, 3),
             return_dict=False,
