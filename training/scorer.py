@@ -71,7 +71,8 @@ def batch(
     composer: Composer, recipe: Recipe, rng: np.random.Generator, count: int
 ) -> tuple[list[str], Tensor]:
     """Captions that say something, and what they are said of."""
-    size = random_size(rng, recipe)
+    width, height = random_size(rng, recipe)
+    size = (width // 2, height // 2)  # the tower sees no more, and it is drawn in a quarter
     texts: list[str] = []
     scenes: list[Scene] = []
     while len(scenes) < count:
