@@ -10,6 +10,7 @@ from PIL import Image
 
 from training import code
 from training.painter import Painter
+from training.recipe import CHANNELS
 
 SIZE, STEPS = (128, 128), 8
 PROMPTS = (
@@ -25,7 +26,7 @@ def row(painter: Painter, latent_code: code.Code, seed: int = 0) -> Image.Image:
     model, generator = painter.transformer, torch.Generator().manual_seed(seed)
     h, w = SIZE[1] // code.PATCH_PX, SIZE[0] // code.PATCH_PX
     states, pooled = painter.encoders(*painter.encoders.tokens(list(PROMPTS)))
-    latents = torch.randn(len(PROMPTS), 16, h, w, generator=generator)
+    latents = torch.randn(len(PROMPTS), CHANNELS, h, w, generator=generator)
     x = code.pack(latents).to(states.device)
     told, rope = model.embed_text(states), painter.rope(SIZE)
     sigmas = torch.linspace(1, 0, STEPS + 1).tolist()

@@ -49,6 +49,40 @@ def test_many_pictures_get_a_number_each(run, tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == [f"fox-{i}.webp" for i in range(3)]
 
 
+def test_the_best_of_several_is_the_only_file_and_its_score_is_said(run, clip_folder, tmp_path):
+    result = run(
+        "a fox", "-o", "fox.png", "-n", "3", "--top-k", "1", "--steps", "1", "--scorer",
+        str(clip_folder),
+    )  # fmt: skip
+
+    assert result.exit_code == 0, result.output
+    assert [p.name for p in tmp_path.iterdir()] == ["fox.png"]
+    assert "score" in result.output
+
+
+def test_the_better_ones_keep_their_numbers(run, clip_folder, tmp_path):
+    run("a fox", "-o", "f.png", "-n", "3", "--top-k", "2", "--steps", "1", "--scorer",
+        str(clip_folder))  # fmt: skip
+
+    assert len(list(tmp_path.glob("f-*.png"))) == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--scorer", "x"), "scorer acts only with --top-k"),
+        (("--top-k", "1", "--scorer", "no such folder"), "no model 'no such folder'"),
+        (("--top-k", "1"), "top_k needs a scorer"),
+    ],
+)
+def test_a_scorer_that_cannot_act_is_refused_before_anything_is_drawn(run, tmp_path, options, said):
+    result = run("a fox", *options)
+
+    assert result.exit_code == 2
+    assert said in result.output
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_without_a_name_the_prompt_and_seed_are_the_name(run, tmp_path):
     run("A red fox, ¡olé!", "--seed", "3", "--steps", "1")
 

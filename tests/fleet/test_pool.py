@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from fluxline.errors import InvalidParams, NotReady
+from fluxline.errors import EngineError, InvalidParams, NotReady
 from fluxline.fleet.pool import Pool
 from fluxline.request import (
     CancelledEvent,
@@ -227,6 +227,20 @@ def test_with_no_replica_left_the_request_fails(members):
     assert events == [Failed("r", "overloaded", "the worker failed")]
     with pytest.raises(NotReady):
         pool.submit(asked("next"), events.append)
+
+
+def test_a_request_that_a_member_will_not_take_is_not_held(pool, members):
+    def refuse(request, publish):
+        raise EngineError("too long for a frame")
+
+    members[1].submit = refuse
+    with pytest.raises(EngineError):
+        pool.submit(asked(n=2, spread=2), lambda _: None)
+    assert members[0].cancelled == ["r.0"]
+    for name in ("a", "b", "c"):
+        members[1].submit = FakeReplica.submit.__get__(members[1])
+        pool.submit(asked(name), lambda _: None)
+    assert [len(member.held) for member in members] == [2, 1, 1]
 
 
 async def test_stopping_stops_all(pool, members):

@@ -4,32 +4,12 @@ import pytest
 from sqlalchemy import text
 
 from fluxline.errors import InvalidParams
-from fluxline.jobs import JobStore
-from fluxline.jobs.keys import KeyRing, Scope
-
-
-class Clock:
-    now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
+from fluxline.jobs import KeyRing, Scope
 
 
 @pytest.fixture
-def clock():
-    return Clock()
-
-
-@pytest.fixture
-def store(tmp_path):
-    store = JobStore(f"sqlite:///{tmp_path}/jobs.db")
-    yield store
-    store.close()
-
-
-@pytest.fixture
-def ring(store, clock):
-    return KeyRing(store, given=["client1", "clé"], clock=clock)
+def ring(database, clock):
+    return KeyRing(database, given=["client1", "clé"], clock=clock)
 
 
 def test_a_made_key_is_good_and_says_what_it_may(ring):
@@ -38,9 +18,9 @@ def test_a_made_key_is_good_and_says_what_it_may(ring):
     assert (key.scopes, key.priority, key.most_open, key.rate) == ({Scope.ADMIN}, 2, 3, 1e9)
 
 
-def test_the_secret_is_nowhere_in_the_database(ring, store):
+def test_the_secret_is_nowhere_in_the_database(ring, database):
     _, secret = ring.create("ann")
-    with store.reading() as db:
+    with database.reading() as db:
         held = str(db.execute(text("select * from keys")).all())
     assert secret.rsplit("_", 1)[1] not in held
 

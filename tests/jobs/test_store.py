@@ -10,33 +10,14 @@ import pytest
 from sqlalchemy import create_engine, text
 
 from fluxline.errors import ConfigError, InvalidParams, NotReady, QueueFull
-from fluxline.jobs import JobState, JobStore, Limits, NewJob
+from fluxline.jobs import Database, JobState, JobStore, Limits, NewJob
 
 WIDE = Limits(waiting=1000)
 
 
-class Clock:
-    now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 @pytest.fixture
-def clock():
-    return Clock()
-
-
-@pytest.fixture
-def url(tmp_path):
-    return f"sqlite:///{tmp_path}/jobs.db"
-
-
-@pytest.fixture
-def store(url, clock):
-    store = JobStore(url, clock=clock)
-    yield store
-    store.close()
+def store(database, clock):
+    return JobStore(database, clock=clock)
 
 
 def job(name: str, **fields) -> NewJob:
@@ -49,12 +30,12 @@ def accept(store: JobStore, *names: str, **fields) -> None:
 
 
 def claimed(store: JobStore, limit: int = 99, holder: str = "a") -> list[str]:
-    return [c.job.id for c in store.claim(holder, lease_s=10, limit=limit)]
+    return [row.id for row in store.claim(holder, lease_s=10, limit=limit)]
 
 
 def test_an_accepted_job_is_there_after_the_store_is_opened_again(url, store, clock):
     accept(store, "x", owner="ann", cost=2.5, priority=3, deadline=1100.0)
-    found = JobStore(url, clock=clock).get("x")
+    found = JobStore(Database(url), clock=clock).get("x")
     assert (found.owner, found.cost, found.priority) == ("ann", 2.5, 3)
     assert (found.state, found.created_at, found.deadline) == (JobState.QUEUED, 1000.0, 1100.0)
 
@@ -219,6 +200,17 @@ def test_a_cancelled_job_whose_holder_dies_is_not_drawn_again(store):
     assert store.get("x").state == JobState.CANCELLED
 
 
+def test_a_cancelled_job_that_also_had_its_attempts_is_cancelled(store, clock):
+    accept(store, "x")
+    for _ in range(3):
+        claimed(store)
+        clock.now += 11
+        if store.get("x").attempts == 3:
+            store.cancel("x")
+        store.recover()
+    assert store.get("x").state == JobState.CANCELLED
+
+
 def test_a_failed_job_can_be_tried_again(store):
     accept(store, "x")
     (claim,) = store.claim("a", lease_s=10, limit=1)
@@ -271,14 +263,14 @@ def test_old_jobs_are_forgotten_and_open_ones_never(store, clock):
 
 
 def _work(url: str) -> None:
-    store = JobStore(url)
+    store = JobStore(Database(url))
     while claims := store.claim(f"p{os.getpid()}", lease_s=0.5, limit=2):
         for claim in claims:
             store.finish(claim.token, str(os.getpid()))
 
 
 def test_kill_9_of_holders_loses_no_job(url):
-    store = JobStore(url)
+    store = JobStore(Database(url))
     accept(store, *map(str, range(30)))
     context = multiprocessing.get_context("spawn")
     for k in range(4):
@@ -297,18 +289,16 @@ def test_a_database_of_another_version_is_refused(url, store):
     with create_engine(url).begin() as db:
         db.execute(text("update schema set version = 99"))
     with pytest.raises(ConfigError, match="schema 99"):
-        JobStore(url)
+        Database(url)
 
 
 def test_another_kind_of_database_is_refused():
     with pytest.raises(ConfigError, match="mysql"):
-        JobStore("mysql://localhost/x")
+        Database("mysql://localhost/x")
 
 
-def test_a_database_that_cannot_be_written_accepts_nothing_and_says_so(tmp_path, clock):
-    store = JobStore(f"sqlite:///{tmp_path}/jobs.db", clock=clock)
-    with store._engine.connect() as db:
-        db.exec_driver_sql("PRAGMA max_page_count=1")
+def test_a_database_that_cannot_be_written_accepts_nothing_and_says_so(store, database):
+    with database.reading() as db:
         db.exec_driver_sql("PRAGMA query_only=ON")
     with pytest.raises(NotReady, match="cannot be written"):
         accept(store, "x")

@@ -86,6 +86,8 @@ def generate(
     console = Console(stderr=True)
     try:
         output_format = _format_of(output)
+        if scorer is not None and top_k is None:
+            raise InvalidParams("scorer acts only with --top-k: give both", field="scorer")
         if again is not None:
             given = _refuse_beside_recipe(context)
             request = replace(_recipe_of(again).to_request("generate"), output_format=output_format)
@@ -250,7 +252,7 @@ def _path_of(picture: ImageResult, output: Path | None, request: GenerationReque
     if output is None:
         words = re.sub(r"[^a-z0-9]+", "-", request.prompt.lower()).strip("-")[:40] or "picture"
         return _free(Path(f"{words}-{picture.seed}.png"))
-    if request.count == 1:
+    if min(request.count, request.top_k or request.count) == 1:
         return output
     return output.with_stem(f"{output.stem}-{picture.index}")
 

@@ -50,7 +50,7 @@ def open_scorer(source: str, device: torch.device) -> ClipScorer:
 def pick_device(asked: str) -> torch.device:
     """The device asked for, or for "auto" the best one here. Raises ConfigError if it is absent.
 
-    "auto:3" and "cuda:3" are the fourth card; of fewer cards they are counted round.
+    "auto:3" and "cuda:3" mean the fourth card, where there are cards.
     """
     kind, _, number = asked.partition(":")
     if kind not in DEVICES:
@@ -64,9 +64,13 @@ def pick_device(asked: str) -> torch.device:
         kind = next(name for name, there in has.items() if there)
     elif not has[kind]:
         raise ConfigError(f"device {asked!r} is not available here; use auto or cpu")
-    if kind == "cuda" and number.isdecimal():
-        return torch.device("cuda", int(number) % torch.cuda.device_count())
-    return torch.device(kind)
+    if number and not number.isdecimal():
+        raise ConfigError(f"a device's number must be like cuda:1; got {asked!r}")
+    if kind != "cuda" or not number:
+        return torch.device(kind)
+    if int(number) >= (cards := torch.cuda.device_count()):
+        raise ConfigError(f"device {asked!r} is not available here; there are {cards} cards")
+    return torch.device("cuda", int(number))
 
 
 def fast_dtype(device: torch.device) -> torch.dtype:

@@ -6,6 +6,7 @@ encoded here, so that they stay in order.
 """
 
 import contextlib
+import functools
 import logging
 import queue
 import threading
@@ -76,6 +77,9 @@ class Engine:
     ) -> None:
         self._model = open_model(model, device) if isinstance(model, str) else model
         self._scorer = scorer or (entry_for(model).scorer if isinstance(model, str) else None)
+        self._open_scorer = functools.cache(self._opened_scorer)
+        if scorer is not None:
+            self._open_scorer()  # a wrong one is told now, not after the first picture
         self._budget = budget
         self._on_lost = on_lost or self._give_up
         self._ledger = Ledger()
@@ -235,7 +239,7 @@ class Engine:
         if change.error is not None:
             self._fail(job.request.id, change.error)
 
-    def _open_scorer(self) -> ClipScorer:
+    def _opened_scorer(self) -> ClipScorer:
         assert self._scorer is not None  # checked at the door
         return open_scorer(self._scorer, self._model.device)
 

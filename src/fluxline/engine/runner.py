@@ -4,7 +4,6 @@ It decides nothing: what to run comes in a `Plan`, what became of it goes out in
 A failure is narrowed to the job that causes it by running each of the others alone.
 """
 
-import functools
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -52,7 +51,7 @@ class Runner:
         conditioning_bytes: int = CONDITIONING_BYTES,
     ) -> None:
         self._model = model
-        self._open_scorer = functools.cache(open_scorer)  # opened when first asked for
+        self._open_scorer = open_scorer
         self._samples: dict[str, Sample] = {}
         self._conditioning: ByteLRU[Conditioning] = ByteLRU(conditioning_bytes)
         self._contexts: WeakValueDictionary[Any, Any] = WeakValueDictionary()

@@ -170,6 +170,7 @@ class LocalReplica:
                 if not isinstance(event, Terminal):
                     return
             case wire.Fatal(text):
+                _log.error("a worker cannot go on: %s", text)
                 self._turn("failed", text)
         self._dispatch()
 

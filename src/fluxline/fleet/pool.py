@@ -108,9 +108,13 @@ class Pool:
             raise NotReady(f"not ready: {self.reason}", retry_after_s=2.0)
         whole = self._open[request.id] = _Whole(request=request, publish=publish)
         count = min(request.spread, request.count, self.ready)
-        for k, (part, first) in enumerate(_cut(request, count)):
-            renamed = part if count == 1 else replace(part, id=f"{request.id}.{k}")
-            self._place(whole, renamed, first)
+        try:
+            for k, (part, first) in enumerate(_cut(request, count)):
+                renamed = part if count == 1 else replace(part, id=f"{request.id}.{k}")
+                self._place(whole, renamed, first)
+        except FluxlineError:
+            self._forget(whole)
+            raise
 
     def cancel(self, request_id: str) -> None:
         """Stop drawing a request. An unknown id is ignored."""
@@ -194,12 +198,16 @@ class Pool:
                 self._end(whole, Done(whole.request.id))
 
     def _end(self, whole: _Whole, news: Terminal | FluxlineError) -> None:
-        """End a request once; its other parts are not drawn in vain."""
+        """End a request once."""
+        self._forget(whole)
+        whole.publish(news)
+
+    def _forget(self, whole: _Whole) -> None:
+        """Hold a request no longer; what is left of its parts is not drawn in vain."""
         parts, whole.parts = whole.parts, {}
         self._open.pop(whole.request.id, None)
         for part in parts.values():
             part.member.cancel(part.request.id)
-        whole.publish(news)
 
 
 def _cut(request: GenerationRequest, count: int) -> list[tuple[GenerationRequest, int]]:

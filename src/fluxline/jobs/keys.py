@@ -12,29 +12,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 
-from sqlalchemy import Column, Float, Integer, String, Table, insert, select, update
+from sqlalchemy import insert, select, update
 
 from fluxline.errors import InvalidParams
-from fluxline.jobs.store import JobStore
-from fluxline.jobs.table import metadata
+from fluxline.jobs.database import Database
+from fluxline.jobs.table import keys
 
 PREFIX = "flx"
 _NOBODY = hashlib.sha256(b"nobody").hexdigest()
-
-keys = Table(
-    "keys",
-    metadata,
-    Column("id", String(16), primary_key=True),
-    Column("name", String(64), nullable=False),
-    Column("digest", String(64), nullable=False),  # sha256 of the secret
-    Column("scopes", String(64), nullable=False),  # words with spaces between
-    Column("priority", Integer, nullable=False),
-    Column("most_open", Integer),  # requests at a time; null: as many as the queue holds
-    Column("rate", Float),  # cost units a minute; null: no limit
-    Column("created_at", Float, nullable=False),
-    Column("expires_at", Float),
-    Column("revoked_at", Float),
-)
 
 
 class Scope(StrEnum):
@@ -64,12 +49,12 @@ class KeyRing:
 
     def __init__(
         self,
-        store: JobStore,
+        database: Database,
         *,
         given: Sequence[str] = (),
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._store, self._clock = store, clock
+        self._database, self._clock = database, clock
         self._given = [(_digest(key), _given_id(key)) for key in given]
 
     def create(
@@ -97,19 +82,19 @@ class KeyRing:
             expires_at=None if days is None else now + 86400 * days,
         )
         row = {**asdict(key), "scopes": " ".join(sorted(scopes)), "digest": _digest(secret)}
-        with self._store.writing() as db:
+        with self._database.writing() as db:
             db.execute(insert(keys).values(row))
         return key, f"{PREFIX}_{key.id}_{secret}"
 
     def all(self) -> list[Key]:
         """Every key that was made here, the newest first."""
-        with self._store.reading() as db:
+        with self._database.reading() as db:
             rows = db.execute(select(keys).order_by(keys.c.created_at.desc())).mappings()
             return [_key_of(dict(row)) for row in rows]
 
     def revoke(self, key_id: str) -> bool:
         """Make a key good for nothing. False: there is none of that id."""
-        with self._store.writing() as db:
+        with self._database.writing() as db:
             changed = db.execute(
                 update(keys).where(keys.c.id == key_id).values(revoked_at=self._clock())
             )
@@ -121,7 +106,7 @@ class KeyRing:
         matches = [i for known, i in self._given if hmac.compare_digest(known, digest)]
         key_id, _, secret = presented.removeprefix(f"{PREFIX}_").partition("_")
         looked_for = key_id if key_id.isascii() else ""
-        with self._store.reading() as db:
+        with self._database.reading() as db:
             row = db.execute(select(keys).where(keys.c.id == looked_for)).mappings().first()
         known = _NOBODY if row is None else row["digest"]
         is_right = hmac.compare_digest(known, _digest(secret))

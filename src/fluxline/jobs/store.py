@@ -6,33 +6,18 @@ is finished once. All methods block; any thread may call them.
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from sqlalchemy import (
-    Connection,
-    Engine,
-    Select,
-    and_,
-    create_engine,
-    delete,
-    event,
-    func,
-    insert,
-    or_,
-    select,
-    update,
-)
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import IntegrityError, OperationalError
+from sqlalchemy import Connection, Select, and_, delete, func, insert, or_, select, update
+from sqlalchemy.exc import IntegrityError
 
-from fluxline.errors import ConfigError, InvalidParams, NotReady, QueueFull, WorkerDied
-from fluxline.jobs.table import OVER, SCHEMA_VERSION, JobRow, JobState, jobs, metadata, schema
+from fluxline.errors import InvalidParams, QueueFull, WorkerDied
+from fluxline.jobs.database import Database
+from fluxline.jobs.table import OVER, JobRow, JobState, jobs
 
 MAX_ATTEMPTS = 3
-BUSY_S = 5.0  # how long a writer of SQLite waits for another
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,41 +45,11 @@ class Limits:
     of_owner: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """The right to work on a job until its lease ends."""
-
-    job: JobRow
-
-    @property
-    def token(self) -> tuple[str, int]:
-        """What every write of the holder carries: the job's id and the claim's fence."""
-        return self.job.id, self.job.fence
-
-
 class JobStore:
-    """Opens the database, makes the table when it is not there. Raises ConfigError.
+    """The table of jobs in a database."""
 
-    url: sqlite:///path or postgresql+psycopg://…
-    """
-
-    def __init__(self, url: str, *, clock: Callable[[], float] = time.time) -> None:
-        self._clock = clock
-        self._engine = _opened(url)
-        with self.writing() as db:
-            metadata.create_all(db)
-            version = db.scalar(select(schema.c.version))
-            if version is None:
-                db.execute(insert(schema).values(version=SCHEMA_VERSION))
-            elif version != SCHEMA_VERSION:
-                message = (
-                    f"the job database has schema {version}; this version reads {SCHEMA_VERSION}"
-                )
-                raise ConfigError(message)
-
-    def close(self) -> None:
-        """Let go of the database."""
-        self._engine.dispose()
+    def __init__(self, database: Database, *, clock: Callable[[], float] = time.time) -> None:
+        self._database, self._clock = database, clock
 
     # ---- the callers' side
 
@@ -105,7 +60,7 @@ class JobStore:
         beyond the limits, InvalidParams when the key was used for something else, NotReady when
         the database cannot be written.
         """
-        with self.writing() as db:
+        with self._database.writing() as db:
             if (known := self._by_key(db, new)) is not None:
                 if known.fingerprint != new.fingerprint:
                     message = "this Idempotency-Key was used for another request"
@@ -133,7 +88,7 @@ class JobStore:
 
     def get(self, job_id: str, *, owner: str | None = None) -> JobRow | None:
         """The job of that id, if it is this owner's; owner None: anybody's."""
-        with self.reading() as db:
+        with self._database.reading() as db:
             found = self._one(db, job_id)
         return found if found and owner in (None, found.owner) else None
 
@@ -153,12 +108,12 @@ class JobStore:
             query = query.where(jobs.c.state.in_(states))
         if before is not None:
             query = query.where(jobs.c.created_at < before)
-        with self.reading() as db:
+        with self._database.reading() as db:
             return [JobRow.of(row) for row in db.execute(query).mappings()]
 
     def cancel(self, job_id: str, *, owner: str | None = None) -> JobRow | None:
         """Cancel a job that waits; ask the holder of one that runs. None: no such job."""
-        with self.writing() as db:
+        with self._database.writing() as db:
             found = self._one(db, job_id)
             if found is None or owner not in (None, found.owner):
                 return None
@@ -170,7 +125,7 @@ class JobStore:
 
     def retry(self, job_id: str, *, owner: str | None = None) -> JobRow | None:
         """Queue a failed or cancelled job again, from its seed. None: no such job."""
-        with self.writing() as db:
+        with self._database.writing() as db:
             found = self._one(db, job_id)
             if found is None or owner not in (None, found.owner):
                 return None
@@ -192,12 +147,12 @@ class JobStore:
     def counts(self) -> Mapping[JobState, int]:
         """How many jobs are in each state."""
         query = select(jobs.c.state, func.count()).group_by(jobs.c.state)
-        with self.reading() as db:
+        with self._database.reading() as db:
             return {JobState(state): count for state, count in db.execute(query)}
 
     def oldest_waiting(self) -> float | None:
         """When the job that waits longest was accepted."""
-        with self.reading() as db:
+        with self._database.reading() as db:
             found: float | None = db.scalar(
                 select(func.min(jobs.c.created_at)).where(jobs.c.state == JobState.QUEUED)
             )
@@ -205,9 +160,9 @@ class JobStore:
 
     # ---- the holders' side
 
-    def claim(self, holder: str, *, lease_s: float, limit: int) -> list[Claim]:
+    def claim(self, holder: str, *, lease_s: float, limit: int) -> list[JobRow]:
         """Take up to `limit` jobs: by priority, then in turn between owners, then by age."""
-        with self.writing() as db:
+        with self._database.writing() as db:
             ids = [row.id for row in db.execute(_next_in_turn(limit))]
             locked = select(jobs.c.id).where(jobs.c.id.in_(ids), jobs.c.state == JobState.QUEUED)
             free = set(db.scalars(locked.with_for_update(skip_locked=True)))
@@ -225,13 +180,13 @@ class JobStore:
                         started_at=func.coalesce(jobs.c.started_at, now),
                     )
                 )
-            taken = {i: self._one(db, i) for i in ids if i in free}
-            return [Claim(row) for row in taken.values() if row is not None]
+            taken = (self._one(db, job_id) for job_id in ids if job_id in free)
+            return [row for row in taken if row is not None]
 
     def renew(self, tokens: Sequence[tuple[str, int]], *, lease_s: float) -> dict[str, bool]:
         """Renew leases. For each job still held: whether its caller wants it cancelled."""
         held: dict[str, bool] = {}
-        with self.writing() as db:
+        with self._database.writing() as db:
             for token in tokens:
                 mine = _held(token)
                 changed = db.execute(
@@ -243,24 +198,24 @@ class JobStore:
 
     def finish(self, token: tuple[str, int], result: str) -> bool:
         """Write a job's result down. False: the lease was lost, somebody else finishes it."""
-        with self.writing() as db:
+        with self._database.writing() as db:
             return self._end(db, _held(token), JobState.DONE, result=result)
 
     def fail(self, token: tuple[str, int], code: str, message: str) -> bool:
         """Write down why a job failed. False: the lease was lost."""
-        with self.writing() as db:
+        with self._database.writing() as db:
             return self._end(
                 db, _held(token), JobState.FAILED, error_code=code, error_message=message
             )
 
     def drop(self, token: tuple[str, int]) -> bool:
         """Write down that a job was cancelled as its caller asked. False: the lease was lost."""
-        with self.writing() as db:
+        with self._database.writing() as db:
             return self._end(db, _held(token), JobState.CANCELLED)
 
     def put_back(self, token: tuple[str, int]) -> bool:
         """Give a job back to the queue, its attempt not counted. False: the lease was lost."""
-        with self.writing() as db:
+        with self._database.writing() as db:
             changed = db.execute(
                 update(jobs)
                 .where(_held(token))
@@ -284,22 +239,22 @@ class JobStore:
             jobs.c.lease_until < self._clock() if holder is None else jobs.c.holder == holder,
         )
         gave_up = f"the job ended its worker {MAX_ATTEMPTS} times"
-        with self.writing() as db:
+        with self._database.writing() as db:
             ids = list(db.scalars(select(jobs.c.id).where(lost).with_for_update(skip_locked=True)))
             mine = jobs.c.id.in_(ids)
-            self._end(
-                db,
-                and_(mine, jobs.c.attempts >= MAX_ATTEMPTS),
-                JobState.FAILED,
-                error_code=WorkerDied.code,
-                error_message=gave_up,
-            )
             is_gone = or_(
                 jobs.c.cancel_requested,
                 and_(jobs.c.is_attended, jobs.c.idempotency_key.is_(None)),
             )
             running = and_(mine, jobs.c.state == JobState.RUNNING)
             self._end(db, and_(running, is_gone), JobState.CANCELLED)
+            self._end(
+                db,
+                and_(running, jobs.c.attempts >= MAX_ATTEMPTS),
+                JobState.FAILED,
+                error_code=WorkerDied.code,
+                error_message=gave_up,
+            )
             again = {"state": JobState.QUEUED, "holder": None, "lease_until": None}
             db.execute(update(jobs).where(running).values(again))
             rows = db.execute(select(jobs).where(mine)).mappings()
@@ -307,31 +262,13 @@ class JobStore:
 
     def forget(self, *, finished_before: float) -> list[JobRow]:
         """Delete jobs that were over before then, and return them, so that their files can go."""
-        with self.writing() as db:
+        with self._database.writing() as db:
             old = and_(jobs.c.state.in_(OVER), jobs.c.finished_at < finished_before)
             rows = [JobRow.of(row) for row in db.execute(select(jobs).where(old)).mappings()]
             db.execute(delete(jobs).where(jobs.c.id.in_([row.id for row in rows])))
             return rows
 
     # ---- inside
-
-    @contextmanager
-    def reading(self) -> Iterator[Connection]:
-        """A transaction that sees one state of the database. Raises NotReady."""
-        try:
-            with self._engine.connect() as db:
-                yield db
-        except OperationalError as exc:
-            raise NotReady("the job database cannot be read now", retry_after_s=5.0) from exc
-
-    @contextmanager
-    def writing(self) -> Iterator[Connection]:
-        """A transaction that is written whole or not at all. Raises NotReady."""
-        try:
-            with self._engine.execution_options(writes=True).begin() as db:
-                yield db
-        except OperationalError as exc:  # locked, full, or not there: nothing was written
-            raise NotReady("the job database cannot be written now", retry_after_s=5.0) from exc
 
     def _end(self, db: Connection, which: Any, state: JobState, **values: Any) -> bool:
         values |= {"state": state, "finished_at": self._clock(), "lease_until": None}
@@ -395,27 +332,3 @@ def _next_in_turn(limit: int) -> Select[Any]:
         .order_by(waiting.c.priority.desc(), waiting.c.place, waiting.c.created_at, waiting.c.id)
         .limit(limit)
     )
-
-
-def _opened(url: str) -> Engine:
-    parsed = make_url(url)
-    if parsed.get_backend_name() == "sqlite":
-        engine = create_engine(url, connect_args={"timeout": BUSY_S})
-        event.listen(engine, "connect", _prepare_sqlite)
-        event.listen(engine, "begin", _begin_sqlite)
-        return engine
-    if parsed.get_backend_name() == "postgresql":
-        options = {"connect_timeout": 5, "keepalives_idle": 5, "tcp_user_timeout": 10_000}
-        return create_engine(url, pool_pre_ping=True, connect_args=options)
-    raise ConfigError(f"jobs live in SQLite or PostgreSQL; got {parsed.get_backend_name()}")
-
-
-def _prepare_sqlite(connection: Any, _: Any) -> None:
-    connection.isolation_level = None  # transactions begin where we say, not where the driver does
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
-        connection.execute(f"PRAGMA {pragma}")
-
-
-def _begin_sqlite(connection: Connection) -> None:
-    writes = connection.get_execution_options().get("writes", False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")

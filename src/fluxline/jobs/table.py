@@ -1,4 +1,4 @@
-"""The one table of jobs, for SQLite and for PostgreSQL, and a row of it as a value."""
+"""The tables, for SQLite and for PostgreSQL, and a job as a value."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -67,6 +67,21 @@ jobs = Table(
     Index("jobs_by_owner", "owner", "created_at"),
 )
 
+keys = Table(
+    "keys",
+    metadata,
+    Column("id", String(16), primary_key=True),
+    Column("name", String(64), nullable=False),
+    Column("digest", String(64), nullable=False),  # sha256 of the secret
+    Column("scopes", String(64), nullable=False),  # words with spaces between
+    Column("priority", Integer, nullable=False),
+    Column("most_open", Integer),  # requests at a time; null: as many as the queue holds
+    Column("rate", Float),  # cost units a minute; null: no limit
+    Column("created_at", Float, nullable=False),
+    Column("expires_at", Float),
+    Column("revoked_at", Float),
+)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobRow:
@@ -94,6 +109,11 @@ class JobRow:
     result: str | None
     error_code: str | None
     error_message: str | None
+
+    @property
+    def token(self) -> tuple[str, int]:
+        """What every write of its holder carries: its id and the fence of the claim."""
+        return self.id, self.fence
 
     @property
     def is_over(self) -> bool:

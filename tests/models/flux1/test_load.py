@@ -79,6 +79,20 @@ def test_cuda_asked_for_and_absent_is_an_error_not_a_fallback():
         pick_device("cuda")
 
 
+def test_a_devices_number_picks_a_card_where_there_are_cards():
+    assert pick_device("cpu:1") == torch.device("cpu")
+    with pytest.raises(ConfigError, match="must be like cuda:1"):
+        pick_device("auto:first")
+
+
+def test_a_card_that_is_not_there_is_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert pick_device("auto:1") == torch.device("cuda", 1)
+    with pytest.raises(ConfigError, match="there are 2 cards"):
+        pick_device("cuda:2")
+
+
 def test_the_dtype_is_what_is_fast_on_the_device():
     assert fast_dtype(torch.device("cpu")) is torch.float32
     assert fast_dtype(torch.device("mps")) is torch.bfloat16

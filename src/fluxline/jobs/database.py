@@ -1,0 +1,81 @@
+"""The database of jobs and keys: SQLite on one machine, PostgreSQL for several.
+
+Transactions are short and block; any thread may open one.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from sqlalchemy import Connection, Engine, create_engine, event, insert, select
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import OperationalError
+
+from fluxline.errors import ConfigError, NotReady
+from fluxline.jobs.table import SCHEMA_VERSION, metadata, schema
+
+BUSY_S = 5.0  # how long a writer of SQLite waits for another
+
+
+class Database:
+    """Opens the database and makes its tables when they are not there. Raises ConfigError.
+
+    url: sqlite:///path or postgresql+psycopg://…
+    """
+
+    def __init__(self, url: str) -> None:
+        self._engine = _opened(url)
+        with self.writing() as db:
+            metadata.create_all(db)
+            version = db.scalar(select(schema.c.version))
+            if version is None:
+                db.execute(insert(schema).values(version=SCHEMA_VERSION))
+            elif version != SCHEMA_VERSION:
+                message = f"the database has schema {version}; this version reads {SCHEMA_VERSION}"
+                raise ConfigError(message)
+
+    def close(self) -> None:
+        """Let go of the database."""
+        self._engine.dispose()
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """A transaction that sees one state of the database. Raises NotReady."""
+        try:
+            with self._engine.connect() as db:
+                yield db
+        except OperationalError as exc:
+            raise NotReady("the job database cannot be read now", retry_after_s=5.0) from exc
+
+    @contextmanager
+    def writing(self) -> Iterator[Connection]:
+        """A transaction that is written whole or not at all. Raises NotReady."""
+        try:
+            with self._engine.execution_options(writes=True).begin() as db:
+                yield db
+        except OperationalError as exc:  # locked, full, or not there: nothing was written
+            raise NotReady("the job database cannot be written now", retry_after_s=5.0) from exc
+
+
+def _opened(url: str) -> Engine:
+    parsed = make_url(url)
+    if parsed.get_backend_name() == "sqlite":
+        engine = create_engine(url, connect_args={"timeout": BUSY_S})
+        event.listen(engine, "connect", _prepare_sqlite)
+        event.listen(engine, "begin", _begin_sqlite)
+        return engine
+    if parsed.get_backend_name() == "postgresql":
+        options = {"connect_timeout": 5, "keepalives_idle": 5, "tcp_user_timeout": 10_000}
+        return create_engine(url, pool_pre_ping=True, connect_args=options)
+    raise ConfigError(f"jobs live in SQLite or PostgreSQL; got {parsed.get_backend_name()}")
+
+
+def _prepare_sqlite(connection: Any, _: Any) -> None:
+    connection.isolation_level = None  # transactions begin where we say, not where the driver does
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    writes = connection.get_execution_options().get("writes", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")

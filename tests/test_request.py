@@ -1,0 +1,55 @@
+"""Requests: their pictures, their cost, the best of them."""
+
+import pytest
+
+from fluxline.request import (
+    SEED_LIMIT,
+    GenerationRequest,
+    ImageResult,
+    Planned,
+    SamplingParams,
+    best,
+    cost,
+)
+from fluxline.samplers import evaluations
+from tests.worker.fake_engine import INFO
+
+
+def asked(**fields):
+    return GenerationRequest(**{"id": "r", "prompt": "p", "seed": 5, **fields})
+
+
+def image(index, score):
+    return ImageResult(
+        index=index, seed=index, data=b"", format="png", width=8, height=8, model="m",
+        params=SamplingParams(), timings_s={}, score=score,
+    )  # fmt: skip
+
+
+def test_pictures_have_seeds_in_a_row_and_go_round_at_the_end():
+    assert [p.seed for p in asked(n=3).pictures()] == [5, 6, 7]
+    assert [p.seed for p in asked(n=2, seed=SEED_LIMIT - 1).pictures()] == [SEED_LIMIT - 1, 0]
+
+
+def test_a_plan_stands_for_number_seed_and_params():
+    plan = (Planned(seed=9, params=SamplingParams(steps=2)),)
+    request = asked(n=7, plan=plan)
+    assert (request.count, request.pictures()) == (1, plan)
+
+
+@pytest.mark.parametrize("sampler", ["euler", "heun", "dpmpp_2m"])
+def test_cost_counts_evaluations_as_the_samplers_do(sampler):
+    params = SamplingParams(width=64, height=32, steps=5, sampler=sampler)
+    assert cost(asked(n=3, params=params), INFO) == 3 * 64 * 32 * evaluations(sampler, 5)
+
+
+def test_cost_takes_the_models_defaults_and_counts_true_guidance_twice():
+    plain = cost(asked(), INFO)
+    assert plain == INFO.native_width * INFO.native_height * INFO.default_steps
+    assert cost(asked(params=SamplingParams(cfg_scale=2.0)), INFO) == 2 * plain
+
+
+def test_the_best_come_first_and_of_equals_the_earlier():
+    images = [image(0, 0.1), image(1, 0.9), image(2, 0.9), image(3, -0.5)]
+    assert [i.index for i in best(reversed(images), 3)] == [1, 2, 0]
+    assert [i.index for i in best(reversed(images), None)] == [0, 1, 2, 3]
