@@ -12,6 +12,12 @@ from tests.random_clip import save_random_clip
 from tests.random_flux import save_random_flux
 
 
+@pytest.fixture(scope="session", autouse=True)
+def data_home(tmp_path_factory):
+    """Where servers started by the tests keep their jobs."""
+    os.environ["XDG_DATA_HOME"] = str(tmp_path_factory.mktemp("data"))
+
+
 @pytest.fixture(scope="session")
 def schnell_folder(tmp_path_factory):
     """A schnell-class random model: no guidance, static shift, head_dim 64."""

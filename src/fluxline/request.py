@@ -9,12 +9,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from fluxline.errors import Cancelled, FluxlineError, error_of
+from fluxline.errors import Cancelled, FluxlineError, InvalidParams, error_of
 
 SamplerName = Literal["euler", "heun", "ddim", "dpmpp_2m", "euler_ancestral", "unipc"]
 ScheduleName = Literal["simple", "karras", "beta", "exponential"]
 ImageFormat = Literal["png", "jpeg", "webp"]
 
+SMALLEST_SIDE = 16  # px
 SEED_LIMIT = 2**63
 """Seeds run from 0 to SEED_LIMIT - 1: what a torch generator and a signed database column hold."""
 
@@ -102,6 +103,7 @@ class ImageResult:
     params: SamplingParams  # as really used
     timings_s: Mapping[str, float]  # queue, encode, denoise, decode, compress
     score: float | None = None  # how well it fits the prompt, if top_k was asked; more is better
+    stored: str | None = None  # its key in the store; written by the service, read by the doors
     warnings: tuple[str, ...] = ()  # e.g. drawn smaller and resampled
 
 
@@ -123,6 +125,33 @@ class ModelInfo:
     device: str
     samplers: tuple[str, ...]
     schedules: tuple[str, ...]
+
+
+def check(params: SamplingParams, info: ModelInfo) -> None:
+    """Refuse what the model cannot do, at any door. Raises InvalidParams naming the field."""
+    for name, value, low, high in (
+        ("width", params.width, SMALLEST_SIDE, info.max_width),
+        ("height", params.height, SMALLEST_SIDE, info.max_height),
+        ("steps", params.steps, 1, info.max_steps),
+    ):
+        if value is not None and (type(value) is not int or not low <= value <= high):
+            message = f"{name} must be a whole number from {low} to {high}; got {value!r}"
+            raise InvalidParams(message, field=name)
+    guidance = params.guidance if info.guidance is not None else None
+    for name, scale, most in (
+        ("cfg_scale", params.cfg_scale, 30),
+        ("eta", params.eta, 1),
+        ("guidance", guidance, 100),
+    ):
+        if scale is not None and not 0 <= scale <= most:
+            raise InvalidParams(f"{name} must be from 0 to {most}; got {scale:g}", field=name)
+    for name, word, known in (
+        ("sampler", params.sampler, info.samplers),
+        ("schedule", params.schedule, info.schedules),
+    ):
+        if word not in known:
+            message = f"{name} must be one of {', '.join(known)}; got {word!r}"
+            raise InvalidParams(message, field=name)
 
 
 def cost(request: GenerationRequest, info: ModelInfo) -> float:

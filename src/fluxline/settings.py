@@ -51,9 +51,27 @@ class Settings(BaseSettings):
     replicas: int = Field(
         1, ge=1, le=64, description="worker processes: one a device, or a share of the CPU's cores"
     )
+    data: Path | None = Field(
+        None,
+        description="folder of jobs and pictures; the default is one for each port in your own "
+        "data folder",
+    )
+    database: str = Field(
+        "", description="URL of the job database: postgresql+psycopg://…; empty: SQLite in data"
+    )
+    storage: str = Field(
+        "", description="where pictures are kept: memory:, a folder, s3://bucket; empty: in data"
+    )
+    storage_url: str = Field(
+        "", description="where anybody can read the stored pictures; empty: links are signed"
+    )
     queue_limit: int = Field(
         64, ge=1, description="requests that may wait; further ones are answered 429"
     )
+    queue_s: float = Field(
+        3600.0, gt=0, description="seconds of predicted work that may wait, answered 429 beyond"
+    )
+    in_flight: int = Field(16, ge=1, description="requests that one replica is given at a time")
     max_n: int = Field(10, ge=1, le=1000, description="most pictures one request may ask for")
     drain_s: float = Field(
         30.0, ge=0, description="seconds that running requests are given when the server stops"

@@ -11,6 +11,7 @@ from sqlalchemy import create_engine, text
 
 from fluxline.errors import ConfigError, InvalidParams, NotReady, QueueFull
 from fluxline.jobs import Database, JobState, JobStore, Limits, NewJob
+from fluxline.jobs.store import MAX_ATTEMPTS
 
 WIDE = Limits(waiting=1000)
 
@@ -88,15 +89,15 @@ def test_a_renewed_lease_is_not_lost(store, clock):
     assert store.recover() == []
 
 
-def test_a_job_that_lost_its_worker_three_times_fails_and_says_so(store, clock):
+def test_a_job_that_was_lost_again_and_again_fails_and_says_so(store, clock):
     accept(store, "x")
-    for _ in range(3):
+    for _ in range(MAX_ATTEMPTS):
         assert claimed(store) == ["x"]
         clock.now += 11
         store.recover()
     found = store.get("x")
     assert (found.state, found.error_code) == (JobState.FAILED, "worker_died")
-    assert "3 times" in found.error_message
+    assert "10 times" in found.error_message
 
 
 def test_a_job_given_back_loses_no_attempt(store):
@@ -122,6 +123,25 @@ def test_a_job_whose_caller_waited_on_a_lost_connection_is_not_drawn_again(store
     store.recover(holder="a")
     assert store.get("unkeyed").state == JobState.CANCELLED
     assert store.get("keyed").state == JobState.QUEUED
+
+
+def test_a_waiting_job_whose_caller_was_at_a_server_that_is_gone_is_cancelled(store):
+    accept(store, "left", is_attended=True, holder="gone")
+    accept(store, "stored", holder="gone")
+    accept(store, "elsewhere", is_attended=True, holder="here")
+    store.recover(holder="gone")
+    states = [store.get(name).state for name in ("left", "stored", "elsewhere")]
+    assert states == [JobState.CANCELLED, JobState.QUEUED, JobState.QUEUED]
+
+
+def test_a_database_of_one_server_refuses_a_second(url, database):
+    database.own()
+    with pytest.raises(ConfigError, match="another server"):
+        Database(url).own()
+    database.close()
+    again = Database(url)
+    again.own()
+    again.close()
 
 
 def test_the_same_key_of_the_same_owner_is_the_same_job(store):

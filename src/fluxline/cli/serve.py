@@ -2,7 +2,6 @@
 
 import inspect
 import sys
-from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 import typer
@@ -33,8 +32,6 @@ def _flag(name: str) -> inspect.Parameter:
     if get_origin(kind) is Literal:
         choices = " | ".join(get_args(kind))
         return _parameter(name, str, f"{field.description}: {choices}", field.default)
-    if name == "config":
-        return _parameter(name, Path, field.description or "", None)
     return _parameter(name, kind, field.description or "", field.default)
 
 

@@ -56,6 +56,11 @@ class LocalReplica:
         self._stopping = asyncio.Event()
 
     @property
+    def ready(self) -> int:
+        """One when requests can be submitted now, else none."""
+        return int(self.state == "ready")
+
+    @property
     def pid(self) -> int | None:
         """The process id of the living worker."""
         return self._process.pid if self._process else None

@@ -27,6 +27,10 @@ class Replica(Protocol):
         """What it serves; empty until it was ready once."""
 
     @property
+    def ready(self) -> int:
+        """How many engines can be given work now."""
+
+    @property
     def restarts(self) -> int:
         """How often it had to be started again."""
 

@@ -3,9 +3,10 @@
 Transactions are short and block; any thread may open one.
 """
 
+import fcntl
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import IO, Any
 
 from sqlalchemy import Connection, Engine, create_engine, event, insert, select
 from sqlalchemy.engine import make_url
@@ -25,6 +26,7 @@ class Database:
 
     def __init__(self, url: str) -> None:
         self._engine = _opened(url)
+        self._lock: IO[str] | None = None
         with self.writing() as db:
             metadata.create_all(db)
             version = db.scalar(select(schema.c.version))
@@ -34,9 +36,29 @@ class Database:
                 message = f"the database has schema {version}; this version reads {SCHEMA_VERSION}"
                 raise ConfigError(message)
 
+    @property
+    def is_shared(self) -> bool:
+        """Whether several servers may use it at a time."""
+        return self._engine.dialect.name != "sqlite"
+
+    def own(self) -> None:
+        """Be the one server of a database that cannot be shared. Raises ConfigError."""
+        path = self._engine.url.database
+        if self.is_shared or not path:
+            return
+        self._lock = open(f"{path}.lock", "w")  # noqa: SIM115 - held as long as the server lives
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._lock.close()
+            message = "another server uses this data folder: give this one its own with --data"
+            raise ConfigError(message) from None
+
     def close(self) -> None:
         """Let go of the database."""
         self._engine.dispose()
+        if self._lock:
+            self._lock.close()
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:

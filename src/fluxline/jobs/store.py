@@ -17,7 +17,7 @@ from fluxline.errors import InvalidParams, QueueFull, WorkerDied
 from fluxline.jobs.database import Database
 from fluxline.jobs.table import OVER, JobRow, JobState, jobs
 
-MAX_ATTEMPTS = 3
+MAX_ATTEMPTS = 10  # claims; a worker that dies is counted by the fleet, and much sooner
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +33,7 @@ class NewJob:
     cost: float = 0.0
     priority: int = 0
     is_attended: bool = False
+    holder: str | None = None
     deadline: float | None = None
 
 
@@ -234,20 +235,20 @@ class JobStore:
         Their jobs are queued again; those that had their attempts fail, named as the cause, and
         those whose caller waited on a connection that is gone are cancelled. Returns them all.
         """
-        lost = and_(
-            jobs.c.state == JobState.RUNNING,
-            jobs.c.lease_until < self._clock() if holder is None else jobs.c.holder == holder,
-        )
-        gave_up = f"the job ended its worker {MAX_ATTEMPTS} times"
+        is_unattended = and_(jobs.c.is_attended, jobs.c.idempotency_key.is_(None))
+        is_running = jobs.c.state == JobState.RUNNING
+        is_open = or_(is_running, and_(jobs.c.state == JobState.QUEUED, is_unattended))
+        if holder is None:
+            lost = and_(is_running, jobs.c.lease_until < self._clock())
+        else:
+            lost = and_(is_open, jobs.c.holder == holder)
+        gave_up = f"the job was begun {MAX_ATTEMPTS} times and never ended"
         with self._database.writing() as db:
             ids = list(db.scalars(select(jobs.c.id).where(lost).with_for_update(skip_locked=True)))
             mine = jobs.c.id.in_(ids)
-            is_gone = or_(
-                jobs.c.cancel_requested,
-                and_(jobs.c.is_attended, jobs.c.idempotency_key.is_(None)),
-            )
-            running = and_(mine, jobs.c.state == JobState.RUNNING)
-            self._end(db, and_(running, is_gone), JobState.CANCELLED)
+            is_gone = or_(jobs.c.cancel_requested, is_unattended)
+            self._end(db, and_(mine, is_gone), JobState.CANCELLED)
+            running = and_(mine, is_running)
             self._end(
                 db,
                 and_(running, jobs.c.attempts >= MAX_ATTEMPTS),

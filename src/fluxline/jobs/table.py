@@ -54,7 +54,7 @@ jobs = Table(
     Column("state", String(16), nullable=False),
     Column("attempts", Integer, nullable=False),  # times it was claimed
     Column("fence", Integer, nullable=False),  # of the last claim; older ones may not write
-    Column("holder", String(64)),  # who holds the lease
+    Column("holder", String(64)),  # who holds the lease; of a job that waits, who accepted it
     Column("lease_until", Float),
     Column("cancel_requested", Boolean, nullable=False),
     Column("started_at", Float),

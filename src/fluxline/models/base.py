@@ -11,10 +11,7 @@ from typing import Protocol, TypeVar, get_args
 import torch
 from torch import Generator, Tensor, nn
 
-from fluxline.errors import InvalidParams
-from fluxline.request import ModelInfo, SamplerName, SamplingParams, ScheduleName
-
-SMALLEST_SIDE = 16
+from fluxline.request import ModelInfo, SamplerName, SamplingParams, ScheduleName, check
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,17 +65,11 @@ class ModelSpec:
         Returns params without None (but guidance of a model without), and warnings in the
         caller's words. Raises InvalidParams naming the field.
         """
+        check(params, self.info(device="", dtype=""))
         warnings = []
         width = self.native_size[0] if params.width is None else params.width
         height = self.native_size[1] if params.height is None else params.height
-        for field, side in (("width", width), ("height", height)):
-            _whole(field, side, SMALLEST_SIDE, self.max_side)
         steps = self.default_steps if params.steps is None else params.steps
-        _whole("steps", steps, 1, self.max_steps)
-        _within("cfg_scale", params.cfg_scale, 0.0, 30.0)
-        _within("eta", params.eta, 0.0, 1.0)
-        _one_of("sampler", params.sampler, get_args(SamplerName))
-        _one_of("schedule", params.schedule, get_args(ScheduleName))
         guidance = params.guidance
         if self.guidance is None:
             if guidance is not None:
@@ -86,7 +77,6 @@ class ModelSpec:
             guidance = None
         else:
             guidance = self.guidance if guidance is None else guidance
-            _within("guidance", guidance, 0.0, 100.0)
         if params.cfg_scale < 1.0:
             warnings.append(f"cfg_scale {params.cfg_scale:g} ignored: it acts only above 1")
         if params.negative_prompt and params.cfg_scale <= 1.0:
@@ -238,21 +228,3 @@ class DiffusionModel(Protocol[ContextT]):
     def preview(self, x0: Tensor, width: int, height: int) -> Tensor | None:
         """A small picture uint8 (h, w, 3) of expected clean tokens (N, C). None: no map for it."""
         ...
-
-
-def _whole(field: str, value: int, low: int, high: int) -> None:
-    if type(value) is not int or not low <= value <= high:
-        message = f"{field} must be a whole number from {low} to {high}; got {value!r}"
-        raise InvalidParams(message, field=field)
-
-
-def _within(field: str, value: float, low: float, high: float) -> None:
-    if not low <= value <= high:
-        raise InvalidParams(f"{field} must be from {low:g} to {high:g}; got {value:g}", field=field)
-
-
-def _one_of(field: str, value: str, known: Sequence[str]) -> None:
-    if value not in known:
-        raise InvalidParams(
-            f"{field} must be one of {', '.join(known)}; got {value!r}", field=field
-        )

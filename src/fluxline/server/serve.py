@@ -4,20 +4,25 @@ import asyncio
 import contextlib
 import ipaddress
 import logging
+import os
 import signal
 import socket
+import uuid
 from collections.abc import Awaitable, Iterator
 from importlib.metadata import version
+from pathlib import Path
 
 import uvicorn
 
-from fluxline.errors import ConfigError
+from fluxline.errors import ConfigError, NotReady
 from fluxline.fleet.local import LocalReplica
 from fluxline.fleet.pool import Pool
 from fluxline.fleet.process import ENGINE, WorkerCommand
+from fluxline.jobs import Database, JobStore
 from fluxline.server.app import create_app
 from fluxline.service import Service
 from fluxline.settings import DEFAULT_MODEL, Settings
+from fluxline.storage import Pictures, open_pictures
 from fluxline.telemetry import configure_logging
 
 EXIT_OK = 0
@@ -51,15 +56,38 @@ def run(settings: Settings, *, engine: str = ENGINE) -> int:
         for member in range(settings.replicas)
     ]
     with listener:
-        return asyncio.run(_serve(settings, commands, listener))
+        try:
+            database, pictures = _open_data(settings, listener.getsockname()[1])
+        except (ConfigError, NotReady) as exc:
+            _log.error("%s", exc.message)
+            return EXIT_CANNOT_START
+        try:
+            return asyncio.run(_serve(settings, commands, listener, database, pictures))
+        finally:
+            database.close()
 
 
-async def _serve(settings: Settings, commands: list[WorkerCommand], listener: socket.socket) -> int:
+async def _serve(
+    settings: Settings,
+    commands: list[WorkerCommand],
+    listener: socket.socket,
+    database: Database,
+    pictures: Pictures,
+) -> int:
     replica = Pool([LocalReplica(command) for command in commands])
-    aliases = {settings.model: DEFAULT_MODEL, **settings.aliases}  # a hub id names what it opened
-    service = Service(replica, queue_limit=settings.queue_limit, aliases=aliases)
+    service = Service(
+        replica,
+        JobStore(database),
+        pictures,
+        queue_limit=settings.queue_limit,
+        queue_s=settings.queue_s,
+        window=settings.in_flight,
+        holder=f"{uuid.uuid4()}" if database.is_shared else "local",
+        aliases={settings.model: DEFAULT_MODEL, **settings.aliases},  # a hub id names what it is
+    )
     app = create_app(service, max_n=settings.max_n, body_limit_bytes=settings.body_limit_bytes)
     server = _Server(_config(app))
+    await service.start()
     with _signals() as signals:
         replica.start()
         serving = asyncio.create_task(server.serve(sockets=[listener]))
@@ -73,6 +101,7 @@ async def _serve(settings: Settings, commands: list[WorkerCommand], listener: so
         finally:
             telling.cancel()
             await replica.stop()
+            await service.close()
             server.should_exit = True
             await serving
     if is_broken:
@@ -153,6 +182,20 @@ def _listen(host: str, port: int) -> socket.socket:
         return socket.create_server(address, family=family, backlog=2048)
     except OSError as exc:
         raise ConfigError(f"cannot listen on {host} port {port}: {exc.strerror}") from exc
+
+
+def _open_data(settings: Settings, port: int) -> tuple[Database, Pictures]:
+    """Open the job database and the store of pictures. Raises ConfigError, NotReady."""
+    home = Path(os.environ.get("XDG_DATA_HOME") or "~/.local/share")
+    data = (settings.data or home / "fluxline" / str(port)).expanduser().absolute()
+    try:
+        data.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as exc:
+        raise ConfigError(f"data must name a folder that can be written: {exc.strerror}") from exc
+    database = Database(settings.database or f"sqlite:///{data / 'jobs.sqlite3'}")
+    database.own()
+    storage = settings.storage or str(data / "pictures")
+    return database, open_pictures(storage, public_url=settings.storage_url or None)
 
 
 def _announce(listener: socket.socket, settings: Settings) -> None:

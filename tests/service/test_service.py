@@ -13,66 +13,16 @@ from fluxline.errors import (
     UnknownModel,
     WorkerDied,
 )
-from fluxline.request import (
-    CancelledEvent,
-    Done,
-    Failed,
-    GenerationRequest,
-    Queued,
-    Started,
-)
-from fluxline.service import Pace, Service
-from tests.worker.fake_engine import INFO, FakeEngine
-
-
-class ScriptedReplica:
-    """Accepts everything and says only what a test makes it say."""
-
-    def __init__(self):
-        self.state, self.reason, self.models, self.restarts = "ready", "", (INFO,), 0
-        self.publish = {}
-        self.cancelled = []
-
-    def start(self): ...
-
-    async def settled(self):
-        return self.state
-
-    async def ended(self): ...
-
-    async def stop(self): ...
-
-    def submit(self, request, publish):
-        self.publish[request.id] = publish
-
-    def cancel(self, request_id):
-        self.cancelled.append(request_id)
-        self.publish[request_id](CancelledEvent(request_id))
-
-
-@pytest.fixture
-def replica():
-    return ScriptedReplica()
-
-
-@pytest.fixture
-def service(replica):
-    return Service(replica, queue_limit=2, aliases={"dall-e-3": "default", "other": "fake"})
-
-
-def request(name="a", **fields):
-    return GenerationRequest(id=name, prompt="a fox", seed=1, **fields)
-
-
-def picture(name, index):
-    return FakeEngine()._ready(request(name), index)
+from fluxline.request import CancelledEvent, Done, Failed, Queued, Started
+from fluxline.service.pace import Pace
+from tests.service.conftest import picture, request
+from tests.worker.fake_engine import INFO
 
 
 async def begun(service, replica, work):
     """Start drawing in the background, once the replica has the request."""
     task = asyncio.create_task(service.draw(work))
-    while work.id not in replica.publish:
-        await asyncio.sleep(0)
+    await replica.given(work.id)
     return task
 
 
@@ -118,24 +68,25 @@ async def test_leaving_early_cancels_and_leaving_late_does_not(service, replica)
 
 
 async def test_a_ticket_yields_every_event_and_ends(service, replica):
-    said = [Queued("a"), Started("a"), picture("a", 0), Done("a")]
-    async with service.submit(request()) as ticket:
+    said = [Started("a"), picture("a", 0), Done("a")]
+    async with await service.submit(request()) as ticket:
+        publish = await replica.given("a")
         for event in said:
-            replica.publish["a"](event)
+            publish(event)
         heard = [event async for event in ticket]
 
-    assert heard == said
+    assert heard == [Queued("a"), *said]
     assert replica.cancelled == []
 
 
 async def test_only_waiting_requests_count_against_the_limit(service, replica):
-    service.submit(request("a"))
-    service.submit(request("b"))
+    tickets = [await service.submit(request(name)) for name in "ab"]
     with pytest.raises(QueueFull, match="at most 2") as refused:
-        service.submit(request("c"))
-    replica.publish["a"](Started("a"))
+        await service.submit(request("c"))
+    (await replica.given("a"))(Started("a"))
+    await asyncio.sleep(0.01)
 
-    service.submit(request("c"))
+    tickets.append(await service.submit(request("c")))
 
     assert 1 <= refused.value.retry_after_s <= 120
     assert (service.status.waiting, service.status.running) == (2, 1)
@@ -145,7 +96,7 @@ async def test_nothing_is_admitted_before_the_model_is_loaded(service, replica):
     replica.state, replica.reason, replica.models = "starting", "the model is loading", ()
 
     with pytest.raises(NotReady, match="the model is loading"):
-        service.submit(request())
+        await service.submit(request())
     with pytest.raises(NotReady):
         service.model(None)
 
@@ -167,7 +118,7 @@ async def test_a_request_waits_while_the_model_is_loaded(service, replica, monke
 
     loaded.set()
     await asyncio.gather(first, second)
-    monkeypatch.setattr("fluxline.service.LONGEST_OPENING_S", 0.01)
+    monkeypatch.setattr("fluxline.service.service.LONGEST_OPENING_S", 0.01)
     loaded.clear()
     with pytest.raises(NotReady):
         await service.opened()
@@ -180,7 +131,7 @@ def test_a_model_goes_by_its_name_its_aliases_and_none(name, service):
 
 async def test_an_unknown_model_is_refused_and_the_known_are_named(service):
     with pytest.raises(UnknownModel, match=r"'who'.*fake"):
-        service.submit(request(model="who"))
+        await service.submit(request(model="who"))
 
 
 async def test_draining_admits_nothing_and_waits_for_the_last(service, replica):
@@ -189,14 +140,14 @@ async def test_draining_admits_nothing_and_waits_for_the_last(service, replica):
     await asyncio.sleep(0)
 
     with pytest.raises(NotReady, match="shutting down"):
-        service.submit(request("b"))
+        await service.submit(request("b"))
     assert not draining.done()
     replica.publish["a"](Done("a"))
     await asyncio.gather(draining, task)
 
 
 async def test_draining_has_a_limit(service, replica):
-    service.submit(request())
+    await begun(service, replica, request())
 
     async with asyncio.timeout(5):
         await service.drain(0.01)
@@ -207,10 +158,11 @@ async def test_draining_has_a_limit(service, replica):
 def test_the_guess_grows_with_the_pace_and_stays_in_bounds():
     now = 100.0
     pace = Pace(lambda: now)
-    assert pace.guess_s(1) == 1
+    assert pace.retry_s(1) == 1
 
     pace.begin(1)
     now += 7.5
-    pace.picture()
+    pace.picture(1.0)
 
-    assert [pace.guess_s(n) for n in (1, 2, 100)] == [8, 15, 120]
+    assert [pace.retry_s(n) for n in (1, 2, 100)] == [8, 15, 120]
+    assert pace.seconds(2) == 15

@@ -1,0 +1,299 @@
+"""Carries jobs from the queue to the replicas and their pictures to where they shall lie.
+
+Claims as much as the replicas have room for, renews the leases of what it holds, and writes every
+end down before anybody hears of it. A job that could not be finished here goes back to the queue.
+"""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+
+import msgspec
+
+from fluxline.errors import (
+    CapacityError,
+    DeadlineExceeded,
+    EngineError,
+    FluxlineError,
+    NotReady,
+    StorageError,
+)
+from fluxline.fleet.replica import Replica
+from fluxline.jobs import JobRow, JobStore
+from fluxline.request import (
+    CancelledEvent,
+    Done,
+    Failed,
+    ImageReady,
+    ImageResult,
+    Queued,
+    Terminal,
+)
+from fluxline.service import record
+from fluxline.service.clerk import Clerk
+from fluxline.service.feed import Feed, News
+from fluxline.storage import Pictures
+
+LEASE_S = 15.0
+CLOSE_S = 5.0  # for the last words to be written
+RETRY_S = (0.2, 0.5, 1.0, 2.0, 5.0)  # between tries to reach a store that does not answer; the
+SPOOL_BYTES = 256 * 2**20  # last again and again. Pictures meanwhile held, before work is refused
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True, kw_only=True)
+class Held:
+    """A job that was claimed here and is not over."""
+
+    row: JobRow
+    feed: Feed
+    is_cancelled: bool = False
+
+
+class Dispatcher:
+    """Moves jobs while it runs. Lives on one event loop.
+
+    holder: this server's name in the leases. window: jobs given to one replica at a time, so
+    many that it can fill its batches and so few that those who wait are still served in turn.
+    """
+
+    def __init__(
+        self,
+        store: JobStore,
+        clerk: Clerk,
+        replica: Replica,
+        pictures: Pictures,
+        *,
+        holder: str,
+        window: int,
+        feed_of: Callable[[JobRow], Feed],
+    ) -> None:
+        self._store, self._clerk = store, clerk
+        self._replica, self._pictures = replica, pictures
+        self._holder, self._window = holder, window
+        self._feed_of = feed_of
+        self._held: dict[str, Held] = {}
+        self._carrying: set[asyncio.Task[None]] = set()
+        self._woken = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._is_claiming = True
+        self._spooled = 0
+        self._tasks: list[asyncio.Task[None]] = []
+
+    @property
+    def is_clogged(self) -> bool:
+        """Whether so many pictures wait for the store that no more may be drawn for it."""
+        return self._spooled >= SPOOL_BYTES
+
+    def start(self) -> None:
+        """Begin to move jobs."""
+        self._tasks = [
+            asyncio.create_task(self._claim_for_ever(), name="service.claim"),
+            asyncio.create_task(self._renew_for_ever(), name="service.renew"),
+        ]
+
+    def wake(self) -> None:
+        """Look for work now."""
+        self._woken.set()
+
+    def cancel(self, job_id: str) -> bool:
+        """Stop drawing a job. False: it is not held here."""
+        held = self._held.get(job_id)
+        if held is None:
+            return False
+        held.is_cancelled = True
+        self._replica.cancel(job_id)
+        return True
+
+    def holds(self, job_id: str) -> bool:
+        """Whether a job was claimed here and is not over."""
+        return job_id in self._held
+
+    def hold(self) -> None:
+        """Claim nothing more."""
+        self._is_claiming = False
+
+    async def drained(self) -> None:
+        """Wait until nothing is held."""
+        await self._idle.wait()
+
+    async def close(self) -> None:
+        """Stop. The replicas have been stopped before: what they held goes back to the queue."""
+        self.hold()
+        for task in self._tasks:
+            task.cancel()
+        if tasks := [*self._tasks, *self._carrying]:
+            _, late = await asyncio.wait(tasks, timeout=CLOSE_S)
+            for task in late:  # the next start takes up what they held
+                task.cancel()
+
+    # ---- claiming and holding
+
+    async def _claim_for_ever(self) -> None:
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(1.0):  # others may have queued some
+                    await self._woken.wait()
+            self._woken.clear()
+            try:
+                await self._claim()
+            except NotReady as exc:
+                _log.warning("%s", exc.message)
+
+    async def _claim(self) -> None:
+        while (room := self._room()) > 0:
+            rows = await self._clerk.do(
+                self._store.claim, self._holder, lease_s=LEASE_S, limit=room
+            )
+            for row in rows:
+                self._hold(row)
+            if len(rows) < room:
+                return
+
+    def _room(self) -> int:
+        if not self._is_claiming or self._replica.state != "ready":
+            return 0
+        return self._window * self._replica.ready - len(self._held)
+
+    def _hold(self, row: JobRow) -> None:
+        held = self._held[row.id] = Held(row=row, feed=self._feed_of(row))
+        self._idle.clear()
+        task = asyncio.create_task(self._carry(held), name=f"service.carry {row.id}")
+        self._carrying.add(task)
+        task.add_done_callback(self._carrying.discard)
+
+    async def _renew_for_ever(self) -> None:
+        while True:
+            await asyncio.sleep(LEASE_S / 3)
+            try:
+                await self._renew()
+                await self._clerk.do(self._store.recover)
+            except NotReady as exc:
+                _log.warning("%s", exc.message)
+
+    async def _renew(self) -> None:
+        tokens = [held.row.token for held in self._held.values()]
+        answers = await self._clerk.do(self._store.renew, tokens, lease_s=LEASE_S)
+        for job_id, _ in tokens:
+            if answers.get(job_id, True):  # lost, or its caller wants it no more
+                self.cancel(job_id)
+
+    # ---- one job from its claim to its end
+
+    async def _carry(self, held: Held) -> None:
+        try:
+            await self._draw(held)
+        except Exception:  # noqa: BLE001 - a fault of ours: nobody may wait for ever
+            _log.exception("unexpected failure of job %s", held.row.id)
+            await self._end(held, EngineError("internal error"), [])
+        finally:
+            del self._held[held.row.id]
+            if not self._held:
+                self._idle.set()
+            self.wake()
+
+    async def _draw(self, held: Held) -> None:
+        """Have a job drawn; store its pictures as they come; write its end down, then tell it."""
+        row, news = held.row, asyncio.Queue[News]()
+        if held.is_cancelled:
+            return await self._end(held, CancelledEvent(row.id), [])
+        if row.deadline is not None and row.deadline < time.time():
+            late = DeadlineExceeded("the job waited beyond its deadline", retry_after_s=1.0)
+            return await self._end(held, late, [])
+        try:
+            request = replace(
+                record.request_of(row.request), priority=row.priority, owner=row.owner
+            )
+            self._replica.submit(request, news.put_nowait)
+        except msgspec.MsgspecError:
+            text = "this version cannot read the job: it was written by another"
+            return await self._end(held, EngineError(text), [])
+        except NotReady as exc:
+            return await self._end(held, Failed(row.id, CapacityError.code, exc.message), [])
+        except FluxlineError as exc:
+            return await self._end(held, exc, [])
+        images: list[ImageResult] = []
+        while True:
+            match await news.get():
+                case Queued():
+                    pass  # it was told of its place when it was accepted
+                case ImageReady(image=image):
+                    try:
+                        kept = await self._kept(held, image)
+                    except StorageError as exc:
+                        self._replica.cancel(row.id)
+                        return await self._end(held, exc, images)
+                    images.append(kept)
+                    held.feed.publish(ImageReady(row.id, kept))
+                case FluxlineError() as error:
+                    return await self._end(held, error, images)
+                case event if isinstance(event, Terminal):
+                    return await self._end(held, event, images)
+                case event:
+                    held.feed.publish(event)
+
+    async def _kept(self, held: Held, image: ImageResult) -> ImageResult:
+        """Store a picture that somebody will come back for, however long the store is away.
+
+        Who waits on a connection is told at once: raises StorageError.
+        """
+        if not held.feed.keeps:
+            return image
+        self._spooled += len(image.data)
+        try:
+            tries = 0
+            while True:
+                try:
+                    put = await self._pictures.put(image.data, image.format)
+                    return replace(image, stored=put.key)
+                except StorageError:
+                    if held.row.is_attended and held.row.idempotency_key is None:
+                        raise
+                    wait_s = RETRY_S[min(tries, len(RETRY_S) - 1)]
+                    _log.warning("job %s: the picture waits for its store", held.row.id)
+                    tries += 1
+                    await asyncio.sleep(wait_s)
+        finally:
+            self._spooled -= len(image.data)
+
+    async def _end(self, held: Held, news: News, images: list[ImageResult]) -> None:
+        """Write an end down, then tell it. What is not the job's fault puts it back."""
+        token, store = held.row.token, self._store
+        match news:
+            case Done():
+                text = record.result_text(sorted(images, key=lambda image: image.index))
+                write = partial(store.finish, token, text)
+            case CancelledEvent():
+                write = partial(store.drop, token)
+            case Failed(code=CapacityError.code):  # its replica is gone for good
+                write = partial(store.put_back, token)
+            case Failed(code=code, message=message) | FluxlineError(code=code, message=message):
+                write = partial(store.fail, token, code, message)
+            case _:
+                raise TypeError(f"{news} is no end")
+        is_written = await self._written(write)
+        if write.func == store.put_back:
+            held.feed.has_started = False
+        elif is_written:
+            held.feed.publish(news)
+        else:
+            _log.warning("job %s: the lease was lost; another server goes on", token[0])
+            text = "the job went to another server: ask for it there"
+            held.feed.publish(Failed(token[0], CapacityError.code, text))
+
+    async def _written(self, write: Callable[[], bool]) -> bool:
+        """Write to the job store, however long it is away."""
+        tries = 0
+        while True:
+            try:
+                return await self._clerk.do(write)
+            except NotReady as exc:
+                _log.warning("%s", exc.message)
+                await asyncio.sleep(RETRY_S[min(tries, len(RETRY_S) - 1)])
+                tries += 1

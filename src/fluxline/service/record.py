@@ -1,0 +1,88 @@
+"""What a job's row says as JSON: what shall be drawn, and what was drawn."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import msgspec
+
+from fluxline.request import GenerationRequest, ImageFormat, ImageResult, SamplingParams
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drawn:
+    """One picture of a finished job: an `ImageResult` without its bytes. key: None: not kept."""
+
+    index: int
+    seed: int
+    key: str | None
+    sha256: str  # hex, of the file
+    size: int  # bytes
+    format: ImageFormat
+    width: int
+    height: int
+    model: str
+    params: SamplingParams
+    timings_s: Mapping[str, float]
+    score: float | None
+    warnings: tuple[str, ...]
+
+    @classmethod
+    def of(cls, image: ImageResult) -> "Drawn":
+        """Note a picture down."""
+        return cls(
+            index=image.index,
+            seed=image.seed,
+            key=image.stored,
+            sha256=hashlib.sha256(image.data).hexdigest(),
+            size=len(image.data),
+            format=image.format,
+            width=image.width,
+            height=image.height,
+            model=image.model,
+            params=image.params,
+            timings_s=image.timings_s,
+            score=image.score,
+            warnings=image.warnings,
+        )
+
+    def image(self, data: bytes) -> ImageResult:
+        """The picture as it was, its file being given back."""
+        return ImageResult(
+            index=self.index,
+            seed=self.seed,
+            data=data,
+            format=self.format,
+            width=self.width,
+            height=self.height,
+            model=self.model,
+            params=self.params,
+            timings_s=self.timings_s,
+            score=self.score,
+            stored=self.key,
+            warnings=self.warnings,
+        )
+
+
+_request = msgspec.json.Decoder(GenerationRequest)
+_result = msgspec.json.Decoder(tuple[Drawn, ...])
+
+
+def request_text(request: GenerationRequest) -> str:
+    """Write a request down."""
+    return msgspec.json.encode(request).decode()
+
+
+def request_of(text: str) -> GenerationRequest:
+    """Read a request. Raises msgspec.MsgspecError for a row that another version wrote."""
+    return _request.decode(text)
+
+
+def result_text(images: Sequence[ImageResult]) -> str:
+    """Write down what was drawn."""
+    return msgspec.json.encode([Drawn.of(image) for image in images]).decode()
+
+
+def result_of(text: str | None) -> tuple[Drawn, ...]:
+    """Read what was drawn; a job without a result has drawn nothing."""
+    return _result.decode(text) if text else ()

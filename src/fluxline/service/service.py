@@ -1,0 +1,420 @@
+"""What front doors hold: a request comes in, its events come out, and nothing accepted is lost.
+
+A job is written down before anybody is told that it was accepted. Knows no protocol and no
+process. Lives on one event loop.
+"""
+
+import asyncio
+import contextlib
+import hashlib
+import time
+from collections.abc import Coroutine, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from fluxline.errors import (
+    CapacityError,
+    DeadlineExceeded,
+    NotReady,
+    QueueFull,
+    UnknownModel,
+)
+from fluxline.fleet.replica import Replica, ReplicaState
+from fluxline.jobs import JobRow, JobState, JobStore, Limits, NewJob
+from fluxline.request import (
+    CancelledEvent,
+    Failed,
+    GenerationRequest,
+    ImageReady,
+    ImageResult,
+    ModelInfo,
+    check,
+    cost,
+    failure_of,
+)
+from fluxline.service import record
+from fluxline.service.clerk import Clerk
+from fluxline.service.dispatcher import Dispatcher
+from fluxline.service.feed import Feed, Ticket
+from fluxline.service.register import Register
+from fluxline.service.replay import replay
+from fluxline.settings import DEFAULT_MODEL
+from fluxline.storage import Pictures
+
+LONGEST_OPENING_S = 120.0  # for which a request waits while the model is loaded
+RETRY_GRACE_S = 15.0  # in which the official clients repeat what they did not wait for
+WATCH_S = 0.5  # between two looks at a job that another server holds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Status:
+    """How the server is, for people and probes."""
+
+    state: ReplicaState
+    reason: str  # why it is not ready; empty when it is
+    models: tuple[str, ...]
+    waiting: int
+    running: int
+    restarts: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Caller:
+    """Who asks. most_open: requests that may wait or run at a time; None: no limit of their own."""
+
+    owner: str = ""
+    priority: int = 0
+    most_open: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """How a request is asked; written by the doors.
+
+    fingerprint: hash of what was sent, to know it again. is_attended: the caller waits on an open
+    connection, and nobody comes back. keeps: the pictures are stored (those of a request that is
+    not attended, or has a key, always are). patience_s: when the caller hangs up to ask again.
+    """
+
+    door: str = "openai"
+    fingerprint: str = ""
+    idempotency_key: str | None = None
+    is_attended: bool = True
+    is_retry: bool = False
+    keeps: bool = False
+    patience_s: float | None = None
+    deadline_s: float | None = None
+
+
+class Service:
+    """Admits requests up to a bound and follows each to its end.
+
+    holder: this server's name in the job store, the same after a restart if it alone uses it.
+    """
+
+    def __init__(
+        self,
+        replica: Replica,
+        store: JobStore,
+        pictures: Pictures,
+        *,
+        queue_limit: int,
+        queue_s: float = float("inf"),
+        window: int = 16,
+        holder: str = "local",
+        aliases: Mapping[str, str] | None = None,
+    ) -> None:
+        self._replica, self._store, self._pictures = replica, store, pictures
+        self._queue_limit, self._queue_s = queue_limit, queue_s
+        self._holder = holder
+        self._aliases = dict(aliases or {})
+        self._clerk = Clerk()
+        self._dispatcher = Dispatcher(
+            store,
+            self._clerk,
+            replica,
+            pictures,
+            holder=holder,
+            window=window,
+            feed_of=self._feed_of,
+        )
+        self._register = Register()
+        self._is_closing = False
+        self._at_the_door = 0  # requests that wait for the model
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> None:
+        """Take up what an earlier server left behind, and begin to work. Raises NotReady."""
+        await self._clerk.do(self._store.recover, holder=self._holder)
+        for row in await self._clerk.do(self._store.recent, states=[JobState.QUEUED], limit=10_000):
+            self._feed_of(row)
+        self._dispatcher.start()
+        self._dispatcher.wake()
+
+    # ---- what there is
+
+    @property
+    def models(self) -> tuple[ModelInfo, ...]:
+        """What is served; the first is the default."""
+        return self._replica.models
+
+    @property
+    def status(self) -> Status:
+        """How things stand."""
+        replica = self._replica
+        return Status(
+            state="stopped" if self._is_closing else replica.state,
+            reason="the server is shutting down" if self._is_closing else replica.reason,
+            models=tuple(model.name for model in replica.models),
+            waiting=self._register.waiting,
+            running=self._register.running,
+            restarts=replica.restarts,
+        )
+
+    def model(self, name: str | None) -> ModelInfo:
+        """Find a model by name, alias or None (the default). Raises UnknownModel, NotReady."""
+        if not self.models:
+            raise NotReady(f"not ready: {self.status.reason}", retry_after_s=2.0)
+        wanted = self._aliases.get(name, name) if name else DEFAULT_MODEL
+        if wanted == DEFAULT_MODEL:
+            return self.models[0]
+        for model in self.models:
+            if model.name == wanted:
+                return model
+        served = ", ".join(model.name for model in self.models)
+        raise UnknownModel(f"model {name!r} is not served here; served: {served}")
+
+    async def opened(self) -> None:
+        """Wait while the model is being loaded or the worker started again.
+
+        Raises QueueFull when as many wait as may, NotReady when it takes too long.
+        """
+        if self._is_closing or self._replica.state not in ("starting", "restarting"):
+            return
+        self._refuse_beyond_limit(0.0)
+        self._at_the_door += 1
+        try:
+            async with asyncio.timeout(LONGEST_OPENING_S):
+                await self._replica.settled()
+        except TimeoutError:
+            raise NotReady(f"not ready: {self._replica.reason}", retry_after_s=10.0) from None
+        finally:
+            self._at_the_door -= 1
+
+    # ---- one request
+
+    async def submit(
+        self, request: GenerationRequest, terms: Terms = Terms(), caller: Caller = Caller()
+    ) -> Ticket:
+        """Admit a request: it is on disk when this returns. The same request again, told by its
+        Idempotency-Key or as a client's own retry, follows the job that is there already.
+
+        Raises NotReady, QueueFull, DeadlineExceeded, UnknownModel, InvalidParams.
+        """
+        info = self._admitted(request)
+        known = self._register.sent(caller.owner, terms.fingerprint)
+        if terms.is_retry and terms.idempotency_key is None and known:
+            return self._followed(known, terms)
+        work = cost(request, info)
+        self._refuse_beyond_limit(work)
+        self._refuse_late(work, terms)
+        feed = self._opened(request, work, terms)
+        try:
+            row, is_new = await self._accepted(feed, terms, caller)
+        except BaseException:
+            self._register.forget(feed)
+            raise
+        if not is_new:
+            self._register.forget(feed)
+            return self._followed(self._register.get(row.id) or await self._watched(row), terms)
+        if terms.fingerprint:
+            self._register.note(caller.owner, terms.fingerprint, feed)
+        self._dispatcher.wake()
+        return self._followed(feed, terms)
+
+    async def draw(
+        self, request: GenerationRequest, terms: Terms = Terms(), caller: Caller = Caller()
+    ) -> tuple[ImageResult, ...]:
+        """Draw a request to its end; its pictures in order. Cancelling this leaves the request.
+
+        Raises what `submit` and the engine refuse with, EngineError, WorkerDied, Cancelled.
+        """
+        images: dict[int, ImageResult] = {}
+        async with await self.submit(request, terms, caller) as ticket:
+            async for event in ticket:
+                if isinstance(event, ImageReady):
+                    images[event.image.index] = event.image
+                elif (error := failure_of(event)) is not None:
+                    raise error
+        return tuple(images[index] for index in sorted(images))
+
+    # ---- jobs that are there already
+
+    async def job(self, job_id: str, owner: str | None = None) -> JobRow | None:
+        """A job as it is written down, if it is this owner's; owner None: anybody's."""
+        return await self._clerk.do(self._store.get, job_id, owner=owner)
+
+    async def jobs(
+        self, *, owner: str | None, states: tuple[JobState, ...], before: float | None, limit: int
+    ) -> list[JobRow]:
+        """Jobs, the newest first."""
+        return await self._clerk.do(
+            self._store.recent, owner=owner, states=states, before=before, limit=limit
+        )
+
+    async def follow(self, row: JobRow, *, after: int = 0) -> Ticket:
+        """Follow a job from the event after that number, wherever it is and whether it is over."""
+        feed = self._register.get(row.id) or await self._watched(row)
+        return feed.follow(after=after)
+
+    async def cancel(self, job_id: str, owner: str | None = None) -> JobRow | None:
+        """Cancel a job that is not over, within one evaluation. None: no such job."""
+        row = await self._clerk.do(self._store.cancel, job_id, owner=owner)
+        if row is not None and not self._dispatcher.cancel(job_id):
+            feed = self._register.get(job_id)
+            if feed and row.state == JobState.CANCELLED:
+                feed.publish(CancelledEvent(job_id))
+        return row
+
+    async def retry(self, job_id: str, owner: str | None = None) -> JobRow | None:
+        """Queue a job that failed or was cancelled again, from its seed. None: no such job."""
+        row = await self._clerk.do(self._store.retry, job_id, owner=owner)
+        if row is not None and row.state == JobState.QUEUED:
+            self._feed_of(row)
+            self._dispatcher.wake()
+        return row
+
+    # ---- the end
+
+    async def drain(self, drain_s: float) -> None:
+        """Admit and begin nothing more; wait for what is being drawn, at most drain_s seconds.
+
+        Who waits on a connection for what was not begun is told; the rest stays in the queue.
+        """
+        self._is_closing = True
+        self._dispatcher.hold()
+        held = self._dispatcher.holds
+        await self._turn_away(f for f in self._register if f.is_attended and not held(f.request.id))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(drain_s):
+                await self._dispatcher.drained()
+
+    async def close(self) -> None:
+        """Stop, the replicas having been stopped before: what they held is in the queue again."""
+        self._is_closing = True
+        await self._dispatcher.close()
+        await self._turn_away(f for f in self._register if f.is_attended or f.followers)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._clerk.close()
+
+    # ---- inside
+
+    def _admitted(self, request: GenerationRequest) -> ModelInfo:
+        status = self.status
+        if status.state not in ("ready", "restarting"):
+            raise NotReady(f"not ready: {status.reason}", retry_after_s=2.0)
+        info = self.model(request.model)
+        for params in {picture.params for picture in request.pictures()}:
+            check(params, info)
+        return info
+
+    def _refuse_beyond_limit(self, work: float) -> None:
+        waiting = self._register.waiting + self._at_the_door
+        if waiting >= self._queue_limit:
+            message = f"{waiting} requests are waiting; at most {self._queue_limit} may"
+            raise QueueFull(message, retry_after_s=self._register.pace.retry_s(work))
+
+    def _refuse_late(self, work: float, terms: Terms) -> None:
+        """Refuse what cannot be done in its caller's time."""
+        limits = [limit for limit in (terms.deadline_s, terms.patience_s) if limit is not None]
+        if not limits:
+            return
+        ahead = self._register.cost
+        needed_s = self._register.pace.seconds(ahead + work)
+        if needed_s > min(limits):
+            raise DeadlineExceeded(
+                f"it would take about {needed_s:.0f} s; you wait {min(limits):.0f} s",
+                retry_after_s=self._register.pace.retry_s(ahead),
+            )
+
+    async def _accepted(self, feed: Feed, terms: Terms, caller: Caller) -> tuple[JobRow, bool]:
+        request, text = feed.request, record.request_text(feed.request)
+        new = NewJob(
+            id=request.id,
+            request=text,
+            fingerprint=terms.fingerprint or hashlib.sha256(text.encode()).hexdigest(),
+            owner=caller.owner,
+            idempotency_key=terms.idempotency_key,
+            door=terms.door,
+            cost=feed.cost,
+            priority=caller.priority + request.priority,
+            is_attended=terms.is_attended,
+            holder=self._holder,
+            deadline=None if terms.deadline_s is None else time.time() + terms.deadline_s,
+        )
+        per_cost_s = self._register.pace.seconds(1.0)
+        limits = Limits(
+            waiting=self._queue_limit,
+            cost=self._queue_s / per_cost_s if per_cost_s else float("inf"),
+            of_owner=caller.most_open,
+        )
+        try:
+            return await self._clerk.do(self._store.accept, new, limits)
+        except QueueFull as exc:
+            raise QueueFull(
+                exc.message, retry_after_s=self._register.pace.retry_s(feed.cost)
+            ) from None
+
+    def _opened(self, request: GenerationRequest, work: float, terms: Terms) -> Feed:
+        """The feed of a new job, which must be there before the job can be claimed."""
+        is_attended = terms.is_attended and terms.idempotency_key is None
+        keeps = terms.keeps or not is_attended
+        if keeps and self._dispatcher.is_clogged:
+            raise NotReady("the store of pictures does not answer", retry_after_s=10.0)
+        return self._register.enter(Feed(request, cost=work, keeps=keeps, is_attended=is_attended))
+
+    def _feed_of(self, row: JobRow) -> Feed:
+        """The feed of a job that waits or is claimed; one that came from elsewhere gets its own."""
+        feed = self._register.get(row.id)
+        if feed is None or feed.is_over:
+            feed = self._register.enter(Feed(record.request_of(row.request), cost=row.cost))
+        return feed
+
+    def _followed(self, feed: Feed, terms: Terms) -> Ticket:
+        """Follow a job. An attended one is not drawn any more when its last caller leaves."""
+        began = time.monotonic()
+
+        def left(_: Ticket) -> None:
+            waited_s = time.monotonic() - began
+            is_impatient = terms.patience_s is not None and waited_s >= 0.9 * terms.patience_s
+            wait_s = RETRY_GRACE_S if is_impatient else 0.0  # official clients come again
+            asyncio.get_running_loop().call_later(wait_s, self._abandon, feed)
+
+        return feed.follow(left=left if feed.is_attended else None)
+
+    def _abandon(self, feed: Feed) -> None:
+        if not feed.is_over and not feed.followers:
+            self._begin(self._cancelled(feed))
+
+    async def _cancelled(self, feed: Feed) -> None:
+        if not self._dispatcher.cancel(feed.request.id):
+            await self.cancel(feed.request.id)
+
+    async def _turn_away(self, feeds: Iterable[Feed]) -> None:
+        """End what was asked on open connections and will not be drawn any more."""
+        for feed in list(feeds):
+            if feed.is_attended:
+                with contextlib.suppress(NotReady):  # then the next start does it
+                    await self._clerk.do(self._store.cancel, feed.request.id)
+            reason = f"not ready: {self.status.reason}"
+            feed.publish(Failed(feed.request.id, CapacityError.code, reason))
+
+    async def _watched(self, row: JobRow) -> Feed:
+        """A feed of a job that is over, or that another server holds."""
+        feed = Feed(record.request_of(row.request), cost=row.cost)
+        if row.is_over:
+            await replay(row, feed, self._pictures)
+        else:
+            self._begin(self._watch(feed))
+        return feed
+
+    async def _watch(self, feed: Feed) -> None:
+        while True:
+            await asyncio.sleep(WATCH_S)
+            try:
+                row = await self.job(feed.request.id)
+            except NotReady:
+                continue
+            if row is None or row.is_over:
+                break
+        if row is not None:
+            await replay(row, feed, self._pictures)
+        else:
+            feed.publish(CancelledEvent(feed.request.id))
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)

@@ -1,0 +1,104 @@
+"""A service over a replica whose every word the test speaks, and a database of the test."""
+
+import asyncio
+
+import pytest
+
+from fluxline.jobs import Database, JobStore
+from fluxline.request import CancelledEvent, Failed, GenerationRequest
+from fluxline.service import Service
+from fluxline.storage import open_pictures
+from tests.worker.fake_engine import INFO, FakeEngine
+
+ALIASES = {"dall-e-3": "default", "other": "fake"}
+
+
+class ScriptedReplica:
+    """Accepts everything and says only what a test makes it say."""
+
+    def __init__(self):
+        self.state, self.reason, self.models, self.restarts = "ready", "", (INFO,), 0
+        self.publish = {}
+        self.requests = {}
+        self.cancelled = []
+
+    @property
+    def ready(self):
+        return int(self.state == "ready")
+
+    def start(self): ...
+
+    async def settled(self):
+        return self.state
+
+    async def ended(self): ...
+
+    async def stop(self):
+        for name, publish in self.publish.items():
+            publish(Failed(name, "overloaded", "the server is shutting down"))
+
+    def submit(self, request, publish):
+        self.publish[request.id] = publish
+        self.requests[request.id] = request
+
+    def cancel(self, request_id):
+        self.cancelled.append(request_id)
+        self.publish[request_id](CancelledEvent(request_id))
+
+    async def given(self, name):
+        """Wait until it was given a request; return what its events are published with."""
+        async with asyncio.timeout(5):
+            while name not in self.publish:
+                await asyncio.sleep(0.001)
+        return self.publish[name]
+
+
+@pytest.fixture
+def replica():
+    return ScriptedReplica()
+
+
+@pytest.fixture
+def database(tmp_path):
+    database = Database(f"sqlite:///{tmp_path}/jobs.sqlite3")
+    yield database
+    database.close()
+
+
+@pytest.fixture
+def store(database):
+    return JobStore(database)
+
+
+@pytest.fixture
+def pictures():
+    return open_pictures("memory:")
+
+
+@pytest.fixture
+def opened(replica, store, pictures):
+    """Make a service; the same store may be opened again, as after a restart."""
+
+    async def make(replica=replica, pictures=pictures, **options):
+        options = {"queue_limit": 2, "aliases": ALIASES, **options}
+        service = Service(replica, store, pictures, **options)
+        await service.start()
+        return service
+
+    return make
+
+
+@pytest.fixture
+async def service(opened, replica):
+    service = await opened()
+    yield service
+    await replica.stop()
+    await service.close()
+
+
+def request(name="a", **fields):
+    return GenerationRequest(id=name, prompt="a fox", seed=1, **fields)
+
+
+def picture(name, index):
+    return FakeEngine()._ready(request(name), index)

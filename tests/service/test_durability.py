@@ -1,0 +1,312 @@
+"""What is accepted is on disk, comes back after any death, and ends once."""
+
+import asyncio
+
+import pytest
+
+from fluxline.errors import DeadlineExceeded, InvalidParams, NotReady, StorageError
+from fluxline.jobs import JobState
+from fluxline.request import Done, Failed, ImageReady, SamplingParams, Started
+from fluxline.service import Caller, Terms
+from fluxline.service.record import result_of
+from tests.service.conftest import ScriptedReplica, picture, request
+
+STORED = Terms(is_attended=False)
+
+
+async def finished(store, name):
+    async with asyncio.timeout(5):
+        while not store.get(name).is_over:
+            await asyncio.sleep(0.002)
+    return store.get(name)
+
+
+async def drawn(replica, name, count=1):
+    publish = await replica.given(name)
+    for event in (Started(name), *(picture(name, i) for i in range(count)), Done(name)):
+        publish(event)
+
+
+async def test_a_job_is_on_disk_when_its_ticket_is_given(service, store):
+    await service.submit(request(), STORED, Caller(owner="ann", priority=2))
+    row = store.get("a")
+    assert (row.owner, row.priority, row.is_attended, row.holder) == ("ann", 2, False, "local")
+
+
+async def test_a_stored_job_ends_with_pictures_that_can_be_fetched(
+    service, replica, store, pictures
+):
+    await service.submit(request(n=2), STORED)
+    await drawn(replica, "a", 2)
+    row = await finished(store, "a")
+    found = result_of(row.result)
+    assert row.state == JobState.DONE
+    assert [(one.index, one.seed) for one in found] == [(0, 1), (1, 2)]
+    assert await pictures.get(found[1].key) == picture("a", 1).image.data
+
+
+async def test_pictures_of_a_caller_who_waits_are_not_stored(service, replica, store):
+    drawing = asyncio.create_task(service.draw(request()))
+    await drawn(replica, "a")
+    (image,) = await drawing
+    assert image.stored is None
+    assert result_of(store.get("a").result)[0].key is None
+
+
+async def test_after_a_kill_the_stored_job_is_drawn_again_and_the_attended_is_not(
+    opened, replica, store
+):
+    killed = await opened(queue_limit=9)
+    await killed.submit(request("stored"), STORED)
+    await killed.submit(request("attended"))
+    for name in ("stored", "attended"):
+        await replica.given(name)
+    killed._dispatcher._tasks[0].cancel()  # as if the process were gone: nothing is written
+    killed._dispatcher._tasks[1].cancel()
+
+    fresh = ScriptedReplica()
+    again = await opened(fresh)
+    await drawn(fresh, "stored")
+    row = await finished(store, "stored")
+    assert (row.state, row.attempts) == (JobState.DONE, 2)
+    assert fresh.requests["stored"].seed == replica.requests["stored"].seed
+    assert store.get("attended").state == JobState.CANCELLED
+    await again.close()
+
+
+async def test_what_the_old_server_says_late_changes_nothing(opened, replica, store):
+    old = await opened()
+    await old.submit(request(), STORED)
+    await replica.given("a")
+    fresh = ScriptedReplica()
+    new = await opened(fresh)
+    await drawn(replica, "a")
+    await asyncio.sleep(0.02)
+    assert store.get("a").state == JobState.RUNNING
+    await drawn(fresh, "a")
+    assert (await finished(store, "a")).attempts == 2
+    await old.close()
+    await new.close()
+
+
+async def test_a_key_asked_again_gets_the_same_job_and_its_pictures(service, replica, store):
+    keyed = Terms(idempotency_key="k", fingerprint="f")
+    first = asyncio.create_task(service.draw(request("a"), keyed))
+    await replica.given("a")
+    second = asyncio.create_task(service.draw(request("b"), keyed))
+    await asyncio.sleep(0.02)
+    await drawn(replica, "a")
+    one, two = await asyncio.gather(first, second)
+    service._register.forget(service._register.get("a"))  # as it will be in a while
+    (three,) = await service.draw(request("c"), keyed)
+
+    assert one[0].data == two[0].data == three.data
+    assert (list(replica.requests), store.get("b"), store.get("c")) == (["a"], None, None)
+
+
+async def test_a_key_used_for_something_else_is_refused(service):
+    await service.submit(request("a"), Terms(idempotency_key="k", fingerprint="f"))
+    with pytest.raises(InvalidParams, match="Idempotency-Key"):
+        await service.submit(request("b"), Terms(idempotency_key="k", fingerprint="g"))
+
+
+async def test_a_clients_own_retry_follows_what_runs_and_a_failed_one_is_tried_again(
+    service, replica
+):
+    first = asyncio.create_task(service.draw(request("a"), Terms(fingerprint="f")))
+    await replica.given("a")
+    retry = asyncio.create_task(service.draw(request("b"), Terms(fingerprint="f", is_retry=True)))
+    await asyncio.sleep(0.02)
+    replica.publish["a"](Failed("a", "out_of_memory", "no"))
+    await asyncio.gather(first, retry, return_exceptions=True)
+    assert list(replica.requests) == ["a"]
+
+    third = asyncio.create_task(service.draw(request("c"), Terms(fingerprint="f", is_retry=True)))
+    await drawn(replica, "c")
+    assert len(await third) == 1
+
+
+async def test_who_hangs_up_out_of_impatience_is_expected_back(service, replica):
+    terms = Terms(fingerprint="f", patience_s=0.05)
+    first = asyncio.create_task(service.draw(request("a"), terms))
+    await replica.given("a")
+    await asyncio.sleep(0.06)
+    first.cancel()
+    await asyncio.sleep(0.02)
+    assert replica.cancelled == []
+
+    again = Terms(fingerprint="f", patience_s=9, is_retry=True)
+    second = asyncio.create_task(service.draw(request("b"), again))
+    await asyncio.sleep(0.02)
+    await drawn(replica, "a")
+    assert len(await second) == 1
+
+
+async def test_what_cannot_be_done_in_time_is_refused_with_the_estimate(service):
+    pace = service._register.pace
+    pace._seconds, pace._cost = 8.0, 64 * 64 * 4.0  # a picture takes 8 s
+    with pytest.raises(DeadlineExceeded, match="about 8 s; you wait 5 s"):
+        await service.submit(request(), Terms(deadline_s=5))
+    await service.submit(request(), Terms(deadline_s=10))
+
+
+async def test_what_waited_beyond_its_deadline_is_not_drawn(opened, replica, store):
+    service = await opened(window=1)
+    await service.submit(request("a"), STORED)
+    await replica.given("a")
+    await service.submit(request("b"), Terms(is_attended=False, deadline_s=0.01))
+    await asyncio.sleep(0.02)
+    await drawn(replica, "a")
+    row = await finished(store, "b")
+    assert (row.state, row.error_code) == (JobState.FAILED, "deadline_exceeded")
+    assert list(replica.requests) == ["a"]
+    await service.close()
+
+
+async def test_a_wrong_size_is_refused_before_anything_is_written(service, store):
+    with pytest.raises(InvalidParams, match="width"):
+        await service.submit(request(params=SamplingParams(width=4096)), STORED)
+    assert store.get("a") is None
+
+
+async def test_cancelling_ends_a_job_wherever_it_is(opened, replica, store):
+    service = await opened(window=1, queue_limit=9)
+    await service.submit(request("runs"), STORED)
+    await replica.given("runs")
+    waits = await service.submit(request("waits"), STORED)
+    await service.cancel("waits")
+    await service.cancel("runs")
+    assert (await finished(store, "runs")).state == JobState.CANCELLED
+    assert store.get("waits").state == JobState.CANCELLED
+    assert [type(event).__name__ async for event in waits] == ["Queued", "CancelledEvent"]
+    assert await service.cancel("nobody") is None
+    assert await service.cancel("runs", owner="another") is None
+    await service.close()
+
+
+async def test_a_retried_job_is_drawn_from_its_seed(service, replica, store):
+    await service.submit(request(), STORED)
+    (await replica.given("a"))(Failed("a", "out_of_memory", "no"))
+    assert (await finished(store, "a")).error_code == "out_of_memory"
+    del replica.publish["a"]
+    await service.retry("a")
+    await drawn(replica, "a")
+    assert (await finished(store, "a")).state == JobState.DONE
+
+
+async def test_who_comes_late_hears_all_and_who_was_there_hears_the_rest(service, replica, store):
+    await service.submit(request(), STORED)
+    await drawn(replica, "a")
+    row = await finished(store, "a")
+    late = await service.follow(row)
+    heard = [event async for event in late]
+    rest = [event async for event in await service.follow(row, after=2)]
+    service._register.forget(service._register.get("a"))
+    told = [event async for event in await service.follow(row, after=9)]
+
+    assert [type(event).__name__ for event in heard] == ["Queued", "Started", "ImageReady", "Done"]
+    assert rest == heard[2:]
+    assert [event.image.data for event in told if isinstance(event, ImageReady)] == [
+        picture("a", 0).image.data
+    ]
+
+
+class Shelf:
+    """A store of pictures that is away for a while."""
+
+    def __init__(self, pictures):
+        self.pictures, self.is_away, self.tries = pictures, True, 0
+
+    async def put(self, data, format):
+        self.tries += 1
+        if self.is_away:
+            raise StorageError("away")
+        return await self.pictures.put(data, format)
+
+    async def get(self, key):
+        return await self.pictures.get(key)
+
+
+async def test_a_picture_waits_for_a_store_that_is_away_unless_its_caller_waits(
+    opened, replica, store, pictures, monkeypatch
+):
+    monkeypatch.setattr("fluxline.service.dispatcher.RETRY_S", (0.01,))
+    shelf = Shelf(pictures)
+    service = await opened(pictures=shelf, queue_limit=9)
+    await service.submit(request("patient"), STORED)
+    waiting = asyncio.create_task(service.draw(request("waiting"), Terms(keeps=True)))
+    for name in ("patient", "waiting"):
+        await drawn(replica, name)
+    with pytest.raises(StorageError):
+        await waiting
+    assert store.get("patient").state == JobState.RUNNING
+    shelf.is_away = False
+    assert (await finished(store, "patient")).state == JobState.DONE
+    await service.close()
+
+
+async def test_no_more_is_accepted_for_a_store_that_is_away_when_the_spool_is_full(
+    opened, replica, pictures, monkeypatch
+):
+    monkeypatch.setattr("fluxline.service.dispatcher.SPOOL_BYTES", 1)
+    shelf = Shelf(pictures)
+    service = await opened(pictures=shelf, queue_limit=9)
+    await service.submit(request("a"), STORED)
+    await drawn(replica, "a")
+    while not shelf.tries:
+        await asyncio.sleep(0.001)
+    with pytest.raises(NotReady, match="store of pictures"):
+        await service.submit(request("b"), STORED)
+    await service.submit(request("c"))
+    shelf.is_away = False
+    await service.close()
+
+
+async def test_an_end_that_cannot_be_written_is_written_later_and_told_then(
+    opened, replica, store, monkeypatch
+):
+    monkeypatch.setattr("fluxline.service.dispatcher.RETRY_S", (0.01,))
+    service, finish, tries = await opened(), store.finish, []
+
+    def late(*words):
+        tries.append(words)
+        if len(tries) < 3:
+            raise NotReady("the job database cannot be written now", retry_after_s=5)
+        return finish(*words)
+
+    store.finish = late
+    drawing = asyncio.create_task(service.draw(request()))
+    await drawn(replica, "a")
+    assert len(await drawing) == 1
+    assert (len(tries), store.get("a").state) == (3, JobState.DONE)
+    await service.close()
+
+
+async def test_stopping_turns_away_who_waits_and_keeps_what_is_stored(opened, replica, store):
+    service = await opened(window=1, queue_limit=9)
+    await service.submit(request("runs"), STORED)
+    await replica.given("runs")
+    await service.submit(request("stored"), STORED)
+    attended = asyncio.create_task(service.draw(request("attended")))
+    await asyncio.sleep(0.02)
+    draining = asyncio.create_task(service.drain(5))
+    with pytest.raises(Exception, match="shutting down"):
+        await attended
+    await drawn(replica, "runs")
+    await draining
+    await service.close()
+
+    states = [store.get(name).state for name in ("runs", "stored", "attended")]
+    assert states == [JobState.DONE, JobState.QUEUED, JobState.CANCELLED]
+
+
+async def test_what_a_stopped_replica_held_goes_back_with_its_attempt(opened, replica, store):
+    service = await opened()
+    await service.submit(request(), STORED)
+    await replica.given("a")
+    await service.drain(0.01)
+    replica.publish["a"](Failed("a", "overloaded", "the server is shutting down"))
+    await service.close()
+
+    row = store.get("a")
+    assert (row.state, row.attempts, row.holder) == (JobState.QUEUED, 0, None)
