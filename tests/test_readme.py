@@ -1,5 +1,6 @@
 """The README's promises, run as they stand."""
 
+import json
 import re
 import shlex
 import subprocess
@@ -48,6 +49,17 @@ def server(tmp_path):
 def address(tmp_path_factory):
     with server(tmp_path_factory.mktemp("server")) as address:
         yield address
+
+
+def test_a_job_is_asked_followed_and_fetched(address, tmp_path):
+    (block,) = [b for b in blocks("sh") if b.startswith("job=")]
+    command = block.replace("http://localhost:8080", address).replace("python3", sys.executable)
+
+    said = subprocess.run(["bash", "-ec", command], cwd=tmp_path, check=True, capture_output=True)
+
+    events, _, job = said.stdout.decode().rpartition("\n\n")
+    assert events.count("event: image\n") == 4
+    assert [image["seed"] for image in json.loads(job)["images"]] == [7, 8, 9, 10]
 
 
 def test_the_curl_draws_a_fox(address, tmp_path):

@@ -102,6 +102,8 @@ class ImageResult:
     model: str
     params: SamplingParams  # as really used
     timings_s: Mapping[str, float]  # queue, encode, denoise, decode, compress
+    text_tokens: int = 0  # that the model read, padding too
+    image_tokens: int = 0  # that it drew
     score: float | None = None  # how well it fits the prompt, if top_k was asked; more is better
     stored: str | None = None  # its key in the store; written by the service, read by the doors
     warnings: tuple[str, ...] = ()  # e.g. drawn smaller and resampled
@@ -189,7 +191,7 @@ class Progress:
     index: int
     evaluation: int
     total: int
-    preview: bytes | None = None  # a small encoded picture of what the model now expects (x0)
+    preview: bytes | None = None  # a small picture, encoded as the result, of the expected end (x0)
 
 
 @dataclass(frozen=True, slots=True)

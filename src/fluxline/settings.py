@@ -24,6 +24,7 @@ from pydantic_settings import (
 from fluxline.errors import ConfigError
 
 ENV_PREFIX = "FLUXLINE_"
+KEYS_VARIABLE = "API_KEYS"  # as the gRPC server before us called it
 DEFAULT_FILE = Path("fluxline.toml")
 DEFAULT_MODEL = "default"
 """What an alias points at to mean the model that is served when none is asked for."""
@@ -65,6 +66,9 @@ class Settings(BaseSettings):
     storage_url: str = Field(
         "", description="where anybody can read the stored pictures; empty: links are signed"
     )
+    public_url: str = Field(
+        "", description="this server as seen from outside, for links; empty: as each caller asks"
+    )
     queue_limit: int = Field(
         64, ge=1, description="requests that may wait; further ones are answered 429"
     )
@@ -83,10 +87,34 @@ class Settings(BaseSettings):
     body_limit_bytes: int = Field(
         2**20, ge=1024, description="longest request body; a longer one is answered 413"
     )
+    api_keys: str = Field(
+        "", description="keys that are good besides those in the database, with commas between"
+    )
+    insecure: bool = Field(
+        False, description="listen beyond this machine without any key: whoever comes can draw"
+    )
     aliases: Mapping[Annotated[str, Field(min_length=1)], str] = Field(
         dict.fromkeys(("gpt-image-1", "gpt-image-2", "dall-e-2", "dall-e-3"), DEFAULT_MODEL),
         description="further names a request may call a model by; accepted, never listed",
     )
+
+    def data_folder(self, port: int) -> Path:
+        """Where the server on that port keeps its jobs; made if it is not there.
+
+        Raises ConfigError.
+        """
+        home = Path(os.environ.get("XDG_DATA_HOME") or "~/.local/share")
+        folder = (self.data or home / "fluxline" / str(port)).expanduser().absolute()
+        try:
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError as exc:
+            message = f"data must name a folder that can be written: {exc.strerror}"
+            raise ConfigError(message) from exc
+        return folder
+
+    def database_url(self, port: int) -> str:
+        """Where the server on that port has its database. Raises ConfigError."""
+        return self.database or f"sqlite:///{self.data_folder(port) / 'jobs.sqlite3'}"
 
     @classmethod
     def settings_customise_sources(
@@ -111,6 +139,8 @@ def load_settings(flags: Mapping[str, object] | None = None) -> Settings:
     """
     given: dict[str, Any] = {k: v for k, v in (flags or {}).items() if v is not None}
     _refuse_unknown_variables()
+    if keys := os.environ.get(KEYS_VARIABLE):
+        given.setdefault("api_keys", keys)
     try:
         return Settings(**given)
     except ValidationError as exc:

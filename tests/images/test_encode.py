@@ -155,5 +155,8 @@ def test_preview_is_a_small_jpeg_of_the_same_shape():
     assert decoded(data).shape == (150, 300, 3)
 
 
-def test_preview_never_enlarges():
-    assert decoded(preview(ramp(40, 20))).shape == (20, 40, 3)
+@pytest.mark.parametrize("format", ["png", "jpeg", "webp"])
+def test_preview_never_enlarges_and_has_the_asked_format(format):
+    data = preview(ramp(40, 20), format)
+    assert decoded(data).shape == (20, 40, 3)
+    assert Image.open(BytesIO(data)).format == format.upper()

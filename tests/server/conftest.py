@@ -8,6 +8,7 @@ import pytest
 from fluxline.errors import NotReady
 from fluxline.jobs import Database, JobStore
 from fluxline.server.app import create_app
+from fluxline.server.links import Links
 from fluxline.service import Service
 from fluxline.storage import open_pictures
 from tests.worker.fake_engine import FakeEngine
@@ -69,8 +70,12 @@ def database(tmp_path):
 
 
 @pytest.fixture
-async def service(replica, database):
-    pictures = open_pictures("memory:")
+def pictures():
+    return open_pictures("memory:")
+
+
+@pytest.fixture
+async def service(replica, database, pictures):
     service = Service(replica, JobStore(database), pictures, queue_limit=64, aliases=ALIASES)
     await service.start()
     yield service
@@ -78,8 +83,13 @@ async def service(replica, database):
 
 
 @pytest.fixture
-def app(service):
-    return create_app(service, max_n=4, body_limit_bytes=40_000)
+def links(pictures, database):
+    return Links(pictures, database.secret)
+
+
+@pytest.fixture
+def app(service, links):
+    return create_app(service, links, max_n=4, body_limit_bytes=40_000)
 
 
 @pytest.fixture

@@ -232,11 +232,28 @@ def test_a_port_that_is_taken_ends_it_with_2(start, server):
     assert f"cannot listen on 127.0.0.1 port {taken}" in err
 
 
-def test_listening_to_the_world_is_warned_of(start):
+def test_listening_to_the_world_without_a_key_must_be_meant(start):
+    refused = start(host="0.0.0.0")
+    code, _, err = refused.end()
+    meant = start(host="0.0.0.0", insecure=True)
+    meant.line()
+
+    assert (code, "fluxline keys create" in err) == (2, True)
+    assert "without a key" in meant.end()[2]
+
+
+def test_with_keys_the_world_may_come_and_who_has_none_is_refused(start, monkeypatch):
+    monkeypatch.setenv("API_KEYS", "secret,other")
     server = start(host="0.0.0.0")
     server.line()
+    url = server.url.replace("0.0.0.0", "127.0.0.1")
+    with openai.OpenAI(base_url=f"{url}/v1", api_key="wrong", max_retries=0) as client:
+        with pytest.raises(openai.AuthenticationError):
+            client.images.generate(prompt="a fox")
+        assert client.with_options(api_key="other").images.generate(prompt="a fox").data
 
-    assert "without a key" in server.end()[2]
+    _, out, err = server.end()
+    assert "secret" not in out + err
 
 
 async def test_an_oversized_header_is_cut(server):

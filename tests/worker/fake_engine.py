@@ -100,8 +100,11 @@ class FakeEngine:
             self._finish(request, publish)
 
     def _finish(self, request: GenerationRequest, publish: Callable[[Event], None]) -> None:
-        for index in range(request.n):
-            publish(Progress(request.id, index, 1, 1))
+        for index in range(request.count):
+            for evaluation in (1, 2, 3, 4):
+                is_shown = request.preview_every and evaluation % request.preview_every == 0
+                preview = f"preview {evaluation}".encode() if is_shown else None
+                publish(Progress(request.id, index, evaluation, 4, preview))
             publish(self._ready(request, index))
         publish(Done(request.id))
 
@@ -123,6 +126,9 @@ class FakeEngine:
                 "decode": 0.25,
                 "compress": 7.0,
             },
+            text_tokens=64,
+            image_tokens=16,
+            score=None if request.top_k is None else float(index),
             warnings=() if request.params.guidance is None else ("guidance has no effect",),
         )
         return ImageReady(request.id, image)

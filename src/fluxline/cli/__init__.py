@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from fluxline import __version__
+from fluxline.cli import keys
 from fluxline.cli.generate import generate
 from fluxline.cli.models import models
 from fluxline.cli.serve import serve
@@ -34,6 +35,7 @@ def options(
 app.command()(serve)
 app.command()(generate)
 app.command()(models)
+app.add_typer(keys.app, name="keys")
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ import typer
 from fluxline.errors import ConfigError
 from fluxline.settings import Settings, load_settings
 
-NOT_FLAGS = {"aliases"}  # a table: it stands in the TOML file
+NOT_FLAGS = {"aliases", "api_keys"}  # a table; secrets, which a list of processes would show
 
 
 def serve(**flags: Any) -> None:  # Any: the values of the flags made below

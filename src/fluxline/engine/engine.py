@@ -231,7 +231,9 @@ class Engine:
         if change.started:
             self._ledger.start(job.request.id)
         if change.advanced:
-            preview = None if change.preview is None else images.preview(change.preview)
+            preview = None
+            if change.preview is not None:
+                preview = images.preview(change.preview, job.request.output_format)
             event = Progress(job.request.id, job.index, job.done, job.evaluations, preview)
             self._ledger.progress(event)
         if change.picture is not None:

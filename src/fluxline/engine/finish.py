@@ -40,6 +40,8 @@ def finish(change: Change, *, model: str, decoded_at: float) -> ImageResult:
         height=height,
         model=model,
         params=job.params,
+        text_tokens=job.key.text_tokens,
+        image_tokens=job.key.image_tokens,
         timings_s={
             "queue": job.admitted_at - job.submitted_at,
             "encode": job.encoded_at - job.admitted_at,

@@ -71,12 +71,14 @@ def check_format(format: str, *, compression: int | None, width: int, height: in
         raise InvalidParams(message, field="output_compression")
 
 
-def preview(pixels: Pixels, max_side: int = 512) -> bytes:
-    """Encode a small JPEG to look at while waiting: `max_side` px at most, never enlarged."""
+def preview(pixels: Pixels, format: str = "jpeg", *, max_side: int = 512) -> bytes:
+    """Encode a small picture to look at while waiting: `max_side` px at most, never enlarged."""
     _check_shape(pixels)
     picture = Image.fromarray(np.ascontiguousarray(pixels))
     picture.thumbnail((max_side, max_side), Image.Resampling.BILINEAR)
-    return _saved(picture, "JPEG", quality=PREVIEW_QUALITY)
+    if format == "png":
+        return _png(np.asarray(picture), None)
+    return _saved(picture, format.upper(), quality=PREVIEW_QUALITY)
 
 
 def _png(pixels: Pixels, recipe: Recipe | None) -> bytes:

@@ -4,6 +4,7 @@ Transactions are short and block; any thread may open one.
 """
 
 import fcntl
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO, Any
@@ -21,7 +22,7 @@ BUSY_S = 5.0  # how long a writer of SQLite waits for another
 class Database:
     """Opens the database and makes its tables when they are not there. Raises ConfigError.
 
-    url: sqlite:///path or postgresql+psycopg://…
+    url: sqlite:///path or postgresql+psycopg://… secret: the same for all servers that use it.
     """
 
     def __init__(self, url: str) -> None:
@@ -29,12 +30,15 @@ class Database:
         self._lock: IO[str] | None = None
         with self.writing() as db:
             metadata.create_all(db)
-            version = db.scalar(select(schema.c.version))
-            if version is None:
-                db.execute(insert(schema).values(version=SCHEMA_VERSION))
-            elif version != SCHEMA_VERSION:
-                message = f"the database has schema {version}; this version reads {SCHEMA_VERSION}"
+            found = db.execute(select(schema)).first()
+            if found is None:
+                fresh = {"version": SCHEMA_VERSION, "secret": secrets.token_hex(32)}
+                db.execute(insert(schema).values(fresh))
+                found = db.execute(select(schema)).one()
+            if found.version != SCHEMA_VERSION:
+                message = f"the database has schema {found.version}; this reads {SCHEMA_VERSION}"
                 raise ConfigError(message)
+            self.secret = bytes.fromhex(found.secret)
 
     @property
     def is_shared(self) -> bool:

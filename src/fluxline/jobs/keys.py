@@ -92,6 +92,11 @@ class KeyRing:
             rows = db.execute(select(keys).order_by(keys.c.created_at.desc())).mappings()
             return [_key_of(dict(row)) for row in rows]
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether no key was ever made or given, so that the doors are open."""
+        return not self._given and not self.all()
+
     def revoke(self, key_id: str) -> bool:
         """Make a key good for nothing. False: there is none of that id."""
         with self._database.writing() as db:

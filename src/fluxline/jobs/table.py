@@ -35,7 +35,12 @@ OVER = (JobState.DONE, JobState.FAILED, JobState.CANCELLED)
 
 metadata = MetaData()
 
-schema = Table("schema", metadata, Column("version", Integer, nullable=False))
+schema = Table(
+    "schema",
+    metadata,
+    Column("version", Integer, nullable=False),
+    Column("secret", String(64), nullable=False),  # hex; what the servers sign links with
+)
 
 jobs = Table(
     "jobs",
@@ -76,7 +81,7 @@ keys = Table(
     Column("scopes", String(64), nullable=False),  # words with spaces between
     Column("priority", Integer, nullable=False),
     Column("most_open", Integer),  # requests at a time; null: as many as the queue holds
-    Column("rate", Float),  # cost units a minute; null: no limit
+    Column("rate", Float),  # cost, in pixels x evaluations, a minute; null: no limit
     Column("created_at", Float, nullable=False),
     Column("expires_at", Float),
     Column("revoked_at", Float),

@@ -7,15 +7,29 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from fluxline.errors import FluxlineError
+from fluxline.jobs import KeyRing
 from fluxline.server import envelope
+from fluxline.server.auth import Auth
+from fluxline.server.dialects.jobs_routes import jobs_router
 from fluxline.server.dialects.openai_routes import openai_router
 from fluxline.server.health import health_router
+from fluxline.server.links import Links, files_router
 from fluxline.server.middleware import BodyLimit, Exchange
 from fluxline.service import Service
 
 
-def create_app(service: Service, *, max_n: int, body_limit_bytes: int) -> FastAPI:
-    """Make the application of a service. Starts nothing and listens nowhere."""
+def create_app(
+    service: Service,
+    links: Links,
+    *,
+    max_n: int,
+    body_limit_bytes: int,
+    ring: KeyRing | None = None,
+) -> FastAPI:
+    """Make the application of a service. Starts nothing and listens nowhere.
+
+    ring: the keys that are good; None: no key is asked for.
+    """
     app = FastAPI(
         title="Fluxline",
         version=version("fluxline"),
@@ -29,7 +43,11 @@ def create_app(service: Service, *, max_n: int, body_limit_bytes: int) -> FastAP
         redirect_slashes=False,
     )
     app.add_middleware(BodyLimit, limit_bytes=body_limit_bytes)
+    if ring is not None:
+        app.add_middleware(Auth, ring=ring)
     app.add_middleware(Exchange)  # added last: outermost
     app.include_router(health_router(service))
-    app.include_router(openai_router(service, max_n=max_n))
+    app.include_router(openai_router(service, links, max_n=max_n))
+    app.include_router(jobs_router(service, links, max_n=max_n))
+    app.include_router(files_router(links))
     return app

@@ -63,24 +63,29 @@ def failure(
 ) -> Response:
     """Answer with an error. `extra` stands beside the `error` object."""
     error = {"message": message, "type": kind, "param": param, "code": code}
-    body = msgspec.json.encode({**(extra or {}), "error": error})
-    return Response(body, status, headers, media_type="application/json")
+    return _response(status, error, headers, extra)
+
+
+def spelt(error: FluxlineError) -> tuple[int, dict[str, str | None]]:
+    """Our error as a status and an `error` object."""
+    status, kind = next((s, k) for cls, s, k in _BY_ERROR if isinstance(error, cls))
+    param = error.field if isinstance(error, InvalidParams) else _PARAMS.get(type(error))
+    message = error.message
+    if status == 500:
+        message = f"{message} (request {request_id_var.get()})"
+    return status, {"message": message, "type": kind, "param": param, "code": error.code}
 
 
 def of_error(error: FluxlineError) -> Response:
     """Answer with one of our own errors."""
-    status, kind = next((s, k) for cls, s, k in _BY_ERROR if isinstance(error, cls))
-    param = error.field if isinstance(error, InvalidParams) else _PARAMS.get(type(error))
+    status, told = spelt(error)
     headers: dict[str, str] = {}
     if isinstance(error, CapacityError):
         headers["retry-after"] = str(math.ceil(error.retry_after_s))
         headers["retry-after-ms"] = str(round(1000 * error.retry_after_s))
     if isinstance(error, Cancelled | WorkerDied):
         headers |= NO_RETRY  # the same request would meet the same end
-    message = error.message
-    if status == 500:
-        message = f"{message} (request {request_id_var.get()})"
-    return failure(status, message, kind=kind, param=param, code=error.code, headers=headers)
+    return _response(status, told, headers)
 
 
 def of_crash() -> Response:
@@ -110,5 +115,15 @@ async def on_validation_error(request: Request, exc: Exception) -> Response:
     """Handle what the framework finds wrong with a path or a query."""
     assert isinstance(exc, RequestValidationError)
     first = exc.errors()[0]
-    param = str(first["loc"][-1])
+    param = str(first["loc"][1])  # after "query" or "path"
     return failure(400, f"{param}: {first['msg']}", param=param, code="invalid_value")
+
+
+def _response(
+    status: int,
+    error: Mapping[str, str | None],
+    headers: Mapping[str, str] | None,
+    extra: Mapping[str, object] | None = None,
+) -> Response:
+    body = msgspec.json.encode({**(extra or {}), "error": error})
+    return Response(body, status, headers, media_type="application/json")

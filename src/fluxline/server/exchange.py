@@ -1,6 +1,7 @@
 """One HTTP exchange from its side of the socket: reading its body, noticing that it has left."""
 
 import asyncio
+import hashlib
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
@@ -8,11 +9,14 @@ from fastapi import Request
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
+from fluxline.errors import InvalidParams
 from fluxline.server.fields import Fields, parse_object
+from fluxline.service import Caller, Terms
 
 T = TypeVar("T")
 
 BODY_TIMEOUT_S = 30.0
+KEY_LIMIT = 255  # characters of an Idempotency-Key
 CLIENT_CLOSED = 499  # never sent: nobody is there to read it
 
 
@@ -31,6 +35,51 @@ async def json_fields(request: Request) -> Fields:
     except ClientDisconnect:
         raise HTTPException(CLIENT_CLOSED, "the caller left") from None
     return Fields(parse_object(raw))
+
+
+async def terms_of(
+    request: Request,
+    *,
+    door: str,
+    is_attended: bool = True,
+    keeps: bool = False,
+    deadline_s: float | None = None,
+) -> Terms:
+    """Read from the headers how something is asked; the body must have been read.
+
+    The official clients say how often they tried and how long they wait. Raises InvalidParams.
+    """
+    key = request.headers.get("idempotency-key") or None
+    if key is not None and (len(key) > KEY_LIMIT or not key.isprintable()):
+        message = f"Idempotency-Key must be at most {KEY_LIMIT} printable characters"
+        raise InvalidParams(message, field="Idempotency-Key")
+    sent = hashlib.sha256(f"{request.method} {request.url.path}\n".encode())
+    sent.update(await request.body())
+    return Terms(
+        door=door,
+        fingerprint=sent.hexdigest(),
+        idempotency_key=key,
+        is_attended=is_attended,
+        is_retry=_number(request, "x-stainless-retry-count", 0.0) >= 1,
+        keeps=keeps,
+        patience_s=_number(request, "x-stainless-read-timeout", 0.0) or None,
+        deadline_s=deadline_s,
+    )
+
+
+def caller_of(request: Request) -> Caller:
+    """Who asks; written by `auth`, where keys are asked for."""
+    caller = request.scope.get("fluxline.caller")
+    return caller if isinstance(caller, Caller) else Caller()
+
+
+def _number(request: Request, header: str, otherwise: float) -> float:
+    """A header that a client sets by itself: what cannot be read is not there."""
+    try:
+        value = float(request.headers.get(header, ""))
+    except ValueError:
+        return otherwise
+    return value if 0 <= value < float("inf") else otherwise
 
 
 async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:

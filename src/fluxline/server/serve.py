@@ -4,13 +4,11 @@ import asyncio
 import contextlib
 import ipaddress
 import logging
-import os
 import signal
 import socket
 import uuid
 from collections.abc import Awaitable, Iterator
 from importlib.metadata import version
-from pathlib import Path
 
 import uvicorn
 
@@ -18,8 +16,9 @@ from fluxline.errors import ConfigError, NotReady
 from fluxline.fleet.local import LocalReplica
 from fluxline.fleet.pool import Pool
 from fluxline.fleet.process import ENGINE, WorkerCommand
-from fluxline.jobs import Database, JobStore
+from fluxline.jobs import Database, JobStore, KeyRing
 from fluxline.server.app import create_app
+from fluxline.server.links import Links
 from fluxline.service import Service
 from fluxline.settings import DEFAULT_MODEL, Settings
 from fluxline.storage import Pictures, open_pictures
@@ -55,16 +54,21 @@ def run(settings: Settings, *, engine: str = ENGINE) -> int:
         )
         for member in range(settings.replicas)
     ]
-    with listener:
+    with listener, contextlib.ExitStack() as stack:
         try:
-            database, pictures = _open_data(settings, listener.getsockname()[1])
+            port = listener.getsockname()[1]
+            database = Database(settings.database_url(port))
+            stack.callback(database.close)
+            database.own()
+            pictures = open_pictures(
+                settings.storage or str(settings.data_folder(port) / "pictures"),
+                public_url=settings.storage_url or None,
+            )
+            ring = _ring(settings, database)
         except (ConfigError, NotReady) as exc:
             _log.error("%s", exc.message)
             return EXIT_CANNOT_START
-        try:
-            return asyncio.run(_serve(settings, commands, listener, database, pictures))
-        finally:
-            database.close()
+        return asyncio.run(_serve(settings, commands, listener, database, pictures, ring))
 
 
 async def _serve(
@@ -73,6 +77,7 @@ async def _serve(
     listener: socket.socket,
     database: Database,
     pictures: Pictures,
+    ring: KeyRing | None,
 ) -> int:
     replica = Pool([LocalReplica(command) for command in commands])
     service = Service(
@@ -85,7 +90,14 @@ async def _serve(
         holder=f"{uuid.uuid4()}" if database.is_shared else "local",
         aliases={settings.model: DEFAULT_MODEL, **settings.aliases},  # a hub id names what it is
     )
-    app = create_app(service, max_n=settings.max_n, body_limit_bytes=settings.body_limit_bytes)
+    links = Links(pictures, database.secret, base_url=settings.public_url)
+    app = create_app(
+        service,
+        links,
+        max_n=settings.max_n,
+        body_limit_bytes=settings.body_limit_bytes,
+        ring=ring,
+    )
     server = _Server(_config(app))
     await service.start()
     with _signals() as signals:
@@ -184,18 +196,18 @@ def _listen(host: str, port: int) -> socket.socket:
         raise ConfigError(f"cannot listen on {host} port {port}: {exc.strerror}") from exc
 
 
-def _open_data(settings: Settings, port: int) -> tuple[Database, Pictures]:
-    """Open the job database and the store of pictures. Raises ConfigError, NotReady."""
-    home = Path(os.environ.get("XDG_DATA_HOME") or "~/.local/share")
-    data = (settings.data or home / "fluxline" / str(port)).expanduser().absolute()
-    try:
-        data.mkdir(parents=True, exist_ok=True, mode=0o700)
-    except OSError as exc:
-        raise ConfigError(f"data must name a folder that can be written: {exc.strerror}") from exc
-    database = Database(settings.database or f"sqlite:///{data / 'jobs.sqlite3'}")
-    database.own()
-    storage = settings.storage or str(data / "pictures")
-    return database, open_pictures(storage, public_url=settings.storage_url or None)
+def _ring(settings: Settings, database: Database) -> KeyRing | None:
+    """The keys that are good; None if there are none, and none are needed. Raises ConfigError."""
+    given = [key.strip() for key in settings.api_keys.split(",") if key.strip()]
+    ring = KeyRing(database, given=given)
+    if not ring.is_empty:
+        return ring
+    if not _is_loopback(settings.host) and not settings.insecure:
+        raise ConfigError(
+            f"listening on {settings.host} lets others in, and there is no key: make one with "
+            "`fluxline keys create NAME`, set API_KEYS, or say --insecure"
+        )
+    return None
 
 
 def _announce(listener: socket.socket, settings: Settings) -> None:
@@ -204,7 +216,7 @@ def _announce(listener: socket.socket, settings: Settings) -> None:
     where = f"http://{shown}:{port}"
     loads = f"listens on {where} and loads {settings.model}"
     print(f"Fluxline {version('fluxline')} {loads}", flush=True)
-    if not _is_loopback(settings.host):
+    if settings.insecure and not _is_loopback(settings.host):
         _log.warning("listening on %s: whoever can reach it can draw, without a key", settings.host)
 
 

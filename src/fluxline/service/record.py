@@ -24,6 +24,8 @@ class Drawn:
     model: str
     params: SamplingParams
     timings_s: Mapping[str, float]
+    text_tokens: int
+    image_tokens: int
     score: float | None
     warnings: tuple[str, ...]
 
@@ -42,6 +44,8 @@ class Drawn:
             model=image.model,
             params=image.params,
             timings_s=image.timings_s,
+            text_tokens=image.text_tokens,
+            image_tokens=image.image_tokens,
             score=image.score,
             warnings=image.warnings,
         )
@@ -58,6 +62,8 @@ class Drawn:
             model=self.model,
             params=self.params,
             timings_s=self.timings_s,
+            text_tokens=self.text_tokens,
+            image_tokens=self.image_tokens,
             score=self.score,
             stored=self.key,
             warnings=self.warnings,

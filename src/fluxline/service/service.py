@@ -36,6 +36,7 @@ from fluxline.service import record
 from fluxline.service.clerk import Clerk
 from fluxline.service.dispatcher import Dispatcher
 from fluxline.service.feed import Feed, Ticket
+from fluxline.service.quota import Quota
 from fluxline.service.register import Register
 from fluxline.service.replay import replay
 from fluxline.settings import DEFAULT_MODEL
@@ -60,11 +61,21 @@ class Status:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Caller:
-    """Who asks. most_open: requests that may wait or run at a time; None: no limit of their own."""
+    """Who asks. most_open: requests that may wait or run at a time. rate: cost a minute.
+
+    None: no limit of their own. is_admin: sees and touches everybody's jobs.
+    """
 
     owner: str = ""
     priority: int = 0
     most_open: int | None = None
+    rate: float | None = None
+    is_admin: bool = False
+
+    @property
+    def scope(self) -> str | None:
+        """Whose jobs they see; None: everybody's."""
+        return None if self.is_admin else self.owner
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,7 +129,7 @@ class Service:
             window=window,
             feed_of=self._feed_of,
         )
-        self._register = Register()
+        self._register, self._quota = Register(), Quota()
         self._is_closing = False
         self._at_the_door = 0  # requests that wait for the model
         self._tasks: set[asyncio.Task[None]] = set()
@@ -198,6 +209,7 @@ class Service:
         work = cost(request, info)
         self._refuse_beyond_limit(work)
         self._refuse_late(work, terms)
+        self._quota.spend(caller.owner, caller.rate, work)
         feed = self._opened(request, work, terms)
         try:
             row, is_new = await self._accepted(feed, terms, caller)

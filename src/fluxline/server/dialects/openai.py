@@ -3,61 +3,32 @@
 Flue's fields and answer are a part of it. What is accepted without effect is said in `warnings`.
 """
 
-import re
-from dataclasses import dataclass
-from typing import Literal, cast, get_args
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
-from fluxline.errors import InvalidParams, RequestError
-from fluxline.request import (
-    SEED_LIMIT,
-    GenerationRequest,
-    ImageFormat,
-    SamplerName,
-    SamplingParams,
-    ScheduleName,
-    random_seed,
-)
-from fluxline.server.fields import Fields, MissingParam, UnsupportedParam
+from fluxline.request import GenerationRequest, ImageResult, ModelInfo, best
+from fluxline.server.body import read_request, warnings_of
+from fluxline.server.fields import Fields, UnsupportedParam
 from fluxline.service import Service
-from fluxline.settings import DEFAULT_MODEL
 
-PROMPT_LIMIT = 32_000  # characters
-LARGEST_SIDE = 65_535  # px; the model's own limit is checked by the model
-MOST_STEPS = 10_000
-LARGEST_SCALE = 1_000.0
-
-FORMATS = (*get_args(ImageFormat), "jpg")
-DEFAULT_QUALITIES = ("auto", "standard", "medium")
-QUALITIES = (*DEFAULT_QUALITIES, "low", "high", "xhigh", "max", "hd")
+QUALITY = {"low": 0.5, "medium": 1.0, "high": 1.5, "xhigh": 2.0, "max": 3.0}
+"""Steps of each, in the model's own default."""
+SAME_QUALITY = {"auto": "medium", "standard": "medium", "hd": "high"}
+MOST_PARTIALS = 3
+BACKGROUNDS = ("auto", "opaque", "transparent")
 IGNORED = (
     "moderation",
     "user",
     "style",
     "safety_identifier",
     "complexity",
-    "partial_images",
     "stream_options",
 )
-UNSUPPORTED = (  # they would change the picture: ignoring them would be a lie
-    "image",
-    "images",
-    "ref_images",
-    "mask",
-    "strength",
-    "denoising_strength",
-    "loras",
-    "lora",
-    "frame_count",
-    "frame_duration_ms",
-    "svg",
-)
-_SIZE = re.compile(r"([0-9]{1,5})[xX]([0-9]{1,5})", re.ASCII)
-
-
-class PromptTooLong(InvalidParams):
-    """The prompt has more characters than the contract allows."""
-
-    code = "prompt_too_long"
+UNSUPPORTED = ("frame_count", "frame_duration_ms", "svg")
+MODEL_STAGES = ("encode", "denoise", "decode")
+"""What Flue's gen_time counts: neither waiting nor compressing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,145 +36,148 @@ class Asked:
     """A body, understood."""
 
     request: GenerationRequest
+    quality: str  # a key of QUALITY
+    size: str
+    wants_url: bool
+    is_streamed: bool
+    partials: int  # of each picture, at most
+    deadline_s: float | None
     warnings: tuple[str, ...]
-    fields: Fields  # for naming a field as its caller did
 
 
 def read(fields: Fields, service: Service, *, max_n: int, request_id: str) -> Asked:
     """Understand a body. Raises RequestError naming the field that is wrong, NotReady."""
-    prompt = _prompt(fields)
-    n = fields.integer("n", low=1, high=max_n) or 1
-    params = _params(fields)
-    output_format, compression = _format(fields)
-    model = fields.text("model")
-    seed = _seed(fields, n)
+    request = read_request(fields, service, max_n=max_n, request_id=request_id)
     _refuse_unserved(fields)
-    request = GenerationRequest(
-        id=request_id,
-        prompt=prompt,
-        seed=seed,
-        n=n,
-        model=service.model(model).name,
-        params=params,
-        output_format=output_format,
-        compression=compression,
-    )
-    return Asked(request=request, warnings=tuple(_warnings(fields, request)), fields=fields)
-
-
-def in_callers_words(error: RequestError, fields: Fields) -> RequestError:
-    """Name the field of an engine's refusal as this caller spelt it."""
-    if isinstance(error, InvalidParams):
-        name = fields.used_name(error.field)
-        if error.field in ("width", "height") and not fields.given(name) and fields.given("size"):
-            name = "size"
-        known = name == error.field
-        return InvalidParams(error.message if known else f"{name}: {error.message}", field=name)
-    return error
-
-
-def _prompt(fields: Fields) -> str:
-    prompt = fields.text("prompt")
-    if prompt is None:
-        raise MissingParam("prompt is required: say what to draw", field="prompt")
-    if not prompt.strip():
-        raise InvalidParams("prompt must not be blank: say what to draw", field="prompt")
-    _check_length(prompt, "prompt")
-    return prompt
-
-
-def _check_length(text: str, field: str) -> None:
-    if len(text) > PROMPT_LIMIT:
-        message = f"{field} may have at most {PROMPT_LIMIT} characters; got {len(text)}"
-        raise PromptTooLong(message, field=field)
-
-
-def _params(fields: Fields) -> SamplingParams:
-    width, height = _size(fields)
-    negative_prompt = fields.text("negative_prompt") or ""
-    _check_length(negative_prompt, "negative_prompt")
-    cfg_scale = fields.number("cfg_scale", "true_cfg_scale", low=0, high=LARGEST_SCALE)
-    sampler = fields.choice("sampler", "sampler_name", of=get_args(SamplerName))
-    schedule = fields.choice("schedule", "scheduler", of=get_args(ScheduleName))
-    defaults = SamplingParams()
-    return SamplingParams(
-        width=width,
-        height=height,
-        steps=fields.integer("steps", "num_inference_steps", "step", low=1, high=MOST_STEPS),
-        sampler=cast(SamplerName, sampler or defaults.sampler),
-        schedule=cast(ScheduleName, schedule or defaults.schedule),
-        guidance=fields.number("guidance", "guidance_scale", low=0, high=LARGEST_SCALE),
-        cfg_scale=defaults.cfg_scale if cfg_scale is None else cfg_scale,
-        negative_prompt=negative_prompt,
-        eta=fields.number("eta", low=0, high=1) or 0.0,
+    word = fields.choice("quality", of=(*QUALITY, *SAME_QUALITY)) or "auto"
+    quality = SAME_QUALITY.get(word, word)
+    info = service.model(request.model)
+    steps = request.params.steps or _steps(quality, info)
+    width = request.params.width or info.native_width
+    height = request.params.height or info.native_height
+    is_streamed = bool(fields.boolean("stream"))
+    partials = fields.integer("partial_images", low=0, high=MOST_PARTIALS) or 0
+    wants_url = fields.choice("response_format", of=("b64_json", "url")) == "url"
+    deadline_s = fields.number("deadline_s", low=0, high=86_400)
+    if not is_streamed and partials:
+        message = "partial_images needs stream: true"
+        raise UnsupportedParam(message, field="partial_images")
+    if is_streamed and wants_url:
+        message = "a stream carries its pictures: leave response_format out, or stream"
+        raise UnsupportedParam(message, field="response_format")
+    warnings = [f"{name} is ignored" for name in IGNORED if fields.given(name)]
+    warnings += warnings_of(fields, request)
+    return Asked(
+        request=replace(
+            request,
+            params=replace(request.params, steps=steps),
+            preview_every=-(-steps // (partials + 1)) if partials else 0,
+        ),
+        quality=quality,
+        size=f"{width}x{height}",
+        wants_url=wants_url,
+        is_streamed=is_streamed,
+        partials=partials,
+        deadline_s=deadline_s,
+        warnings=tuple(warnings),
     )
 
 
-def _size(fields: Fields) -> tuple[int | None, int | None]:
-    """Width and height in px. Given by their own names they beat `size`."""
-    size = fields.text("size")
-    sides: tuple[int | None, int | None] = (None, None)
-    if size and size.lower() != "auto":
-        match = _SIZE.fullmatch(size)
-        if not match or not all(0 < int(side) <= LARGEST_SIDE for side in match.groups()):
-            message = f"size must be WIDTHxHEIGHT, like 1024x768, or auto; got {size[:40]!r}"
-            raise InvalidParams(message, field="size")
-        sides = (int(match[1]), int(match[2]))
-    width = fields.integer("width", low=1, high=LARGEST_SIDE)
-    height = fields.integer("height", low=1, high=LARGEST_SIDE)
-    return width or sides[0], height or sides[1]
+def answer(asked: Asked, images: Sequence[ImageResult], links: Mapping[str, str]) -> dict[str, Any]:
+    """Spell finished pictures; `links` by their keys in the store, if links were asked for."""
+    kept = best(images, asked.request.top_k)
+    first = kept[0]
+    said = dict.fromkeys((*asked.warnings, *(line for image in kept for line in image.warnings)))
+    timings_s = _slowest(images)
+    body = {
+        "created": int(time.time()),
+        "data": [_datum(image, links) for image in kept],
+        "background": "opaque",
+        "output_format": first.format,
+        "quality": asked.quality,
+        "size": f"{first.width}x{first.height}",
+        "usage": usage(images),
+        "id": asked.request.id,
+        "model": first.model,
+        "gen_time": max(_drawing_s(image) for image in images),
+        "timings": {f"{stage}_ms": round(1000 * s, 3) for stage, s in timings_s.items()},
+        "warnings": list(said),
+    }
+    return body if asked.wants_url else {**body, "image": first.data}
 
 
-def _format(fields: Fields) -> tuple[ImageFormat, int | None]:
-    """Output format and compression."""
-    word = fields.choice("output_format", of=FORMATS) or "png"
-    compression = fields.integer("output_compression", low=0, high=100)
-    return cast(ImageFormat, "jpeg" if word == "jpg" else word), compression
+def usage(images: Sequence[ImageResult]) -> dict[str, Any]:
+    """Tokens that the model read, once, and drew."""
+    read, drew = images[0].text_tokens, sum(image.image_tokens for image in images)
+    return {
+        "input_tokens": read,
+        "input_tokens_details": {"text_tokens": read, "image_tokens": 0},
+        "output_tokens": drew,
+        "output_tokens_details": {"text_tokens": 0, "image_tokens": drew},
+        "total_tokens": read + drew,
+    }
 
 
-def _seed(fields: Fields, n: int) -> int:
-    """The first picture's seed. Picture i takes seed + i, so the last must be a seed, too."""
-    seed = fields.integer("seed", low=-1, high=SEED_LIMIT - 1)
-    if seed is None or seed == -1:
-        return random_seed()
-    if seed + n > SEED_LIMIT:
-        message = f"seed must be at most {SEED_LIMIT - n} when n is {n}; got {seed}"
-        raise InvalidParams(message, field="seed")
-    return seed
+def model(info: ModelInfo, created: int, max_n: int) -> dict[str, Any]:
+    """Spell a model as OpenAI does, with what clients and people look for beside it."""
+    return {
+        "id": info.name,
+        "object": "model",
+        "created": created,
+        "owned_by": "fluxline",
+        "type": "image",
+        "capabilities": ["image"],
+        "architecture": {"input_modalities": ["text"], "output_modalities": ["image"]},
+        "supported_endpoints": ["/v1/images/generations"],
+        "family": info.family,
+        "native_size": f"{info.native_width}x{info.native_height}",
+        "max_size": f"{info.max_width}x{info.max_height}",
+        "default_steps": info.default_steps,
+        "max_steps": info.max_steps,
+        "default_guidance": info.guidance,
+        "max_n": max_n,
+        "prompt_tokens": info.text_length,
+        "samplers": list(info.samplers),
+        "schedules": list(info.schedules),
+        "dtype": info.dtype,
+        "device": info.device,
+    }
 
 
 def _refuse_unserved(fields: Fields) -> None:
-    if fields.boolean("stream"):
-        raise UnsupportedParam("stream is not served yet; leave it out", field="stream")
-    if fields.choice("response_format", of=("b64_json", "url")) == "url":
-        message = "response_format url is not served yet; use b64_json"
-        raise UnsupportedParam(message, field="response_format")
-    backgrounds: tuple[Literal["auto", "opaque", "transparent"], ...]
-    backgrounds = ("auto", "opaque", "transparent")
-    if fields.choice("background", of=backgrounds) == "transparent":
+    if fields.choice("background", of=BACKGROUNDS) == "transparent":
         message = "background transparent is not served; use opaque or auto"
         raise UnsupportedParam(message, field="background")
     for name in UNSUPPORTED:
         if fields.given(name):
-            raise UnsupportedParam(f"{name} is not served here yet; leave it out", field=name)
+            raise UnsupportedParam(f"{name} is not served here; leave it out", field=name)
 
 
-def _warnings(fields: Fields, request: GenerationRequest) -> list[str]:
-    warnings = []
-    quality = fields.choice("quality", of=QUALITIES)
-    if quality and quality not in DEFAULT_QUALITIES:
-        warnings.append(f"quality {quality} has no effect: the number of steps decides; set steps")
-    if request.output_format == "png" and request.compression is not None:
-        warnings.append("output_compression has no effect on png")
-    asked = fields.text("model")
-    if asked and asked not in (request.model, DEFAULT_MODEL):
-        warnings.append(f"{asked[:64]} is an alias here: drawn by {request.model}")
-    if fields.given("size") and fields.given("width") and fields.given("height"):
-        warnings.append("size is ignored: width and height are given")
-    warnings += [f"{name} is ignored" for name in IGNORED if fields.given(name)]
-    # A name is the caller's text: quoted, cut and counted, so that it cannot flood the answer.
-    unknown = fields.unread()
-    warnings += [f"unknown field {name[:64]!r} is ignored" for name in unknown[:16]]
-    if len(unknown) > 16:
-        warnings.append(f"{len(unknown) - 16} more unknown fields are ignored")
-    return warnings
+def _steps(quality: str, info: ModelInfo) -> int:
+    return min(max(round(QUALITY[quality] * info.default_steps), 1), info.max_steps)
+
+
+def _datum(image: ImageResult, links: Mapping[str, str]) -> dict[str, Any]:
+    link = links.get(image.stored or "")
+    where = {"url": link} if link else {"b64_json": image.data}
+    score = {} if image.score is None else {"score": image.score}
+    return {
+        **where,
+        "seed": image.seed,
+        "width": image.width,
+        "height": image.height,
+        **score,
+    }
+
+
+def _drawing_s(image: ImageResult) -> float:
+    return sum(image.timings_s.get(stage, 0.0) for stage in MODEL_STAGES)
+
+
+def _slowest(images: Sequence[ImageResult]) -> dict[str, float]:
+    """Seconds of each stage. Pictures of one request are drawn together: the longest counts."""
+    slowest: dict[str, float] = {}
+    for image in images:
+        for stage, took_s in image.timings_s.items():
+            slowest[stage] = max(took_s, slowest.get(stage, 0.0))
+    return slowest

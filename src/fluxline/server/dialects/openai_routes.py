@@ -1,25 +1,28 @@
-"""The routes of OpenAI's Images API, with `/v1` before them and without, and their answers."""
+"""The routes of OpenAI's Images API, with `/v1` before them and without, and in Azure's form."""
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
 import msgspec
 from fastapi import APIRouter, Request, Response
 
-from fluxline.errors import RequestError
-from fluxline.request import ImageResult, ModelInfo
+from fluxline.errors import FluxlineError, RequestError
+from fluxline.request import ImageReady, ImageResult, Progress, best, failure_of
+from fluxline.server import envelope, sse
+from fluxline.server.body import in_callers_words
 from fluxline.server.dialects import openai
-from fluxline.server.exchange import json_fields, unless_gone
-from fluxline.service import Service
+from fluxline.server.exchange import caller_of, json_fields, terms_of, unless_gone
+from fluxline.server.links import Links
+from fluxline.service import Service, Ticket
 from fluxline.telemetry import request_id_var
 
-MODEL_STAGES = ("encode", "denoise", "decode")
-"""What Flue's gen_time counts: neither waiting nor compressing."""
+AZURE = "/openai/deployments/{deployment}"
 
 
-def openai_router(service: Service, *, max_n: int) -> APIRouter:
+def openai_router(service: Service, links: Links, *, max_n: int) -> APIRouter:
     """Make the routes of a service."""
     router = APIRouter(tags=["openai"])
     started_at = int(time.time())
@@ -28,24 +31,36 @@ def openai_router(service: Service, *, max_n: int) -> APIRouter:
         """Draw pictures of a prompt."""
         fields, request_id = await json_fields(request), request_id_var.get()
         await unless_gone(request, service.opened())
-        asked = openai.read(fields, service, max_n=max_n, request_id=request_id)
         try:
-            images = await unless_gone(request, service.draw(asked.request))
+            asked = openai.read(fields, service, max_n=max_n, request_id=request_id)
+            terms = await terms_of(
+                request, door="openai", keeps=asked.wants_url, deadline_s=asked.deadline_s
+            )
+            if asked.is_streamed:
+                ticket = await service.submit(asked.request, terms, caller_of(request))
+                return sse.response(_events(asked, ticket))
+            work = service.draw(asked.request, terms, caller_of(request))
+            images = await unless_gone(request, work)
         except RequestError as exc:
-            raise openai.in_callers_words(exc, asked.fields) from exc
+            raise in_callers_words(exc, fields) from exc
+        keys = [image.stored for image in images if image.stored and asked.wants_url]
+        body = openai.answer(asked, images, {key: await links.of(key, request) for key in keys})
         # Base64 of many large pictures takes a while: not on the event loop.
-        body = await asyncio.to_thread(_answer, images, asked.warnings)
-        return Response(body, media_type="application/json")
+        raw = await asyncio.to_thread(msgspec.json.encode, body)
+        return Response(raw, media_type="application/json")
 
     async def list_models() -> dict[str, Any]:
         """List what is served."""
-        data = [_model(info, started_at, max_n) for info in service.models]
+        data = [openai.model(info, started_at, max_n) for info in service.models]
         return {"object": "list", "data": data}
 
     async def one_model(name: str) -> dict[str, Any]:
         """Tell of one model."""
-        return _model(service.model(name), started_at, max_n)
+        return openai.model(service.model(name), started_at, max_n)
 
+    router.add_api_route(
+        f"{AZURE}/images/generations", generate, methods=["POST"], include_in_schema=False
+    )
     for prefix in ("/v1", ""):
         for method, path, answer in (
             ("POST", "/images/generations", generate),
@@ -63,69 +78,64 @@ def openai_router(service: Service, *, max_n: int) -> APIRouter:
     return router
 
 
-def _answer(images: tuple[ImageResult, ...], warnings: tuple[str, ...]) -> bytes:
-    """Spell finished pictures as JSON. msgspec writes bytes as base64."""
-    first = images[0]
-    timings_s = _slowest(images)
-    said = dict.fromkeys((*warnings, *(line for image in images for line in image.warnings)))
-    return msgspec.json.encode(
-        {
-            "created": int(time.time()),
-            "data": [
-                {
-                    "b64_json": image.data,
-                    "seed": image.seed,
-                    "width": image.width,
-                    "height": image.height,
-                }
-                for image in images
-            ],
-            "background": "opaque",
-            "output_format": first.format,
-            "size": f"{first.width}x{first.height}",
-            "model": first.model,
-            "image": first.data,
-            "gen_time": max(_drawing_s(image) for image in images),
-            "timings": {f"{stage}_ms": round(1000 * s, 3) for stage, s in timings_s.items()},
-            "warnings": list(said),
-        }
-    )
+async def _events(asked: openai.Asked, ticket: Ticket) -> AsyncGenerator[bytes, None]:
+    """Tell of a request as OpenAI streams: partial pictures, then each whole one.
+
+    The best of many are known only at the end.
+    """
+    partials: Counter[int] = Counter()
+    candidates: list[ImageResult] = []
+    async with ticket:
+        try:
+            async for event in ticket:
+                if error := failure_of(event):
+                    raise error
+                match event:
+                    case Progress(index=index, preview=bytes()) if partials[index] < asked.partials:
+                        yield _partial(asked, event, partials[index])
+                        partials[index] += 1
+                    case ImageReady(image=image) if asked.request.top_k:
+                        candidates.append(image)
+                    case ImageReady(image=image):
+                        yield _completed(asked, image)
+            for image in best(candidates, asked.request.top_k):
+                yield _completed(asked, image)
+        except FluxlineError as exc:
+            _, error_object = envelope.spelt(exc)
+            yield sse.event("error", {"type": "error", "error": error_object, "sequence_number": 0})
 
 
-def _drawing_s(image: ImageResult) -> float:
-    return sum(image.timings_s.get(stage, 0.0) for stage in MODEL_STAGES)
-
-
-def _slowest(images: tuple[ImageResult, ...]) -> dict[str, float]:
-    """Seconds of each stage. Pictures of one request are drawn together: the longest counts."""
-    slowest: dict[str, float] = {}
-    for image in images:
-        for stage, took_s in image.timings_s.items():
-            slowest[stage] = max(took_s, slowest.get(stage, 0.0))
-    return slowest
-
-
-def _model(info: ModelInfo, created: int, max_n: int) -> dict[str, Any]:
-    """Spell a model as OpenAI does, with what clients and people look for beside it."""
-    return {
-        "id": info.name,
-        "object": "model",
-        "created": created,
-        "owned_by": "fluxline",
-        "type": "image",
-        "capabilities": ["image"],
-        "architecture": {"input_modalities": ["text"], "output_modalities": ["image"]},
-        "supported_endpoints": ["/v1/images/generations"],
-        "family": info.family,
-        "native_size": f"{info.native_width}x{info.native_height}",
-        "max_size": f"{info.max_width}x{info.max_height}",
-        "default_steps": info.default_steps,
-        "max_steps": info.max_steps,
-        "default_guidance": info.guidance,
-        "max_n": max_n,
-        "prompt_tokens": info.text_length,
-        "samplers": list(info.samplers),
-        "schedules": list(info.schedules),
-        "dtype": info.dtype,
-        "device": info.device,
+def _partial(asked: openai.Asked, event: Progress, number: int) -> bytes:
+    kind = "image_generation.partial_image"
+    data = {
+        "type": kind,
+        "b64_json": event.preview,
+        "created_at": int(time.time()),
+        "size": asked.size,
+        "quality": asked.quality,
+        "background": "opaque",
+        "output_format": asked.request.output_format,
+        "partial_image_index": number,
+        "image_index": event.index,
+        "step": event.evaluation,
+        "total_steps": event.total,
     }
+    return sse.event(kind, data)
+
+
+def _completed(asked: openai.Asked, image: ImageResult) -> bytes:
+    data = {
+        "type": "image_generation.completed",
+        "b64_json": image.data,
+        "created_at": int(time.time()),
+        "size": f"{image.width}x{image.height}",
+        "quality": asked.quality,
+        "background": "opaque",
+        "output_format": image.format,
+        "usage": openai.usage([image]),
+        "image_index": image.index,
+        "seed": image.seed,
+        "id": asked.request.id,
+        "warnings": list(dict.fromkeys((*asked.warnings, *image.warnings))),
+    }
+    return sse.event("image_generation.completed", data)

@@ -1,0 +1,71 @@
+"""Who is at the door: a key for everything but what is public, on every route alike.
+
+Without any key in the database or the environment the doors are open, and `serve` lets nobody in
+but this machine. Which key may do what is said by the routes.
+"""
+
+import asyncio
+import base64
+import binascii
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from fluxline.jobs import Key, KeyRing
+from fluxline.jobs import Scope as KeyScope
+from fluxline.server import envelope
+from fluxline.service import Caller
+
+PUBLIC = frozenset({"/", "/health", "/health/live", "/health/ready", "/health/startup"})
+SIGNED = "/files/"  # a link is its own permission
+HEADERS = ("api-key", "x-api-key", "x-key")  # of Azure, Anthropic and BFL
+KEY_LIMIT = 512  # characters
+
+
+class Auth:
+    """Refuses who has no good key, and writes who it is for `exchange.caller_of`."""
+
+    def __init__(self, app: ASGIApp, ring: KeyRing) -> None:
+        self._app, self._ring = app, ring
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: D102
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        presented = _presented(Headers(scope=scope))
+        key = await asyncio.to_thread(self._ring.check, presented) if presented else None
+        if key is not None:
+            scope["fluxline.caller"] = _caller(key)
+        elif not (scope["path"] in PUBLIC or scope["path"].startswith(SIGNED)):
+            await _refusal(presented)(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
+
+
+def _presented(headers: Headers) -> str:
+    """The key that was sent, wherever the clients of the many protocols put it."""
+    kind, _, rest = headers.get("authorization", "").partition(" ")
+    if kind.lower() == "bearer":
+        return rest.strip()[:KEY_LIMIT]
+    if kind.lower() == "basic":
+        try:
+            return base64.b64decode(rest, validate=True).decode().partition(":")[2][:KEY_LIMIT]
+        except (binascii.Error, UnicodeDecodeError):
+            return ""
+    return next((headers[name][:KEY_LIMIT] for name in HEADERS if name in headers), "")
+
+
+def _refusal(presented: str) -> ASGIApp:
+    message = "this key is not good here" if presented else "a key is needed: Authorization: Bearer"
+    headers = {"www-authenticate": 'Bearer, Basic realm="fluxline"'}
+    return envelope.failure(401, message, code="invalid_api_key", headers=headers)
+
+
+def _caller(key: Key) -> Caller:
+    return Caller(
+        owner=key.id,
+        priority=key.priority,
+        most_open=key.most_open,
+        rate=key.rate,
+        is_admin=KeyScope.ADMIN in key.scopes,
+    )

@@ -1,0 +1,179 @@
+"""The fields that every JSON door shares: what to draw, how large, how, and in which format.
+
+Knows no protocol's answer. A name stands here once, with all its aliases.
+"""
+
+import re
+from typing import cast, get_args
+
+from fluxline.errors import InvalidParams, RequestError
+from fluxline.request import (
+    SEED_LIMIT,
+    GenerationRequest,
+    ImageFormat,
+    SamplerName,
+    SamplingParams,
+    ScheduleName,
+    random_seed,
+)
+from fluxline.server.fields import Fields, MissingParam, UnsupportedParam
+from fluxline.service import Service
+from fluxline.settings import DEFAULT_MODEL
+
+PROMPT_LIMIT = 32_000  # characters
+LARGEST_SIDE = 65_535  # px; the model's own limit is checked by the model
+MOST_STEPS = 10_000
+LARGEST_SCALE = 1_000.0
+
+FORMATS = (*get_args(ImageFormat), "jpg")
+UNSUPPORTED = (  # they would change the picture: ignoring them would be a lie
+    "image",
+    "images",
+    "ref_images",
+    "mask",
+    "strength",
+    "denoising_strength",
+    "loras",
+    "lora",
+)
+_SIZE = re.compile(r"([0-9]{1,5})[xX]([0-9]{1,5})", re.ASCII)
+
+
+class PromptTooLong(InvalidParams):
+    """The prompt has more characters than the contract allows."""
+
+    code = "prompt_too_long"
+
+
+def read_request(
+    fields: Fields, service: Service, *, max_n: int, request_id: str
+) -> GenerationRequest:
+    """Read what is to be drawn. Raises RequestError naming the field that is wrong, NotReady."""
+    prompt = _prompt(fields)
+    n = fields.integer("n", low=1, high=max_n) or 1
+    params = _params(fields)
+    output_format, compression = _format(fields)
+    model = fields.text("model")
+    seed = _seed(fields, n)
+    top_k = fields.integer("top_k", low=1, high=n)
+    for name in UNSUPPORTED:
+        if fields.given(name):
+            raise UnsupportedParam(f"{name} is not served here yet; leave it out", field=name)
+    return GenerationRequest(
+        id=request_id,
+        prompt=prompt,
+        seed=seed,
+        n=n,
+        model=service.model(model).name,
+        params=params,
+        output_format=output_format,
+        compression=compression,
+        top_k=top_k,
+    )
+
+
+def warnings_of(fields: Fields, request: GenerationRequest) -> list[str]:
+    """Say what was given without effect. Call it when all else has been read.
+
+    Raises UnsupportedParam instead for a field nobody reads, if the caller is `strict`.
+    """
+    warnings = []
+    if request.output_format == "png" and request.compression is not None:
+        warnings.append("output_compression has no effect on png")
+    asked = fields.text("model")
+    if asked and asked not in (request.model, DEFAULT_MODEL):
+        warnings.append(f"{asked[:64]} is an alias here: drawn by {request.model}")
+    if fields.given("size") and fields.given("width") and fields.given("height"):
+        warnings.append("size is ignored: width and height are given")
+    is_strict = fields.boolean("strict")
+    # A name is the caller's text: quoted, cut and counted, so that it cannot flood the answer.
+    unknown = fields.unread()
+    if unknown and is_strict:
+        message = f"unknown field {unknown[0][:64]!r}"
+        raise UnsupportedParam(message, field=unknown[0][:64])
+    warnings += [f"unknown field {name[:64]!r} is ignored" for name in unknown[:16]]
+    if len(unknown) > 16:
+        warnings.append(f"{len(unknown) - 16} more unknown fields are ignored")
+    return warnings
+
+
+def in_callers_words(error: RequestError, fields: Fields) -> RequestError:
+    """Name the field of a refusal as this caller spelt it."""
+    if isinstance(error, InvalidParams):
+        name = fields.used_name(error.field)
+        if error.field in ("width", "height") and not fields.given(name) and fields.given("size"):
+            name = "size"
+        known = name == error.field
+        message = error.message if known else f"{name}: {error.message}"
+        return type(error)(message, field=name)
+    return error
+
+
+def _prompt(fields: Fields) -> str:
+    prompt = fields.text("prompt")
+    if prompt is None:
+        raise MissingParam("prompt is required: say what to draw", field="prompt")
+    if not prompt.strip():
+        raise InvalidParams("prompt must not be blank: say what to draw", field="prompt")
+    _check_length(prompt, "prompt")
+    return prompt
+
+
+def _check_length(text: str, field: str) -> None:
+    if len(text) > PROMPT_LIMIT:
+        message = f"{field} may have at most {PROMPT_LIMIT} characters; got {len(text)}"
+        raise PromptTooLong(message, field=field)
+
+
+def _params(fields: Fields) -> SamplingParams:
+    width, height = _size(fields)
+    negative_prompt = fields.text("negative_prompt") or ""
+    _check_length(negative_prompt, "negative_prompt")
+    cfg_scale = fields.number("cfg_scale", "true_cfg_scale", low=0, high=LARGEST_SCALE)
+    sampler = fields.choice("sampler", "sampler_name", of=get_args(SamplerName))
+    schedule = fields.choice("schedule", "scheduler", of=get_args(ScheduleName))
+    defaults = SamplingParams()
+    return SamplingParams(
+        width=width,
+        height=height,
+        steps=fields.integer("steps", "num_inference_steps", "step", low=1, high=MOST_STEPS),
+        sampler=cast(SamplerName, sampler or defaults.sampler),
+        schedule=cast(ScheduleName, schedule or defaults.schedule),
+        guidance=fields.number("guidance", "guidance_scale", low=0, high=LARGEST_SCALE),
+        cfg_scale=defaults.cfg_scale if cfg_scale is None else cfg_scale,
+        negative_prompt=negative_prompt,
+        eta=fields.number("eta", low=0, high=1) or 0.0,
+    )
+
+
+def _size(fields: Fields) -> tuple[int | None, int | None]:
+    """Width and height in px. Given by their own names they beat `size`."""
+    size = fields.text("size")
+    sides: tuple[int | None, int | None] = (None, None)
+    if size and size.lower() != "auto":
+        match = _SIZE.fullmatch(size)
+        if not match or not all(0 < int(side) <= LARGEST_SIDE for side in match.groups()):
+            message = f"size must be WIDTHxHEIGHT, like 1024x768, or auto; got {size[:40]!r}"
+            raise InvalidParams(message, field="size")
+        sides = (int(match[1]), int(match[2]))
+    width = fields.integer("width", low=1, high=LARGEST_SIDE)
+    height = fields.integer("height", low=1, high=LARGEST_SIDE)
+    return width or sides[0], height or sides[1]
+
+
+def _format(fields: Fields) -> tuple[ImageFormat, int | None]:
+    """Output format and compression."""
+    word = fields.choice("output_format", of=FORMATS) or "png"
+    compression = fields.integer("output_compression", low=0, high=100)
+    return cast(ImageFormat, "jpeg" if word == "jpg" else word), compression
+
+
+def _seed(fields: Fields, n: int) -> int:
+    """The first picture's seed. Picture i takes seed + i, so the last must be a seed, too."""
+    seed = fields.integer("seed", low=-1, high=SEED_LIMIT - 1)
+    if seed is None or seed == -1:
+        return random_seed()
+    if seed + n > SEED_LIMIT:
+        message = f"seed must be at most {SEED_LIMIT - n} when n is {n}; got {seed}"
+        raise InvalidParams(message, field="seed")
+    return seed

@@ -1,0 +1,121 @@
+"""Jobs: asked now, fetched later. What a row looks like to its owner, and the events of one."""
+
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from fluxline.errors import FluxlineError, error_of
+from fluxline.jobs import JobRow
+from fluxline.request import (
+    CancelledEvent,
+    Done,
+    Event,
+    Failed,
+    GenerationRequest,
+    ImageReady,
+    Progress,
+    Queued,
+    Started,
+)
+from fluxline.server import envelope, sse
+from fluxline.service import Drawn, Ticket
+from fluxline.service.record import request_of
+
+
+def job(row: JobRow, images: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Spell a job; `images` as `image` spells them."""
+    error = None
+    if row.error_code is not None:
+        _, error = envelope.spelt(error_of(row.error_code, row.error_message or ""))
+    return {
+        "id": row.id,
+        "object": "job",
+        "status": row.state,
+        "created_at": _time(row.created_at),
+        "started_at": _time(row.started_at),
+        "finished_at": _time(row.finished_at),
+        "attempts": row.attempts,
+        "priority": row.priority,
+        "deadline": _time(row.deadline),
+        "request": asked(request_of(row.request)),
+        "images": list(images),
+        "error": error,
+    }
+
+
+def asked(request: GenerationRequest) -> dict[str, Any]:
+    """Spell what was asked, so that asking it again draws the same."""
+    params = request.params
+    given = {
+        "prompt": request.prompt,
+        "model": request.model,
+        "n": request.count,
+        "seed": request.seed,
+        "width": params.width,
+        "height": params.height,
+        "steps": params.steps,
+        "sampler": params.sampler,
+        "schedule": params.schedule,
+        "guidance": params.guidance,
+        "cfg_scale": params.cfg_scale,
+        "negative_prompt": params.negative_prompt or None,
+        "output_format": request.output_format,
+        "top_k": request.top_k,
+    }
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def image(drawn: Drawn, link: str | None) -> dict[str, Any]:
+    """Spell one picture of a job."""
+    return {
+        "index": drawn.index,
+        "url": link,
+        "seed": drawn.seed,
+        "width": drawn.width,
+        "height": drawn.height,
+        "format": drawn.format,
+        "bytes": drawn.size,
+        "sha256": drawn.sha256,
+        "score": drawn.score,
+        "timings_ms": {stage: round(1000 * s, 3) for stage, s in drawn.timings_s.items()},
+        "warnings": list(drawn.warnings),
+    }
+
+
+async def events(ticket: Ticket) -> AsyncGenerator[bytes, None]:
+    """Tell what happens to a job, each event with its number."""
+    async with ticket:
+        try:
+            async for happened in ticket:
+                name, data = _told(happened)
+                yield sse.event(name, {"id": ticket.job_id, **data}, ticket.last_number)
+        except FluxlineError as exc:
+            _, error = envelope.spelt(exc)
+            yield sse.event("failed", {"id": ticket.job_id, "error": error}, ticket.last_number)
+
+
+def _told(event: Event) -> tuple[str, Mapping[str, Any]]:
+    match event:
+        case Queued(position=position):
+            return "queued", {"position": position}
+        case Started():
+            return "started", {}
+        case Progress(index=index, evaluation=evaluation, total=total, preview=preview):
+            told = {"index": index, "evaluation": evaluation, "total": total}
+            return "progress", told if preview is None else {**told, "preview": preview}
+        case ImageReady(image=one):
+            return "image", {"index": one.index, "seed": one.seed, "score": one.score}
+        case Failed(code=code, message=message):
+            _, error = envelope.spelt(error_of(code, message))
+            return "failed", {"error": error}
+        case CancelledEvent():
+            return "cancelled", {}
+        case Done():
+            return "done", {}
+    raise TypeError(f"no such event: {event}")
+
+
+def _time(seconds: float | None) -> str | None:
+    if seconds is None:
+        return None
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
