@@ -77,6 +77,7 @@ class Settings(BaseSettings):
     )
     in_flight: int = Field(16, ge=1, description="requests that one replica is given at a time")
     max_n: int = Field(10, ge=1, le=1000, description="most pictures one request may ask for")
+    max_batch: int = Field(64, ge=1, le=1000, description="most pictures of one batch (/generate)")
     drain_s: float = Field(
         30.0, ge=0, description="seconds that running requests are given when the server stops"
     )

@@ -4,7 +4,7 @@ It is steered by the prompt and by the model's name, as a real one would be:
 prompts `hang` (`hang waiting` never starts), `too much` (QueueFull), `poison` (kills its process),
 `broken`, `blown` (out of memory);
 models `absent` (LoadError), `crash` (an unexpected exception), `killed` (dies while loading).
-Pictures are `picture of <prompt> seed <seed>`, so that the same request gives the same bytes.
+Pictures are `picture of <prompt> number <index> seed <seed>`: the same for the same request.
 """
 
 import os
@@ -52,7 +52,8 @@ INFO = ModelInfo(
 
 def picture(request: GenerationRequest, index: int) -> bytes:
     """The bytes this engine draws."""
-    return f"picture of {request.prompt} seed {request.seed + index}".encode()
+    seed = request.pictures()[index].seed
+    return f"picture of {request.prompt} number {index} seed {seed}".encode()
 
 
 class FakeEngine:
@@ -112,7 +113,7 @@ class FakeEngine:
         params = SamplingParams(width=64, height=48, steps=request.params.steps or 4)
         image = ImageResult(
             index=index,
-            seed=request.seed + index,
+            seed=request.pictures()[index].seed,
             data=picture(request, index),
             format=request.output_format,
             width=request.params.width or 64,

@@ -10,6 +10,7 @@ from fluxline.errors import FluxlineError
 from fluxline.jobs import KeyRing
 from fluxline.server import envelope
 from fluxline.server.auth import Auth
+from fluxline.server.dialects.generate_routes import generate_router
 from fluxline.server.dialects.jobs_routes import jobs_router
 from fluxline.server.dialects.openai_routes import openai_router
 from fluxline.server.health import health_router
@@ -23,6 +24,7 @@ def create_app(
     links: Links,
     *,
     max_n: int,
+    max_batch: int = 64,
     body_limit_bytes: int,
     ring: KeyRing | None = None,
 ) -> FastAPI:
@@ -49,5 +51,6 @@ def create_app(
     app.include_router(health_router(service))
     app.include_router(openai_router(service, links, max_n=max_n))
     app.include_router(jobs_router(service, links, max_n=max_n))
+    app.include_router(generate_router(service, links, most=max_batch))
     app.include_router(files_router(links))
     return app

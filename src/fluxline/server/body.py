@@ -45,11 +45,15 @@ class PromptTooLong(InvalidParams):
     code = "prompt_too_long"
 
 
+class BlankPrompt(InvalidParams):
+    """The prompt says nothing."""
+
+
 def read_request(
     fields: Fields, service: Service, *, max_n: int, request_id: str
 ) -> GenerationRequest:
     """Read what is to be drawn. Raises RequestError naming the field that is wrong, NotReady."""
-    prompt = _prompt(fields)
+    prompt = read_prompt(fields)
     n = fields.integer("n", low=1, high=max_n) or 1
     params = _params(fields)
     output_format, compression = _format(fields)
@@ -70,6 +74,17 @@ def read_request(
         compression=compression,
         top_k=top_k,
     )
+
+
+def read_prompt(fields: Fields) -> str:
+    """Read what is to be drawn. Raises InvalidParams, MissingParam, PromptTooLong."""
+    prompt = fields.text("prompt")
+    if prompt is None:
+        raise MissingParam("prompt is required: say what to draw", field="prompt")
+    if not prompt.strip():
+        raise BlankPrompt("prompt must not be blank: say what to draw", field="prompt")
+    _check_length(prompt, "prompt")
+    return prompt
 
 
 def warnings_of(fields: Fields, request: GenerationRequest) -> list[str]:
@@ -107,16 +122,6 @@ def in_callers_words(error: RequestError, fields: Fields) -> RequestError:
         message = error.message if known else f"{name}: {error.message}"
         return type(error)(message, field=name)
     return error
-
-
-def _prompt(fields: Fields) -> str:
-    prompt = fields.text("prompt")
-    if prompt is None:
-        raise MissingParam("prompt is required: say what to draw", field="prompt")
-    if not prompt.strip():
-        raise InvalidParams("prompt must not be blank: say what to draw", field="prompt")
-    _check_length(prompt, "prompt")
-    return prompt
 
 
 def _check_length(text: str, field: str) -> None:

@@ -5,10 +5,14 @@ What a field means is the business of the dialect that reads it.
 
 import json
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 from fluxline.errors import InvalidParams, RequestError
+
+T = TypeVar("T")
+
+LONGEST_LIST = 64
 
 
 class MalformedBody(RequestError):
@@ -35,8 +39,8 @@ class Fields:
     null is the same as absent. A field given by two names with two values is refused.
     """
 
-    def __init__(self, body: Mapping[str, Any]) -> None:  # Any: JSON, checked by each reader
-        self._body = body
+    def __init__(self, body: Mapping[str, Any], inside: str = "") -> None:  # Any: JSON, checked
+        self._body, self._inside = body, inside
         self._read: set[str] = set()
         self._used: dict[str, str] = {}
 
@@ -46,7 +50,11 @@ class Fields:
 
     def unread(self) -> list[str]:
         """List the fields nobody has asked for."""
-        return [name for name in self._body if name not in self._read]
+        return [f"{self._inside}{name}" for name in self._body if name not in self._read]
+
+    def has(self, *names: str) -> bool:
+        """Say whether one of these fields stands there, null or not. Marks nothing as read."""
+        return not self._body.keys().isdisjoint(names)
 
     def given(self, name: str) -> bool:
         """Mark a field as read; say whether it has a value."""
@@ -100,6 +108,30 @@ class Fields:
             raise self._wrong(names, f"must be one of {', '.join(of)}", value)
         return value.lower()
 
+    def nested(self, name: str) -> "Fields | None":
+        """Read an object."""
+        value = self._value((name,))
+        if value is None:
+            return None
+        if not isinstance(value, dict):
+            raise self._wrong((name,), "must be an object", value)
+        return Fields(value, inside=f"{self._inside}{name}.")
+
+    def listed(self, name: str, read: Callable[["Fields", str], T | None]) -> list[T] | None:
+        """Read a list, each of its values by `read`, which is given one name a value."""
+        value = self._value((name,))
+        if value is None:
+            return None
+        if not isinstance(value, list) or not 1 <= len(value) <= LONGEST_LIST:
+            raise self._wrong((name,), f"must be a list of 1 to {LONGEST_LIST} values", value)
+        items = Fields({f"{name}[{k}]": v for k, v in enumerate(value)}, inside=self._inside)
+        found = []
+        for label in items._body:
+            if (item := read(items, label)) is None:
+                raise items._wrong((label,), "must have a value", None)
+            found.append(item)
+        return found
+
     def _value(self, names: Sequence[str]) -> Any:
         self._read.update(names)
         present = [name for name in names if self._body.get(name) is not None]
@@ -116,7 +148,7 @@ class Fields:
         return value
 
     def _wrong(self, names: Sequence[str], rule: str, value: object) -> InvalidParams:
-        used = self.used_name(names[0])
+        used = self._inside + self.used_name(names[0])
         got = "" if value is ... else f"; got {_shown(value)}"
         return InvalidParams(f"{used} {rule}{got}", field=used)
 

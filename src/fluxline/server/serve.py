@@ -95,6 +95,7 @@ async def _serve(
         service,
         links,
         max_n=settings.max_n,
+        max_batch=settings.max_batch,
         body_limit_bytes=settings.body_limit_bytes,
         ring=ring,
     )

@@ -57,6 +57,7 @@ class Status:
     waiting: int
     running: int
     restarts: int
+    engines: int  # that can be given work now
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,6 +161,7 @@ class Service:
             waiting=self._register.waiting,
             running=self._register.running,
             restarts=replica.restarts,
+            engines=replica.ready,
         )
 
     def model(self, name: str | None) -> ModelInfo:

@@ -1,0 +1,195 @@
+"""The batch dialect: many pictures of one prompt, as different as asked, and the best of them.
+
+Its body to a plan, and pictures back with what each was drawn with.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast, get_args
+
+from fluxline.errors import InvalidParams
+from fluxline.request import (
+    GenerationRequest,
+    ImageFormat,
+    ImageResult,
+    ModelInfo,
+    Planned,
+    SamplerName,
+    SamplingParams,
+    best,
+)
+from fluxline.server.body import FORMATS, LARGEST_SCALE, LARGEST_SIDE, MOST_STEPS, read_prompt
+from fluxline.server.dialects.diversity import Choice, Diversity, SeedPolicy
+from fluxline.server.fields import Fields
+
+OWN = ("nof_images", "gpus", "diversity", "stream", "top_k")
+"""One of these, null or not, says that a body is of this dialect."""
+DEFAULT_IMAGES = 16
+DEFAULT_SIDE = 512  # px
+MOST_GPUS = 1024
+SCALES = {"low": 0.001, "high": LARGEST_SCALE}
+SEEDS = get_args(SeedPolicy)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """A body, understood. choices: what each picture of the plan was given."""
+
+    request: GenerationRequest
+    choices: tuple[Choice, ...]
+    is_cfg_applied: bool
+    gpus: int
+    is_streamed: bool
+    warnings: tuple[str, ...]
+
+
+def read(fields: Fields, info: ModelInfo, *, most: int, request_id: str) -> Asked:
+    """Understand a body. Raises RequestError naming the field that is wrong."""
+    prompt = read_prompt(fields)
+    count = fields.integer("nof_images", low=1, high=most) or min(DEFAULT_IMAGES, most)
+    gpus = fields.integer("gpus", low=1, high=MOST_GPUS) or 1
+    is_cfg_applied = info.guidance is not None
+    diversity = _diversity(fields, info)
+    choices = tuple(diversity.plan(count))
+    width = fields.integer("width", low=1, high=LARGEST_SIDE) or DEFAULT_SIDE
+    height = fields.integer("height", low=1, high=LARGEST_SIDE) or DEFAULT_SIDE
+    eta = fields.number("eta", low=0, high=1) or 0.0
+    word = fields.choice("output_format", of=FORMATS) or "jpeg"
+    top_k = fields.integer("top_k", low=1, high=1_000_000)
+    request = GenerationRequest(
+        id=request_id,
+        prompt=prompt,
+        seed=choices[0].seed,
+        model=info.name,
+        plan=tuple(_planned(choice, info, width, height, eta) for choice in choices),
+        spread=gpus,
+        output_format=cast(ImageFormat, "jpeg" if word == "jpg" else word),
+        top_k=None if top_k is None else min(top_k, count),
+    )
+    is_streamed = bool(fields.boolean("stream"))
+    return Asked(
+        request=request,
+        choices=choices,
+        is_cfg_applied=is_cfg_applied,
+        gpus=gpus,
+        is_streamed=is_streamed,
+        warnings=tuple(_warnings(fields, choices, eta, is_cfg_applied)),
+    )
+
+
+def answer(
+    asked: Asked,
+    images: Sequence[ImageResult],
+    links: Mapping[str, str],
+    *,
+    gpus_used: int,
+    began: float,
+) -> dict[str, Any]:
+    """Spell finished pictures, the best first if top_k was asked, else in the plan's order."""
+    kept = best(images, asked.request.top_k)
+    said = dict.fromkeys((*asked.warnings, *(line for image in kept for line in image.warnings)))
+    return {
+        "prompt": asked.request.prompt,
+        "count": len(kept),
+        "images": [
+            {**image_of(asked, image, links), **_rank(image, place)}
+            for place, image in enumerate(kept, 1)
+        ],
+        "latency_ms": round(1000 * (time.monotonic() - began)),
+        "id": asked.request.id,
+        "model": kept[0].model,
+        "drawn": len(images),
+        "gpus_used": gpus_used,
+        "warnings": list(said),
+    }
+
+
+def image_of(asked: Asked, image: ImageResult, links: Mapping[str, str]) -> dict[str, Any]:
+    """Spell one picture with what it was drawn with."""
+    choice = asked.choices[image.index]
+    return {
+        "url": links[image.stored or ""],
+        "index": image.index,
+        "width": image.width,
+        "height": image.height,
+        "sampling_params": {
+            "sampler": choice.sampler,
+            "steps": choice.steps,
+            "cfg_scale": choice.cfg_scale,
+            "cfg_applied": asked.is_cfg_applied,
+            "seed": choice.seed,
+        },
+    }
+
+
+def _rank(image: ImageResult, place: int) -> dict[str, Any]:
+    if image.score is None:
+        return {}
+    return {"score": image.score, "rank": place, "scorer": "prompt-image"}
+
+
+def _diversity(fields: Fields, info: ModelInfo) -> Diversity:
+    """What may vary. What is given for the whole request is one value of its axis."""
+    given = fields.nested("diversity") or Fields({})
+    usual = Diversity()
+    samplers = given.listed("samplers", lambda f, name: f.choice(name, of=info.samplers))
+    steps = given.listed("nof_steps", lambda f, name: f.integer(name, low=1, high=MOST_STEPS))
+    scales = given.listed("cfg_scales", lambda f, name: f.number(name, **SCALES))
+    policy = given.choice("seeds", of=SEEDS)
+    base_seed = given.integer("base_seed", low=0, high=2**63 - 1)
+
+    sampler = fields.choice("sampler", of=info.samplers)
+    one_steps = fields.integer("num_inference_steps", "steps", low=1, high=MOST_STEPS)
+    one_scale = fields.number("guidance_scale", "cfg_scale", **SCALES)
+    seed = fields.integer("seed", low=0, high=2**63 - 1)
+    for one, many, name in (
+        (sampler, samplers, "samplers"),
+        (one_steps, steps, "nof_steps"),
+        (one_scale, scales, "cfg_scales"),
+        (seed, base_seed, "base_seed"),
+    ):
+        if one is not None and many is not None:
+            message = f"diversity.{name} and a value for the whole request exclude each other"
+            raise InvalidParams(message, field=f"diversity.{name}")
+    if one_scale is not None:
+        scales = [one_scale]
+    elif scales is None:
+        scales = list(usual.cfg_scales)
+    if unknown := given.unread():
+        message = f"{unknown[0][:64]} is no axis of diversity"
+        raise InvalidParams(message, field=unknown[0][:64])
+    return Diversity(
+        samplers=cast(list[SamplerName], [sampler] if sampler else samplers or usual.samplers),
+        steps=[one_steps] if one_steps else steps or usual.steps,
+        cfg_scales=scales if info.guidance is not None else scales[:1],
+        seeds=cast(SeedPolicy, policy or usual.seeds),
+        base_seed=base_seed if seed is None else seed,
+    )
+
+
+def _planned(choice: Choice, info: ModelInfo, width: int, height: int, eta: float) -> Planned:
+    return Planned(
+        seed=choice.seed,
+        params=SamplingParams(
+            width=width,
+            height=height,
+            steps=choice.steps,
+            sampler=choice.sampler,
+            guidance=choice.cfg_scale if info.guidance is not None else None,
+            eta=eta if choice.sampler == "ddim" else 0.0,
+        ),
+    )
+
+
+def _warnings(
+    fields: Fields, choices: Sequence[Choice], eta: float, is_cfg_applied: bool
+) -> list[str]:
+    warnings = []
+    if not is_cfg_applied:
+        warnings.append("this model has no guidance: cfg_scale does not vary and has no effect")
+    samplers = {choice.sampler for choice in choices}
+    if eta == 0 and {"ddim", "euler"} <= samplers:
+        warnings.append("ddim with eta 0 draws what euler draws, but for the seed; give eta")
+    warnings += [f"unknown field {name[:64]!r} is ignored" for name in fields.unread()[:16]]
+    return warnings

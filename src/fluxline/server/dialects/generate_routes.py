@@ -1,0 +1,113 @@
+"""`POST /generate`, which two systems gave to two bodies: one picture, or a batch of many.
+
+A body with a field that only the batch has, null or not, is a batch; any other is one picture.
+"""
+
+import time
+from collections.abc import AsyncGenerator
+from typing import Any
+
+import msgspec
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import StreamingResponse
+
+from fluxline.errors import FluxlineError, RequestError
+from fluxline.request import ImageReady, ImageResult, failure_of
+from fluxline.server import envelope, sse
+from fluxline.server.body import BlankPrompt
+from fluxline.server.dialects import batch, single
+from fluxline.server.exchange import caller_of, json_fields, terms_of, unless_gone
+from fluxline.server.fields import Fields
+from fluxline.server.links import Links
+from fluxline.server.machine import memory_gb
+from fluxline.service import Service, Terms
+from fluxline.telemetry import request_id_var
+
+NDJSON = "application/x-ndjson"
+
+
+def generate_router(service: Service, links: Links, *, most: int) -> APIRouter:
+    """Make the routes of a service. most: pictures of one batch."""
+    router = APIRouter(tags=["generate"])
+
+    async def generate(request: Request) -> Response:
+        """Draw one picture, or a batch of many, by the body's fields."""
+        fields = await json_fields(request)
+        return await answered(request, fields, is_batch=fields.has(*batch.OWN))
+
+    async def generate_batch(request: Request) -> Response:
+        """Draw a batch: many pictures, as different as asked, and the best of them."""
+        return await answered(request, await json_fields(request), is_batch=True)
+
+    async def answered(request: Request, fields: Fields, *, is_batch: bool) -> Response:
+        try:
+            await unless_gone(request, service.opened())
+            terms = await terms_of(request, door="batch" if is_batch else "single", keeps=True)
+            if is_batch:
+                return await many(request, fields, terms)
+            return await one(request, fields, terms)
+        except RequestError as exc:
+            # The original promised 400 for a blank prompt, and FastAPI's 422 for all else.
+            is_blank = not is_batch and isinstance(exc, BlankPrompt)
+            return envelope.of_detail(exc, status=400 if is_blank else 422)
+        except FluxlineError as exc:
+            return envelope.of_detail(exc)
+
+    async def one(request: Request, fields: Fields, terms: Terms) -> Response:
+        began = time.monotonic()
+        info = service.model(fields.text("model"))
+        asked = single.read(fields, info, request_id=request_id_var.get())
+        work = service.draw(asked.request, terms, caller_of(request))
+        [image] = await unless_gone(request, work)
+        link = await links.of(image.stored or "", request)
+        body = single.answer(
+            asked, image, link, info=info, memory=memory_gb(info.device), began=began
+        )
+        return Response(msgspec.json.encode(body), media_type="application/json")
+
+    async def many(request: Request, fields: Fields, terms: Terms) -> Response:
+        began = time.monotonic()
+        info = service.model(fields.text("model"))
+        asked = batch.read(fields, info, most=most, request_id=request_id_var.get())
+        gpus_used = min(asked.gpus, max(service.status.engines, 1), len(asked.choices))
+
+        async def whole(images: list[ImageResult]) -> dict[str, Any]:
+            keys = {image.stored for image in images if image.stored}
+            where = {key: await links.of(key, request) for key in keys}
+            return batch.answer(asked, images, where, gpus_used=gpus_used, began=began)
+
+        if not asked.is_streamed:
+            work = service.draw(asked.request, terms, caller_of(request))
+            body = await whole(list(await unless_gone(request, work)))
+            return Response(msgspec.json.encode(body), media_type="application/json")
+
+        ticket = await service.submit(asked.request, terms, caller_of(request))
+
+        async def told() -> AsyncGenerator[tuple[str, dict[str, Any]], None]:
+            """Each picture when it is ready, then all of the answer."""
+            images: list[ImageResult] = []
+            async with ticket:
+                try:
+                    async for event in ticket:
+                        if error := failure_of(event):
+                            raise error
+                        if isinstance(event, ImageReady):
+                            images.append(event.image)
+                            key = event.image.stored or ""
+                            where = {key: await links.of(key, request)}
+                            spelt = batch.image_of(asked, event.image, where)
+                            is_provisional = asked.request.top_k is not None
+                            yield "image", {**spelt, "provisional": is_provisional}
+                    yield "done", await whole(images)
+                except FluxlineError as exc:
+                    _, error_object = envelope.spelt(exc)
+                    yield "error", {"error": error_object}
+
+        if "text/event-stream" in request.headers.get("accept", ""):
+            return sse.response(sse.event(name, data) async for name, data in told())
+        lines = (msgspec.json.encode(data) + b"\n" async for _, data in told())
+        return StreamingResponse(lines, headers=sse.HEADERS, media_type=NDJSON)
+
+    for path, answer in (("/generate", generate), ("/v1/batches/generate", generate_batch)):
+        router.add_api_route(path, answer, methods=["POST"], response_model=None)
+    return router

@@ -1,0 +1,120 @@
+"""The single dialect: one picture, its fields echoed as they were used, and a link that works."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+from fluxline.request import (
+    GenerationRequest,
+    ImageFormat,
+    ImageResult,
+    ModelInfo,
+    SamplingParams,
+    random_seed,
+)
+from fluxline.server.body import FORMATS, LARGEST_SCALE, read_prompt
+from fluxline.server.fields import Fields, UnsupportedParam
+
+SMALLEST_SIDE, LARGEST_SIDE, DEFAULT_SIDE = 256, 1024, 512  # px
+DEFAULT_STEPS, MOST_STEPS = 25, 100
+DEFAULT_GUIDANCE, MOST_GUIDANCE = 3.5, 20.0
+TRUE_CFG = 3.5  # the scale of a negative prompt, unless it is given
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """A body, understood."""
+
+    request: GenerationRequest
+    warnings: tuple[str, ...]
+
+
+def read(fields: Fields, info: ModelInfo, *, request_id: str) -> Asked:
+    """Understand a body. Raises RequestError naming the field that is wrong."""
+    prompt = read_prompt(fields)
+    negative_prompt = fields.text("negative_prompt") or ""
+    scale = fields.number("true_cfg_scale", low=0, high=LARGEST_SCALE)
+    seed = fields.integer("seed", low=0, high=2**32 - 1)
+    word = fields.choice("output_format", of=FORMATS) or "png"
+    steps = fields.integer("num_inference_steps", "steps", low=1, high=MOST_STEPS)
+    guidance = fields.number("guidance_scale", "guidance", low=0, high=MOST_GUIDANCE)
+    if fields.given("lora_name"):
+        raise UnsupportedParam("lora_name: LoRA is not served yet; leave it out", field="lora_name")
+    fields.number("lora_weight", low=0, high=2)
+    request = GenerationRequest(
+        id=request_id,
+        prompt=prompt,
+        seed=random_seed() if seed is None else seed,
+        model=info.name,
+        output_format=cast(ImageFormat, "jpeg" if word == "jpg" else word),
+        params=SamplingParams(
+            width=_side(fields, "width"),
+            height=_side(fields, "height"),
+            steps=steps or min(DEFAULT_STEPS, info.max_steps),
+            guidance=_guidance(guidance, info),
+            cfg_scale=(TRUE_CFG if scale is None else scale) if negative_prompt else 1.0,
+            negative_prompt=negative_prompt,
+        ),
+    )
+    warnings = [f"unknown field {name[:64]!r} is ignored" for name in fields.unread()[:16]]
+    return Asked(request=request, warnings=tuple(warnings))
+
+
+def answer(
+    asked: Asked,
+    image: ImageResult,
+    link: str,
+    *,
+    info: ModelInfo,
+    memory: Mapping[str, float | None],
+    began: float,
+) -> dict[str, Any]:
+    """Spell the picture as the original did, with numbers beside its strings."""
+    took_s, params = time.monotonic() - began, image.params
+    return {
+        "message": "Image generated successfully",
+        "image_url": link,
+        "generation_time": f"{took_s:.2f}s",
+        "generation_time_s": round(took_s, 3),
+        **memory_told(memory),
+        "model_type": model_type(info),
+        "lora_applied": None,
+        "lora_weight": None,
+        "num_inference_steps": params.steps,
+        "guidance_scale": params.guidance,
+        "width": image.width,
+        "height": image.height,
+        "seed": image.seed,
+        "negative_prompt": params.negative_prompt or None,
+        "id": asked.request.id,
+        "model": image.model,
+        "warnings": list(dict.fromkeys((*asked.warnings, *image.warnings))),
+    }
+
+
+def memory_told(memory: Mapping[str, float | None]) -> dict[str, Any]:
+    """Memory as the original spells it, and in bytes. None: not known."""
+    told: dict[str, Any] = {}
+    for name, value in memory.items():
+        told[name] = None if value is None else f"{value:.2f}GB"
+        told[name.removesuffix("_gb") + "_bytes"] = None if value is None else round(value * 2**30)
+    return told
+
+
+def model_type(info: ModelInfo) -> str:
+    """What is loaded, in the original's words: flux_bf16_gpu, flux_fp32_cpu."""
+    short = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}.get(info.dtype, info.dtype)
+    place = "cpu" if info.device.startswith("cpu") else "gpu"
+    return f"flux_{short}_{place}"
+
+
+def _side(fields: Fields, name: str) -> int:
+    return fields.integer(name, low=SMALLEST_SIDE, high=LARGEST_SIDE) or DEFAULT_SIDE
+
+
+def _guidance(asked: float | None, info: ModelInfo) -> float | None:
+    """What was asked; else the original's default, for a model that reads it."""
+    if asked is not None or info.guidance is None:
+        return asked
+    return DEFAULT_GUIDANCE
