@@ -129,6 +129,24 @@ class ModelInfo:
     schedules: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineStats:
+    """What an engine has done since it was opened: running totals, and how it stands now.
+
+    Written by the worker, read by the metrics.
+    """
+
+    forwards: int = 0
+    rows: int = 0  # of all forwards: rows / forwards is the mean batch
+    tokens: int = 0  # of all rows
+    evaluated_s: float = 0.0
+    prompts_encoded: int = 0
+    prompts_cached: int = 0
+    batch_tokens: int = 0  # budget of one forward, now
+    device_bytes: int = 0  # of the card, that tensors hold; 0 on a CPU
+    device_bytes_reserved: int = 0
+
+
 def check(params: SamplingParams, info: ModelInfo) -> None:
     """Refuse what the model cannot do, at any door. Raises InvalidParams naming the field."""
     for name, value, low, high in (

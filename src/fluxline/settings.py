@@ -91,6 +91,7 @@ class Settings(BaseSettings):
     api_keys: str = Field(
         "", description="keys that are good besides those in the database, with commas between"
     )
+    open_metrics: bool = Field(False, description="show /metrics beyond this machine without a key")
     insecure: bool = Field(
         False, description="listen beyond this machine without any key: whoever comes can draw"
     )

@@ -12,7 +12,7 @@ from typing import get_args
 import msgspec
 
 from fluxline.errors import CapacityError, EngineError, FluxlineError, InvalidParams
-from fluxline.request import Event, GenerationRequest, ModelInfo
+from fluxline.request import EngineStats, Event, GenerationRequest, ModelInfo
 
 FRAME_LIMIT = 64 * 2**20  # bytes: a 64-megapixel picture fits, a garbage length does not
 HEADER_BYTES = 4
@@ -59,6 +59,12 @@ class Happened(msgspec.Struct, frozen=True, tag=True):
     payload: msgspec.Raw
 
 
+class Told(msgspec.Struct, frozen=True, tag=True):
+    """From the worker, now and then: what its engine has done."""
+
+    stats: EngineStats
+
+
 class Fatal(msgspec.Struct, frozen=True, tag=True):
     """From the worker: the engine cannot be opened, and trying again would not help."""
 
@@ -66,7 +72,7 @@ class Fatal(msgspec.Struct, frozen=True, tag=True):
 
 
 ToWorker = Submit | Cancel | Stop
-FromWorker = Ready | Refused | Happened | Fatal
+FromWorker = Ready | Refused | Happened | Told | Fatal
 
 _TO_WORKER = msgspec.msgpack.Decoder(ToWorker)
 _FROM_WORKER = msgspec.msgpack.Decoder(FromWorker)

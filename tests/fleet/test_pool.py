@@ -26,6 +26,7 @@ class FakeReplica:
     """A replica whose events the test sends."""
 
     def __init__(self, state="ready"):
+        self.stats = ()
         self.state, self.reason, self.restarts = state, "" if state == "ready" else state, 0
         self.models = (INFO,) if state == "ready" else ()
         self.held, self.cancelled, self.is_started = {}, [], False

@@ -7,6 +7,7 @@ import pytest
 
 from fluxline.errors import NotReady
 from fluxline.jobs import Database, JobStore
+from fluxline.request import EngineStats
 from fluxline.server.app import create_app
 from fluxline.server.links import Links
 from fluxline.service import Service
@@ -22,6 +23,10 @@ class InlineReplica:
     def __init__(self, engine):
         self.engine = engine
         self.state, self.reason, self.restarts = "ready", "", 0
+
+    @property
+    def stats(self):
+        return (EngineStats(forwards=2, rows=6, tokens=480, batch_tokens=120),)
 
     @property
     def ready(self):

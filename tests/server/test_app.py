@@ -142,7 +142,7 @@ async def test_a_request_before_the_model_is_loaded_is_a_503(http, replica):
 async def test_health_and_root_tell_how_things_stand(http):
     health = (await http.get("/health")).json()
 
-    assert (health["status"], health["waiting"], health["restarts"]) == ("ready", 0, 0)
+    assert (health["status"], health["waiting"], health["restarts"]) == ("healthy", 0, 0)
     assert (await http.head("/")).status_code == 200
     assert (await http.get("/")).json()["name"] == "Fluxline"
 

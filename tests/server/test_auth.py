@@ -7,7 +7,7 @@ import pytest
 
 from fluxline.jobs import KeyRing, Scope
 from fluxline.server.app import create_app
-from fluxline.server.auth import PUBLIC, SIGNED
+from fluxline.server.auth import METRICS, PUBLIC, SIGNED
 
 URL, JOBS = "/v1/images/generations", "/v1/jobs"
 FOX = {"prompt": "a fox"}
@@ -45,7 +45,7 @@ def addresses(app):
 async def test_every_route_but_the_public_ones_refuses_who_has_no_key(app, http):
     tried = 0
     for method, path in addresses(app):
-        if path in PUBLIC or path.startswith(SIGNED):
+        if path in PUBLIC | METRICS or path.startswith(SIGNED):
             continue
         for headers in ({}, bearer("wrong"), {"api-key": ""}, basic("a:wrong"), basic("é")):
             answer = await http.request(method, path, headers=headers)
@@ -55,7 +55,7 @@ async def test_every_route_but_the_public_ones_refuses_who_has_no_key(app, http)
 
 
 async def test_what_is_public_asks_for_nothing(app, http):
-    for path in PUBLIC - {"/health/startup"}:
+    for path in PUBLIC | METRICS:
         assert (await http.get(path)).status_code == 200
     assert (await http.get("/files/x")).status_code == 403
     assert (await http.options(URL)).status_code == 204

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from fluxline.jobs import Database, JobStore
-from fluxline.request import CancelledEvent, Failed, GenerationRequest
+from fluxline.request import CancelledEvent, EngineStats, Failed, GenerationRequest
 from fluxline.service import Service
 from fluxline.storage import open_pictures
 from tests.worker.fake_engine import INFO, FakeEngine
@@ -21,6 +21,10 @@ class ScriptedReplica:
         self.publish = {}
         self.requests = {}
         self.cancelled = []
+
+    @property
+    def stats(self):
+        return (EngineStats(forwards=2, rows=6, tokens=480, batch_tokens=120),)
 
     @property
     def ready(self):

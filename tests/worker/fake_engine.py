@@ -18,6 +18,7 @@ from fluxline.errors import InvalidParams, LoadError, QueueFull
 from fluxline.request import (
     CancelledEvent,
     Done,
+    EngineStats,
     Event,
     Failed,
     GenerationRequest,
@@ -66,6 +67,10 @@ class FakeEngine:
         self._hanging: dict[str, tuple[GenerationRequest, Callable[[Event], None]]] = {}
         self._lock = threading.Lock()
         self._threads: list[threading.Thread] = []
+
+    @property
+    def stats(self) -> EngineStats:
+        return EngineStats(forwards=len(self.started))
 
     def start(self, request: GenerationRequest, publish: Callable[[Event], None]) -> None:
         if (request.params.width or 0) > INFO.max_width:

@@ -85,7 +85,7 @@ def test_it_says_what_it_serves_and_draws(talk):
 
     heard = talk.hear_until(Done)
     images = [event.image.data for event in heard if isinstance(event, ImageReady)]
-    assert images == [picture(request(), 0), picture(request(), 1)]
+    assert images == [picture(request(n=2), k) for k in (0, 1)]
 
 
 def test_a_refusal_says_the_field_and_leaves_others_alone(talk):

@@ -39,6 +39,7 @@ from fluxline.models.registry import entry_for
 from fluxline.models.scorers import ClipScorer
 from fluxline.request import (
     SEED_LIMIT,
+    EngineStats,
     GenerationRequest,
     ImageResult,
     ModelInfo,
@@ -104,6 +105,11 @@ class Engine:
         model = self._model
         dtype = str(model.dtype).removeprefix("torch.")
         return (model.spec.info(device=str(model.device), dtype=dtype),)
+
+    @property
+    def stats(self) -> EngineStats:
+        """What it has done so far, and how it stands."""
+        return self._runner.tally.stats(self._model.device, self._scheduler.batch_tokens)
 
     def generate(
         self,

@@ -20,6 +20,7 @@ from fluxline import samplers
 from fluxline.engine.cache import ByteLRU
 from fluxline.engine.faults import is_lost, is_out_of_memory
 from fluxline.engine.job import Job, Outcome, Plan
+from fluxline.engine.tally import Tally
 from fluxline.errors import DeviceLost, EngineError, FluxlineError, NotFinite, OutOfMemory
 from fluxline.models.base import Conditioning, DiffusionModel, DynamicShift, ModelSpec
 from fluxline.models.scorers import ClipScorer
@@ -55,6 +56,7 @@ class Runner:
         self._samples: dict[str, Sample] = {}
         self._conditioning: ByteLRU[Conditioning] = ByteLRU(conditioning_bytes)
         self._contexts: WeakValueDictionary[Any, Any] = WeakValueDictionary()
+        self.tally = Tally()
 
     @torch.inference_mode()
     def execute(self, plan: Plan) -> Outcome:
@@ -70,6 +72,7 @@ class Runner:
         self._attempt(self._evaluate, admitted, outcome)
         outcome.evaluated_at = time.monotonic()
         outcome.evaluated_s = outcome.evaluated_at - outcome.encoded_at
+        self.tally.evaluated_s += outcome.evaluated_s
         return outcome
 
     def _attempt(
@@ -158,6 +161,7 @@ class Runner:
             for text, made in zip(new, self._model.encode(new), strict=True):
                 self._conditioning.put(text, made)
                 found[text] = made
+        self.tally.prompts(encoded=len(new), cached=len(found) - len(new))
         return {text: known for text, known in found.items() if known is not None}
 
     def _start(self, job: Job, conditioning: dict[str, Conditioning]) -> Sample:
@@ -201,6 +205,7 @@ class Runner:
         x = torch.stack([s.x for s in samples for _ in s.contexts])
         sigmas = [s.sigma for s in samples for _ in s.contexts]
         velocity = self._model.evaluate(x, sigmas, [c for s in samples for c in s.contexts])
+        self.tally.forward(rows=len(x), tokens=sum(job.tokens for job in jobs))
         if self._model.device.type == "cuda":  # a launch is no evaluation
             torch.cuda.synchronize(self._model.device)
         guided, row = [], 0

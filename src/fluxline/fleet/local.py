@@ -11,7 +11,7 @@ from fluxline.errors import EngineError, NotReady, error_of
 from fluxline.fleet.held import Holding
 from fluxline.fleet.process import WorkerCommand, WorkerProcess
 from fluxline.fleet.replica import Publish, ReplicaState
-from fluxline.request import GenerationRequest, ModelInfo, Terminal
+from fluxline.request import EngineStats, GenerationRequest, ModelInfo, Terminal
 
 MAX_FAILED_LOADS = 3  # deaths in a row before it was ready
 EXIT_GRACE_S = 5.0  # between the last word of a worker and its kill
@@ -45,6 +45,7 @@ class LocalReplica:
         self.reason = "the model is loading"
         self.models: tuple[ModelInfo, ...] = ()
         self.restarts = 0
+        self.stats: tuple[EngineStats, ...] = (EngineStats(),)
         self._command = command
         self._back_off = back_off or BackOff()
         self._holding = Holding()
@@ -169,6 +170,9 @@ class LocalReplica:
             case wire.Refused(request_id, code, text, field, retry_after_s):
                 error = error_of(code, text, field=field, retry_after_s=retry_after_s)
                 self._holding.refuse(request_id, error)
+            case wire.Told(stats):
+                self.stats = (stats,)
+                return
             case wire.Happened():
                 event = wire.event_of(message)
                 self._holding.route(event)

@@ -13,6 +13,7 @@ from fluxline.fleet.replica import Publish, Replica, ReplicaState
 from fluxline.request import (
     CancelledEvent,
     Done,
+    EngineStats,
     Event,
     Failed,
     GenerationRequest,
@@ -76,6 +77,11 @@ class Pool:
     def restarts(self) -> int:
         """How often members had to be started again."""
         return sum(member.restarts for member in self._members)
+
+    @property
+    def stats(self) -> tuple[EngineStats, ...]:
+        """What the members' engines have done, in the members' order."""
+        return tuple(stats for member in self._members for stats in member.stats)
 
     @property
     def ready(self) -> int:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Literal, Protocol
 
 from fluxline.errors import FluxlineError
-from fluxline.request import Event, GenerationRequest, ModelInfo
+from fluxline.request import EngineStats, Event, GenerationRequest, ModelInfo
 
 ReplicaState = Literal["starting", "ready", "restarting", "failed", "stopped"]
 Publish = Callable[[Event | FluxlineError], None]
@@ -33,6 +33,10 @@ class Replica(Protocol):
     @property
     def restarts(self) -> int:
         """How often it had to be started again."""
+
+    @property
+    def stats(self) -> tuple[EngineStats, ...]:
+        """What its engines have done since they were opened, one each."""
 
     def start(self) -> None:
         """Begin to load. Returns at once."""

@@ -10,11 +10,14 @@ from fluxline.errors import FluxlineError
 from fluxline.jobs import KeyRing
 from fluxline.server import envelope
 from fluxline.server.auth import Auth
+from fluxline.server.dialects.admin_routes import admin_router
 from fluxline.server.dialects.generate_routes import generate_router
 from fluxline.server.dialects.jobs_routes import jobs_router
 from fluxline.server.dialects.openai_routes import openai_router
+from fluxline.server.dialects.queue_routes import queue_router
 from fluxline.server.health import health_router
 from fluxline.server.links import Links, files_router
+from fluxline.server.metrics import metrics_router
 from fluxline.server.middleware import BodyLimit, Exchange
 from fluxline.service import Service
 
@@ -27,10 +30,11 @@ def create_app(
     max_batch: int = 64,
     body_limit_bytes: int,
     ring: KeyRing | None = None,
+    opens_metrics: bool = True,
 ) -> FastAPI:
     """Make the application of a service. Starts nothing and listens nowhere.
 
-    ring: the keys that are good; None: no key is asked for.
+    ring: the keys that are good; None: no key is asked for. opens_metrics: not for the metrics.
     """
     app = FastAPI(
         title="Fluxline",
@@ -46,11 +50,14 @@ def create_app(
     )
     app.add_middleware(BodyLimit, limit_bytes=body_limit_bytes)
     if ring is not None:
-        app.add_middleware(Auth, ring=ring)
+        app.add_middleware(Auth, ring=ring, opens_metrics=opens_metrics)
     app.add_middleware(Exchange)  # added last: outermost
     app.include_router(health_router(service))
     app.include_router(openai_router(service, links, max_n=max_n))
     app.include_router(jobs_router(service, links, max_n=max_n))
     app.include_router(generate_router(service, links, most=max_batch))
+    app.include_router(queue_router(service, links))
+    app.include_router(admin_router(service))
+    app.include_router(metrics_router(service))
     app.include_router(files_router(links))
     return app

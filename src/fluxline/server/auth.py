@@ -16,7 +16,8 @@ from fluxline.jobs import Scope as KeyScope
 from fluxline.server import envelope
 from fluxline.service import Caller
 
-PUBLIC = frozenset({"/", "/health", "/health/live", "/health/ready", "/health/startup"})
+PUBLIC = frozenset({"/", "/health", "/health/live", "/health/ready"})
+METRICS = frozenset({"/metrics", "/metrics/prometheus"})
 SIGNED = "/files/"  # a link is its own permission
 HEADERS = ("api-key", "x-api-key", "x-key")  # of Azure, Anthropic and BFL
 KEY_LIMIT = 512  # characters
@@ -25,8 +26,9 @@ KEY_LIMIT = 512  # characters
 class Auth:
     """Refuses who has no good key, and writes who it is for `exchange.caller_of`."""
 
-    def __init__(self, app: ASGIApp, ring: KeyRing) -> None:
+    def __init__(self, app: ASGIApp, ring: KeyRing, *, opens_metrics: bool) -> None:
         self._app, self._ring = app, ring
+        self._public = PUBLIC | METRICS if opens_metrics else PUBLIC
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: D102
         if scope["type"] != "http":
@@ -36,7 +38,7 @@ class Auth:
         key = await asyncio.to_thread(self._ring.check, presented) if presented else None
         if key is not None:
             scope["fluxline.caller"] = _caller(key)
-        elif not (scope["path"] in PUBLIC or scope["path"].startswith(SIGNED)):
+        elif not (scope["path"] in self._public or scope["path"].startswith(SIGNED)):
             await _refusal(presented)(scope, receive, send)
             return
         await self._app(scope, receive, send)

@@ -11,6 +11,18 @@ from fluxline.errors import NotReady
 from fluxline.server import envelope
 from fluxline.service import Service
 
+VERSION = version("fluxline")
+ENDPOINTS = (
+    "/v1/images/generations",
+    "/v1/jobs",
+    "/v1/models",
+    "/generate",
+    "/submit-request",
+    "/model-status",
+    "/health",
+    "/openapi.json",
+)
+
 
 def health_router(service: Service) -> APIRouter:
     """Make the routes of a service."""
@@ -39,12 +51,14 @@ def health_router(service: Service) -> APIRouter:
         """Tell how things stand. Always 200: probes ask the other two."""
         status = service.status
         return {
-            "status": status.state,
+            "status": "healthy" if status.state == "ready" else status.state,
+            "service": "fluxline",
             "reason": status.reason,
-            "version": version("fluxline"),
+            "version": VERSION,
             "models": status.models,
             "waiting": status.waiting,
             "running": status.running,
+            "replicas": status.engines,
             "restarts": status.restarts,
             "uptime_s": round(time.monotonic() - began, 3),
         }
@@ -53,9 +67,12 @@ def health_router(service: Service) -> APIRouter:
         """Tell a visitor where to go."""
         return {
             "name": "Fluxline",
-            "version": version("fluxline"),
+            "message": "Fluxline draws pictures of prompts",
+            "version": VERSION,
             "status": service.status.state,
-            "endpoints": ["/v1/images/generations", "/v1/models", "/health", "/openapi.json"],
+            "model_loaded": service.status.state == "ready",
+            "models": service.status.models,
+            "endpoints": ENDPOINTS,
         }
 
     routes: dict[str, Callable[..., Any]] = {

@@ -98,6 +98,7 @@ async def _serve(
         max_batch=settings.max_batch,
         body_limit_bytes=settings.body_limit_bytes,
         ring=ring,
+        opens_metrics=settings.open_metrics or _is_loopback(settings.host),
     )
     server = _Server(_config(app))
     await service.start()

@@ -1,6 +1,7 @@
 """What happens to one job, told to everybody who follows it, however late they come."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from types import TracebackType
 from typing import Self
@@ -27,9 +28,13 @@ class Feed:
         cost: float = 0.0,
         keeps: bool = True,
         is_attended: bool = False,
+        door: str = "",
     ) -> None:
         self.request = request
         self.cost, self.keeps, self.is_attended = cost, keeps, is_attended
+        self.door = door
+        self.predicted_s = 0.0  # until it ends, when it was entered; 0: nobody can say yet
+        self._entered = time.monotonic()
         self.observe: Callable[[Feed, News], None] = lambda feed, news: None
         self.has_started = False
         self.is_over = False
@@ -41,6 +46,11 @@ class Feed:
     def followers(self) -> int:
         """How many follow it now."""
         return len(self._followers)
+
+    @property
+    def age_s(self) -> float:
+        """Since it was accepted."""
+        return time.monotonic() - self._entered
 
     def publish(self, news: News) -> None:
         """Tell everybody. Nothing is told after the end."""

@@ -3,8 +3,10 @@
 import asyncio
 from collections.abc import Iterator
 
+from fluxline.fleet.replica import Replica
 from fluxline.request import Done, ImageReady, Queued
 from fluxline.service.feed import Feed, News
+from fluxline.service.meter import Meter
 from fluxline.service.pace import Pace
 
 LINGER_S = 15.0  # for which a job is kept at hand after its end
@@ -13,8 +15,9 @@ LINGER_S = 15.0  # for which a job is kept at hand after its end
 class Register:
     """Feeds by the ids of their jobs, and the latest by what was sent. Lives on one event loop."""
 
-    def __init__(self) -> None:
+    def __init__(self, replica: Replica) -> None:
         self.pace = Pace()
+        self.meter = Meter(replica, lambda: self)
         self._feeds: dict[str, Feed] = {}
         self._sent: dict[tuple[str, str], Feed] = {}  # by owner and fingerprint
 
@@ -44,6 +47,7 @@ class Register:
     def enter(self, feed: Feed) -> Feed:
         """Keep the books on a job from now on."""
         position = self.waiting
+        feed.predicted_s = self.pace.seconds(self.cost + feed.cost)
         self._feeds[feed.request.id] = feed
         self.pace.begin(self.waiting + self.running)
         feed.publish(Queued(feed.request.id, position))
@@ -65,6 +69,7 @@ class Register:
         self._unnote(feed)
 
     def _observe(self, feed: Feed, news: News) -> None:
+        self.meter.observe(feed, news)
         if isinstance(news, ImageReady):
             self.pace.picture(feed.cost / feed.request.count)
         if feed.is_over:

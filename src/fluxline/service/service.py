@@ -15,6 +15,7 @@ from typing import Any
 from fluxline.errors import (
     CapacityError,
     DeadlineExceeded,
+    FluxlineError,
     NotReady,
     QueueFull,
     UnknownModel,
@@ -23,6 +24,7 @@ from fluxline.fleet.replica import Replica, ReplicaState
 from fluxline.jobs import JobRow, JobState, JobStore, Limits, NewJob
 from fluxline.request import (
     CancelledEvent,
+    EngineStats,
     Failed,
     GenerationRequest,
     ImageReady,
@@ -36,6 +38,7 @@ from fluxline.service import record
 from fluxline.service.clerk import Clerk
 from fluxline.service.dispatcher import Dispatcher
 from fluxline.service.feed import Feed, Ticket
+from fluxline.service.meter import Meter
 from fluxline.service.quota import Quota
 from fluxline.service.register import Register
 from fluxline.service.replay import replay
@@ -117,7 +120,7 @@ class Service:
         aliases: Mapping[str, str] | None = None,
     ) -> None:
         self._replica, self._store, self._pictures = replica, store, pictures
-        self._queue_limit, self._queue_s = queue_limit, queue_s
+        self.queue_limit, self._queue_s = queue_limit, queue_s
         self._holder = holder
         self._aliases = dict(aliases or {})
         self._clerk = Clerk()
@@ -130,7 +133,7 @@ class Service:
             window=window,
             feed_of=self._feed_of,
         )
-        self._register, self._quota = Register(), Quota()
+        self._register, self._quota = Register(replica), Quota()
         self._is_closing = False
         self._at_the_door = 0  # requests that wait for the model
         self._tasks: set[asyncio.Task[None]] = set()
@@ -163,6 +166,16 @@ class Service:
             restarts=replica.restarts,
             engines=replica.ready,
         )
+
+    @property
+    def engines(self) -> tuple[EngineStats, ...]:
+        """What the engines have done since they were opened, one each."""
+        return self._replica.stats
+
+    @property
+    def meter(self) -> Meter:
+        """What was measured."""
+        return self._register.meter
 
     def model(self, name: str | None) -> ModelInfo:
         """Find a model by name, alias or None (the default). Raises UnknownModel, NotReady."""
@@ -204,27 +217,11 @@ class Service:
 
         Raises NotReady, QueueFull, DeadlineExceeded, UnknownModel, InvalidParams.
         """
-        info = self._admitted(request)
-        known = self._register.sent(caller.owner, terms.fingerprint)
-        if terms.is_retry and terms.idempotency_key is None and known:
-            return self._followed(known, terms)
-        work = cost(request, info)
-        self._refuse_beyond_limit(work)
-        self._refuse_late(work, terms)
-        self._quota.spend(caller.owner, caller.rate, work)
-        feed = self._opened(request, work, terms)
         try:
-            row, is_new = await self._accepted(feed, terms, caller)
-        except BaseException:
-            self._register.forget(feed)
+            return await self._submitted(request, terms, caller)
+        except FluxlineError as exc:
+            self.meter.refuse(exc)
             raise
-        if not is_new:
-            self._register.forget(feed)
-            return self._followed(self._register.get(row.id) or await self._watched(row), terms)
-        if terms.fingerprint:
-            self._register.note(caller.owner, terms.fingerprint, feed)
-        self._dispatcher.wake()
-        return self._followed(feed, terms)
 
     async def draw(
         self, request: GenerationRequest, terms: Terms = Terms(), caller: Caller = Caller()
@@ -255,6 +252,10 @@ class Service:
         return await self._clerk.do(
             self._store.recent, owner=owner, states=states, before=before, limit=limit
         )
+
+    async def counts(self) -> Mapping[JobState, int]:
+        """How many jobs are in each state."""
+        return await self._clerk.do(self._store.counts)
 
     async def follow(self, row: JobRow, *, after: int = 0) -> Ticket:
         """Follow a job from the event after that number, wherever it is and whether it is over."""
@@ -305,6 +306,29 @@ class Service:
 
     # ---- inside
 
+    async def _submitted(self, request: GenerationRequest, terms: Terms, caller: Caller) -> Ticket:
+        info = self._admitted(request)
+        known = self._register.sent(caller.owner, terms.fingerprint)
+        if terms.is_retry and terms.idempotency_key is None and known:
+            return self._followed(known, terms)
+        work = cost(request, info)
+        self._refuse_beyond_limit(work)
+        self._refuse_late(work, terms)
+        self._quota.spend(caller.owner, caller.rate, work)
+        feed = self._feed_for(request, work, terms)
+        try:
+            row, is_new = await self._accepted(feed, terms, caller)
+        except BaseException:
+            self._register.forget(feed)
+            raise
+        if not is_new:
+            self._register.forget(feed)
+            return self._followed(self._register.get(row.id) or await self._watched(row), terms)
+        if terms.fingerprint:
+            self._register.note(caller.owner, terms.fingerprint, feed)
+        self._dispatcher.wake()
+        return self._followed(feed, terms)
+
     def _admitted(self, request: GenerationRequest) -> ModelInfo:
         status = self.status
         if status.state not in ("ready", "restarting"):
@@ -316,8 +340,8 @@ class Service:
 
     def _refuse_beyond_limit(self, work: float) -> None:
         waiting = self._register.waiting + self._at_the_door
-        if waiting >= self._queue_limit:
-            message = f"{waiting} requests are waiting; at most {self._queue_limit} may"
+        if waiting >= self.queue_limit:
+            message = f"{waiting} requests are waiting; at most {self.queue_limit} may"
             raise QueueFull(message, retry_after_s=self._register.pace.retry_s(work))
 
     def _refuse_late(self, work: float, terms: Terms) -> None:
@@ -350,7 +374,7 @@ class Service:
         )
         per_cost_s = self._register.pace.seconds(1.0)
         limits = Limits(
-            waiting=self._queue_limit,
+            waiting=self.queue_limit,
             cost=self._queue_s / per_cost_s if per_cost_s else float("inf"),
             of_owner=caller.most_open,
         )
@@ -361,19 +385,23 @@ class Service:
                 exc.message, retry_after_s=self._register.pace.retry_s(feed.cost)
             ) from None
 
-    def _opened(self, request: GenerationRequest, work: float, terms: Terms) -> Feed:
+    def _feed_for(self, request: GenerationRequest, work: float, terms: Terms) -> Feed:
         """The feed of a new job, which must be there before the job can be claimed."""
         is_attended = terms.is_attended and terms.idempotency_key is None
         keeps = terms.keeps or not is_attended
         if keeps and self._dispatcher.is_clogged:
             raise NotReady("the store of pictures does not answer", retry_after_s=10.0)
-        return self._register.enter(Feed(request, cost=work, keeps=keeps, is_attended=is_attended))
+        return self._register.enter(
+            Feed(request, cost=work, keeps=keeps, is_attended=is_attended, door=terms.door)
+        )
 
     def _feed_of(self, row: JobRow) -> Feed:
         """The feed of a job that waits or is claimed; one that came from elsewhere gets its own."""
         feed = self._register.get(row.id)
         if feed is None or feed.is_over:
-            feed = self._register.enter(Feed(record.request_of(row.request), cost=row.cost))
+            feed = self._register.enter(
+                Feed(record.request_of(row.request), cost=row.cost, door=row.door)
+            )
         return feed
 
     def _followed(self, feed: Feed, terms: Terms) -> Ticket:

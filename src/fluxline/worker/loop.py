@@ -3,20 +3,22 @@
 Knows no engine by name: whoever calls `converse` says how to open one.
 """
 
+import contextlib
 import logging
 import queue
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 from fluxline import wire
 from fluxline.errors import EngineError, FluxlineError, LoadError
-from fluxline.request import Event, Failed, GenerationRequest, ImageReady, ModelInfo
+from fluxline.request import EngineStats, Event, Failed, GenerationRequest, ImageReady, ModelInfo
 
 EXIT_OK = 0
 EXIT_BROKEN = 1  # the engine or the conversation broke
 EXIT_CANNOT_LOAD = 2
+TELL_S = 1.0  # between two reports of what the engine has done
 
 _log = logging.getLogger(__name__)
 
@@ -27,6 +29,10 @@ class Engine(Protocol):
     @property
     def models(self) -> tuple[ModelInfo, ...]:
         """What it serves."""
+
+    @property
+    def stats(self) -> EngineStats:
+        """What it has done."""
 
     def start(self, request: GenerationRequest, publish: Callable[[Event], None]) -> None:
         """Accept a request, or raise. Its events then arrive on the engine's own threads."""
@@ -49,7 +55,8 @@ def converse(sock: socket.socket, open_engine: Callable[[], Engine]) -> int:
         if isinstance(engine, int):
             return engine
         outbox.put(wire.Ready(tuple(engine.models)))
-        return _obey(sock, engine, outbox)
+        with _telling(engine, outbox):
+            return _obey(sock, engine, outbox)
     finally:
         outbox.close()
 
@@ -65,6 +72,27 @@ def _opened(open_engine: Callable[[], Engine], outbox: "Outbox") -> Engine | int
     except Exception:  # noqa: BLE001 - a door: the fleet may try again
         _log.exception("opening the engine failed")
         return EXIT_BROKEN
+
+
+@contextlib.contextmanager
+def _telling(engine: Engine, outbox: "Outbox") -> Iterator[None]:
+    """Tell the fleet what the engine has done, whenever that has changed."""
+    is_over = threading.Event()
+
+    def tell() -> None:
+        told = None
+        while not is_over.wait(TELL_S):
+            if (stats := engine.stats) != told:
+                told = stats
+                outbox.put(wire.Told(stats))
+
+    thread = threading.Thread(target=tell, name="stats", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        thread.join()
 
 
 def _obey(sock: socket.socket, engine: Engine, outbox: "Outbox") -> int:

@@ -61,7 +61,7 @@ def generate_router(service: Service, links: Links, *, most: int) -> APIRouter:
         [image] = await unless_gone(request, work)
         link = await links.of(image.stored or "", request)
         body = single.answer(
-            asked, image, link, info=info, memory=memory_gb(info.device), began=began
+            asked, image, link, info=info, memory=memory_gb(service.engines), began=began
         )
         return Response(msgspec.json.encode(body), media_type="application/json")
 

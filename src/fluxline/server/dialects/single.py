@@ -67,7 +67,7 @@ def answer(
     link: str,
     *,
     info: ModelInfo,
-    memory: Mapping[str, float | None],
+    memory: Mapping[str, float],
     began: float,
 ) -> dict[str, Any]:
     """Spell the picture as the original did, with numbers beside its strings."""
@@ -93,12 +93,12 @@ def answer(
     }
 
 
-def memory_told(memory: Mapping[str, float | None]) -> dict[str, Any]:
-    """Memory as the original spells it, and in bytes. None: not known."""
+def memory_told(memory: Mapping[str, float]) -> dict[str, Any]:
+    """Memory as the original spells it, and in bytes."""
     told: dict[str, Any] = {}
     for name, value in memory.items():
-        told[name] = None if value is None else f"{value:.2f}GB"
-        told[name.removesuffix("_gb") + "_bytes"] = None if value is None else round(value * 2**30)
+        told[name] = f"{value:.2f}GB"
+        told[name.removesuffix("_gb") + "_bytes"] = round(value * 2**30)
     return told
 
 

@@ -1,0 +1,38 @@
+"""`/metrics`: Prometheus' text for scrapers, five numbers as JSON for everybody else."""
+
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+
+from fluxline.server.machine import cpu_percent, memory_gb
+from fluxline.service import Service
+
+TEXT = "text/plain; version=0.0.4; charset=utf-8"
+MIB_A_GIB = 1024
+
+
+def metrics_router(service: Service) -> APIRouter:
+    """Make the routes of a service."""
+    router = APIRouter(tags=["metrics"])
+
+    @router.get("/metrics", response_model=None)
+    async def metrics(request: Request) -> Any:  # Any: a dict, or a whole response
+        """Tell how things stand, in the form that is asked for."""
+        accept = request.headers.get("accept", "")
+        if "text/plain" in accept or "openmetrics" in accept:
+            return await prometheus()
+        memory = memory_gb(service.engines)
+        return {
+            "cpu_percent": cpu_percent(),
+            "ram_used_mb": round(MIB_A_GIB * memory["system_memory_used_gb"]),
+            "gpu_used_mb": round(MIB_A_GIB * memory["vram_usage_gb"]),
+            "worker_alive": service.status.engines > 0,
+            "grpc_alive": False,
+        }
+
+    @router.get("/metrics/prometheus")
+    async def prometheus() -> Response:
+        """Tell how things stand as Prometheus reads it."""
+        return Response(service.meter.text(), media_type=TEXT)
+
+    return router
