@@ -66,6 +66,12 @@ class Settings(BaseSettings):
     storage_url: str = Field(
         "", description="where anybody can read the stored pictures; empty: links are signed"
     )
+    keep_days: float | None = Field(
+        30.0, gt=0, description="days for which finished jobs and their pictures are kept"
+    )
+    keep_gb: float | None = Field(
+        20.0, gt=0, description="GiB of pictures that are kept; beyond, the oldest go"
+    )
     public_url: str = Field(
         "", description="this server as seen from outside, for links; empty: as each caller asks"
     )

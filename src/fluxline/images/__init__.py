@@ -5,7 +5,17 @@ Pixels are numpy uint8 (height, width, 3) everywhere in this room. No torch, no 
 
 from fluxline.images.encode import check_format, encode, preview
 from fluxline.images.fit import fit
-from fluxline.images.recipe import Recipe, read_recipe
+from fluxline.images.recipe import SAMPLER_TITLES, Recipe, read_recipe
 from fluxline.images.terminal import detect, render
 
-__all__ = ["Recipe", "check_format", "detect", "encode", "fit", "preview", "read_recipe", "render"]
+__all__ = [
+    "SAMPLER_TITLES",
+    "Recipe",
+    "check_format",
+    "detect",
+    "encode",
+    "fit",
+    "preview",
+    "read_recipe",
+    "render",
+]

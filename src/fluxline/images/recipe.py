@@ -29,7 +29,7 @@ JSON_KEYWORD = "fluxline_request"
 SCHEMA = 1
 
 # How the readers of infotext call our samplers and schedules.
-_SAMPLER_TITLES = {
+SAMPLER_TITLES = {
     "euler": "Euler",
     "euler_ancestral": "Euler a",
     "heun": "Heun",
@@ -125,7 +125,7 @@ class Recipe:
         params = self.params
         return [
             ("Steps", str(params.steps)),
-            ("Sampler", _SAMPLER_TITLES.get(params.sampler, params.sampler)),
+            ("Sampler", SAMPLER_TITLES.get(params.sampler, params.sampler)),
             ("Schedule type", params.schedule.capitalize()),
             ("CFG scale", _number(params.cfg_scale)),
             ("Distilled CFG Scale", "" if params.guidance is None else _number(params.guidance)),

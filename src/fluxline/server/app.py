@@ -10,6 +10,7 @@ from fluxline.errors import FluxlineError
 from fluxline.jobs import KeyRing
 from fluxline.server import envelope
 from fluxline.server.auth import Auth
+from fluxline.server.dialects.a1111_routes import a1111_router
 from fluxline.server.dialects.admin_routes import admin_router
 from fluxline.server.dialects.generate_routes import generate_router
 from fluxline.server.dialects.jobs_routes import jobs_router
@@ -56,6 +57,7 @@ def create_app(
     app.include_router(openai_router(service, links, max_n=max_n))
     app.include_router(jobs_router(service, links, max_n=max_n))
     app.include_router(generate_router(service, links, most=max_batch))
+    app.include_router(a1111_router(service, max_n=max_n))
     app.include_router(queue_router(service, links))
     app.include_router(admin_router(service))
     app.include_router(metrics_router(service))

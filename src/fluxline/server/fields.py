@@ -60,6 +60,10 @@ class Fields:
         """Mark a field as read; say whether it has a value."""
         return self._value((name,)) is not None
 
+    def asks(self, name: str) -> bool:
+        """Mark a field as read; say whether its value is one that asks for something."""
+        return bool(self._value((name,)))
+
     def text(self, *names: str) -> str | None:
         """Read a string."""
         value = self._value(names)

@@ -87,6 +87,8 @@ async def _serve(
         queue_limit=settings.queue_limit,
         queue_s=settings.queue_s,
         window=settings.in_flight,
+        keep_days=settings.keep_days,
+        keep_bytes=None if settings.keep_gb is None else int(settings.keep_gb * 2**30),
         holder=f"{uuid.uuid4()}" if database.is_shared else "local",
         aliases={settings.model: DEFAULT_MODEL, **settings.aliases},  # a hub id names what it is
     )

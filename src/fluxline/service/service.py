@@ -42,6 +42,7 @@ from fluxline.service.meter import Meter
 from fluxline.service.quota import Quota
 from fluxline.service.register import Register
 from fluxline.service.replay import replay
+from fluxline.service.sweeper import Sweeper
 from fluxline.settings import DEFAULT_MODEL
 from fluxline.storage import Pictures
 
@@ -116,6 +117,8 @@ class Service:
         queue_limit: int,
         queue_s: float = float("inf"),
         window: int = 16,
+        keep_days: float | None = None,
+        keep_bytes: int | None = None,
         holder: str = "local",
         aliases: Mapping[str, str] | None = None,
     ) -> None:
@@ -133,6 +136,9 @@ class Service:
             window=window,
             feed_of=self._feed_of,
         )
+        self._sweeper = Sweeper(
+            store, self._clerk, pictures, keep_days=keep_days, max_bytes=keep_bytes
+        )
         self._register, self._quota = Register(replica), Quota()
         self._is_closing = False
         self._at_the_door = 0  # requests that wait for the model
@@ -145,6 +151,7 @@ class Service:
             self._feed_of(row)
         self._dispatcher.start()
         self._dispatcher.wake()
+        self._begin(self._sweeper.run())
 
     # ---- what there is
 

@@ -1,0 +1,255 @@
+"""The AUTOMATIC1111 web UI's API: its names and defaults to a request, and pictures back.
+
+Its clients send a cfg_scale and a negative prompt blindly. For FLUX the first is guidance, as Forge
+has it, and the second has an effect only with an explicit true_cfg_scale: anything else would
+double the work and burn the picture.
+"""
+
+import base64
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, cast
+
+from fluxline.errors import InvalidParams
+from fluxline.images import SAMPLER_TITLES, Recipe
+from fluxline.request import (
+    SEED_LIMIT,
+    GenerationRequest,
+    ImageResult,
+    ModelInfo,
+    SamplerName,
+    SamplingParams,
+    ScheduleName,
+    random_seed,
+)
+from fluxline.server.body import LARGEST_SCALE, LARGEST_SIDE, read_prompt
+from fluxline.server.fields import Fields, UnsupportedParam
+
+DEFAULT_STEPS, MOST_STEPS = 50, 150
+DEFAULT_SIDE = 512  # px
+PREVIEWS = 8  # of one picture, for whoever asks how far it is
+SAMPLERS = {title.lower(): name for name, title in SAMPLER_TITLES.items()}
+SCHEDULES = {
+    "simple": "simple",
+    "automatic": "simple",
+    "normal": "simple",
+    "karras": "karras",
+    "exponential": "exponential",
+    "beta": "beta",
+}
+UNSERVED = ("enable_hr", "init_images", "mask", "refiner_checkpoint", "script_name")
+"""They would change the picture: refused when they ask for something."""
+WITHOUT_EFFECT = (
+    "styles",
+    "subseed",
+    "subseed_strength",
+    "restore_faces",
+    "tiling",
+    "eta",
+    "s_churn",
+    "s_tmax",
+    "s_tmin",
+    "s_noise",
+    "save_images",
+    "alwayson_scripts",
+    "script_args",
+    "send_images",
+    "do_not_save_samples",
+    "do_not_save_grid",
+    "seed_resize_from_h",
+    "seed_resize_from_w",
+    "override_settings_restore_afterwards",
+    "force_task_id",
+    "hr_upscaler",
+    "hr_scale",
+    "hr_second_pass_steps",
+    "hr_resize_x",
+    "hr_resize_y",
+    "firstphase_width",
+    "firstphase_height",
+    "denoising_strength",
+    "infotext",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """A body, understood."""
+
+    request: GenerationRequest
+    batch_size: int
+    warnings: tuple[str, ...]
+
+
+def read(fields: Fields, info: ModelInfo, *, max_n: int, request_id: str) -> Asked:
+    """Understand a body. Raises RequestError naming the field that is wrong."""
+    prompt = read_prompt(fields)
+    if "<lora:" in prompt.lower():
+        raise UnsupportedParam("<lora:…> is not served yet; leave it out", field="prompt")
+    for name in UNSERVED:
+        if fields.asks(name):
+            raise UnsupportedParam(f"{name} is not served here yet; leave it out", field=name)
+    batch_size = fields.integer("batch_size", low=1, high=max_n) or 1
+    n = batch_size * (fields.integer("n_iter", low=1, high=max_n) or 1)
+    if n > max_n:
+        raise InvalidParams(f"batch_size x n_iter must be at most {max_n}; got {n}", field="n_iter")
+    seed = fields.integer("seed", low=-1, high=SEED_LIMIT - 1 - n)
+    params, warnings = _params(fields, info)
+    overridden = fields.nested("override_settings") or Fields({})
+    overridden.given("sd_model_checkpoint")  # the door has chosen by it
+    warnings += [f"{name[:64]} is ignored" for name in overridden.unread()[:16]]
+    warnings += [f"{name} has no effect" for name in WITHOUT_EFFECT if fields.asks(name)]
+    warnings += [f"unknown field {name[:64]!r} is ignored" for name in fields.unread()[:16]]
+    steps = params.steps or info.default_steps
+    request = GenerationRequest(
+        id=request_id,
+        prompt=prompt,
+        seed=random_seed() if seed in (None, -1) else seed,
+        n=n,
+        model=info.name,
+        params=params,
+        preview_every=max(1, steps // PREVIEWS),
+    )
+    return Asked(request=request, batch_size=batch_size, warnings=tuple(warnings))
+
+
+def checkpoint_of(fields: Fields) -> str | None:
+    """The model that override_settings names, if it names one."""
+    overridden = fields.nested("override_settings")
+    return overridden.text("sd_model_checkpoint") if overridden else None
+
+
+def answer(asked: Asked, images: Sequence[ImageResult], parameters: dict[str, Any]) -> bytes:
+    """Spell finished pictures; `parameters`: what was sent, which clients get back."""
+    told = {
+        "images": [base64.b64encode(image.data).decode() for image in images],
+        "parameters": parameters,
+        "info": json.dumps(_info(asked, images)),
+    }
+    return json.dumps(told).encode()
+
+
+def progress(
+    done: int, total: int, preview: bytes | None, *, jobs: int, number: int, eta_s: float
+) -> dict[str, Any]:
+    """Spell how far the caller's pictures are. total 0: nothing is drawn."""
+    return {
+        "progress": round(done / total, 4) if total else 0.0,
+        "eta_relative": round(eta_s, 1),
+        "state": {
+            "skipped": False,
+            "interrupted": False,
+            "stopping_generation": False,
+            "job": "txt2img" if total else "",
+            "job_count": jobs,
+            "job_timestamp": datetime.now(UTC).strftime("%Y%m%d%H%M%S"),
+            "job_no": number,
+            "sampling_step": done,
+            "sampling_steps": total,
+        },
+        "current_image": None if preview is None else base64.b64encode(preview).decode(),
+        "textinfo": None,
+        "current_task": "txt2img" if total else None,
+    }
+
+
+def model(info: ModelInfo) -> dict[str, Any]:
+    """Spell a model."""
+    return {
+        "title": info.name,
+        "model_name": info.name,
+        "hash": None,
+        "sha256": None,
+        "filename": info.name,
+        "config": None,
+    }
+
+
+def _params(fields: Fields, info: ModelInfo) -> tuple[SamplingParams, list[str]]:
+    warnings = []
+    sampler, schedule = _sampler(fields)
+    scale = fields.number("cfg_scale", low=0, high=LARGEST_SCALE)
+    distilled = fields.number("distilled_cfg_scale", low=0, high=LARGEST_SCALE)
+    true_scale = fields.number("true_cfg_scale", low=0, high=LARGEST_SCALE)
+    negative = fields.text("negative_prompt") or ""
+    guidance = distilled if distilled is not None else scale
+    if info.guidance is None:
+        if guidance is not None:
+            warnings.append(f"cfg_scale has no effect: {info.name} has no guidance")
+        guidance = None
+    if negative and true_scale is None:
+        warnings.append("negative_prompt has no effect; give true_cfg_scale, at twice the work")
+        negative = ""
+    steps = fields.integer("steps", low=1, high=MOST_STEPS) or DEFAULT_STEPS
+    if steps > info.max_steps:
+        warnings.append(f"steps are {info.max_steps}, the most that {info.name} takes")
+    params = SamplingParams(
+        width=fields.integer("width", low=1, high=LARGEST_SIDE) or DEFAULT_SIDE,
+        height=fields.integer("height", low=1, high=LARGEST_SIDE) or DEFAULT_SIDE,
+        steps=min(steps, info.max_steps),
+        sampler=sampler,
+        schedule=schedule,
+        guidance=guidance,
+        cfg_scale=1.0 if true_scale is None else true_scale,
+        negative_prompt=negative,
+    )
+    return params, warnings
+
+
+def _sampler(fields: Fields) -> tuple[SamplerName, ScheduleName]:
+    """Sampler and schedule; older clients say both in one name, "DPM++ 2M Karras"."""
+    title = fields.text("sampler_name", "sampler_index") or "Euler"
+    word = fields.text("scheduler") or ""
+    name = SAMPLERS.get(title.lower())
+    if name is None:
+        first, _, last = title.lower().rpartition(" ")
+        name, word = SAMPLERS.get(first), word or last
+    if name is None:
+        known = ", ".join(SAMPLER_TITLES.values())
+        raise InvalidParams(f"sampler_name must be one of {known}", field="sampler_name")
+    schedule = SCHEDULES.get((word or "simple").lower())
+    if schedule is None:
+        known = ", ".join(SCHEDULES)
+        raise InvalidParams(f"scheduler must be one of {known}", field="scheduler")
+    return cast(SamplerName, name), cast(ScheduleName, schedule)
+
+
+def _info(asked: Asked, images: Sequence[ImageResult]) -> dict[str, Any]:
+    request, seeds = asked.request, [image.seed for image in images]
+    params = images[0].params if images else request.params
+    said = dict.fromkeys((*asked.warnings, *(line for image in images for line in image.warnings)))
+    return {
+        "prompt": request.prompt,
+        "all_prompts": [request.prompt for _ in images],
+        "negative_prompt": params.negative_prompt,
+        "all_negative_prompts": [params.negative_prompt for _ in images],
+        "seed": request.seed,
+        "all_seeds": seeds,
+        "subseed": 0,
+        "all_subseeds": [0 for _ in images],
+        "subseed_strength": 0,
+        "width": params.width,
+        "height": params.height,
+        "sampler_name": SAMPLER_TITLES[params.sampler],
+        "cfg_scale": params.guidance if params.guidance is not None else params.cfg_scale,
+        "steps": params.steps,
+        "batch_size": asked.batch_size,
+        "restore_faces": False,
+        "sd_model_name": request.model,
+        "sd_model_hash": None,
+        "infotexts": [infotext(request.prompt, image) for image in images],
+        "job_timestamp": datetime.now(UTC).strftime("%Y%m%d%H%M%S"),
+        "is_using_inpainting_conditioning": False,
+        "version": "fluxline",
+        "warnings": list(said),
+    }
+
+
+def infotext(prompt: str, image: ImageResult) -> str:
+    """The text that other programs read beside a picture."""
+    recipe = Recipe(
+        prompt=prompt, seed=image.seed, model=image.model, params=image.params, software="fluxline"
+    )
+    return recipe.to_infotext()

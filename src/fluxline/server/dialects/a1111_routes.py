@@ -1,0 +1,241 @@
+"""The routes of the AUTOMATIC1111 web UI's API that its clients call, under `/sdapi/v1`."""
+
+import base64
+import binascii
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+
+from fluxline.errors import FluxlineError, InvalidParams, UnsupportedFormat
+from fluxline.images import SAMPLER_TITLES, read_recipe
+from fluxline.request import CancelledEvent, ImageReady, ImageResult, Progress, failure_of
+from fluxline.server import envelope
+from fluxline.server.dialects import a1111
+from fluxline.server.exchange import caller_of, json_fields, terms_of, unless_gone
+from fluxline.server.machine import memory_gb
+from fluxline.service import Service, Ticket
+from fluxline.telemetry import request_id_var
+
+EMPTY = (
+    "upscalers",
+    "latent-upscale-modes",
+    "sd-vae",
+    "sd-modules",
+    "loras",
+    "hypernetworks",
+    "prompt-styles",
+    "face-restorers",
+    "realesrgan-models",
+    "script-info",
+)
+
+
+@dataclass(slots=True)
+class Drawing:
+    """How far one call is."""
+
+    request_id: str
+    owner: str
+    count: int  # pictures
+    began: float = field(default_factory=time.monotonic)
+    done: dict[int, tuple[int, int]] = field(default_factory=dict)  # picture -> evaluation, total
+    preview: bytes | None = None
+
+    def take(self, event: Progress) -> None:
+        """Note how far a picture is."""
+        self.done[event.index] = (event.evaluation, event.total)
+        self.preview = event.preview or self.preview
+
+    def told(self) -> dict[str, Any]:
+        """Spell it."""
+        total = max((total for _, total in self.done.values()), default=1) * self.count
+        done = sum(done for done, _ in self.done.values())
+        took_s = time.monotonic() - self.began
+        eta_s = took_s * (total - done) / done if done else 0.0
+        number = sum(done == total for done, total in self.done.values())
+        return a1111.progress(
+            done, total, self.preview, jobs=self.count, number=number, eta_s=eta_s
+        )
+
+
+def a1111_router(service: Service, *, max_n: int) -> APIRouter:
+    """Make the routes of a service."""
+    router = APIRouter(prefix="/sdapi/v1", tags=["a1111"])
+    drawings: dict[str, Drawing] = {}
+
+    @router.post("/txt2img")
+    async def txt2img(request: Request) -> Response:
+        """Draw pictures of a prompt."""
+        fields = await json_fields(request)
+        try:
+            await unless_gone(request, service.opened())
+            info = service.model(a1111.checkpoint_of(fields))
+            asked = a1111.read(fields, info, max_n=max_n, request_id=request_id_var.get())
+            caller = caller_of(request)
+            terms = await terms_of(request, door="a1111")
+            ticket = await service.submit(asked.request, terms, caller)
+            drawing = Drawing(asked.request.id, caller.owner, asked.request.count)
+            drawings[drawing.request_id] = drawing
+            try:
+                images = await unless_gone(request, _followed(ticket, drawing))
+            finally:
+                del drawings[drawing.request_id]
+        except FluxlineError as exc:
+            return _refusal(exc)
+        sent = json.loads(await request.body())
+        return Response(a1111.answer(asked, images, sent), media_type="application/json")
+
+    @router.post("/img2img")
+    async def img2img() -> Response:
+        """Refuse: pictures are not drawn from pictures yet."""
+        message = "img2img is not served yet"
+        return _refusal(InvalidParams(message, field="init_images"))
+
+    @router.get("/progress")
+    async def progress(request: Request, skip_current_image: bool = False) -> dict[str, Any]:
+        """Tell how far the caller's oldest call is; with what the model expects, to look at."""
+        mine = [d for d in drawings.values() if d.owner == caller_of(request).owner]
+        if not mine:
+            return a1111.progress(0, 0, None, jobs=0, number=0, eta_s=0.0)
+        told = mine[0].told()
+        return {**told, "current_image": None} if skip_current_image else told
+
+    async def interrupt(request: Request) -> dict[str, Any]:
+        """Stop drawing what the caller asked for; what is finished is answered."""
+        caller = caller_of(request)
+        for drawing in list(drawings.values()):
+            if drawing.owner == caller.owner:
+                await service.cancel(drawing.request_id, owner=caller.owner)
+        return {}
+
+    @router.get("/options")
+    async def options() -> dict[str, Any]:
+        """Tell the settings that clients look at."""
+        models = service.models
+        return {
+            "sd_model_checkpoint": models[0].name if models else None,
+            "samples_format": "png",
+            "enable_pnginfo": True,
+            "live_previews_enable": True,
+        }
+
+    @router.post("/options")
+    async def set_options(request: Request) -> Response:
+        """Accept the settings a client sends back; only the model means anything here."""
+        fields = await json_fields(request)
+        try:
+            service.model(fields.text("sd_model_checkpoint"))
+        except FluxlineError as exc:
+            return _refusal(exc)
+        return Response(b"null", media_type="application/json")
+
+    @router.get("/sd-models")
+    async def models() -> list[dict[str, Any]]:
+        """List what is served."""
+        return [a1111.model(info) for info in service.models]
+
+    @router.get("/samplers")
+    async def samplers() -> list[dict[str, Any]]:
+        """List the samplers."""
+        return [
+            {"name": title, "aliases": [name], "options": {}}
+            for name, title in SAMPLER_TITLES.items()
+        ]
+
+    @router.get("/schedulers")
+    async def schedulers() -> list[dict[str, Any]]:
+        """List the schedules."""
+        names = dict.fromkeys(a1111.SCHEDULES.values())
+        return [{"name": name, "label": name.title(), "aliases": []} for name in names]
+
+    @router.get("/scripts")
+    async def scripts() -> dict[str, Any]:
+        """List the scripts: there are none."""
+        return {"txt2img": [], "img2img": []}
+
+    @router.get("/embeddings")
+    async def embeddings() -> dict[str, Any]:
+        """List the embeddings: there are none."""
+        return {"loaded": {}, "skipped": {}}
+
+    @router.get("/cmd-flags")
+    async def flags() -> dict[str, Any]:
+        """Tell the flags: none of that program's."""
+        return {}
+
+    @router.get("/memory")
+    async def memory() -> dict[str, Any]:
+        """Tell the memory of this machine, in bytes."""
+        told = {name: round(value * 2**30) for name, value in memory_gb(service.engines).items()}
+        used, total = told["system_memory_used_gb"], told["system_memory_total_gb"]
+        return {
+            "ram": {"free": total - used, "used": used, "total": total},
+            "cuda": {"system": {"used": told["vram_usage_gb"]}},
+        }
+
+    @router.post("/png-info")
+    async def png_info(request: Request) -> Response:
+        """Read the recipe in a picture of ours."""
+        fields = await json_fields(request)
+        try:
+            sent = fields.text("image") or ""
+            raw = base64.b64decode(sent.rpartition(",")[2], validate=True)
+            recipe = read_recipe(raw)
+        except (binascii.Error, UnsupportedFormat, InvalidParams):
+            message = "image must be a PNG, JPEG or WebP file as base64"
+            return _refusal(InvalidParams(message, field="image"))
+        text = recipe.to_infotext() if recipe else ""
+        body = {"info": text, "items": {"parameters": text} if text else {}, "parameters": {}}
+        return Response(json.dumps(body).encode(), media_type="application/json")
+
+    for path in ("/interrupt", "/skip"):
+        router.add_api_route(path, interrupt, methods=["POST"])
+    for path in EMPTY:
+        router.add_api_route(f"/{path}", _nothing, methods=["GET"])
+    for path in ("refresh-checkpoints", "refresh-loras"):
+        done: Callable[..., Any] = _done
+        router.add_api_route(f"/{path}", done, methods=["POST"])
+    return router
+
+
+async def _followed(ticket: Ticket, drawing: Drawing) -> list[ImageResult]:
+    """Follow a call to its end. Interrupted, it gives what was finished."""
+    images: list[ImageResult] = []
+    async with ticket:
+        async for event in ticket:
+            if isinstance(event, Progress):
+                drawing.take(event)
+            elif isinstance(event, ImageReady):
+                images.append(event.image)
+            elif isinstance(event, CancelledEvent):
+                break
+            elif error := failure_of(event):
+                raise error
+    return sorted(images, key=lambda image: image.index)
+
+
+async def _nothing() -> list[Any]:
+    """List what there is none of."""
+    return []
+
+
+async def _done() -> dict[str, Any]:
+    """Do nothing: there is nothing to refresh."""
+    return {}
+
+
+def _refusal(error: FluxlineError) -> Response:
+    """Answer in that program's form, with our `error` object in place of its name."""
+    status, told = envelope.spelt(error)
+    status = 422 if status == 400 else status
+    body = {
+        "error": type(error).__name__,
+        "detail": told["message"],
+        "body": "",
+        "errors": told["message"],
+    }
+    return Response(json.dumps(body).encode(), status, media_type="application/json")
