@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: all serve test test-slow lint format
+.PHONY: all serve test test-slow lint proto format
 all: test lint
 
 serve: .venv/served
@@ -16,6 +16,9 @@ test-slow: .venv/dev
 
 lint: .venv/dev
 	$(BIN)/ruff check && $(BIN)/ruff format --check && $(BIN)/mypy && $(BIN)/lint-imports
+
+proto: .venv/dev
+	$(BIN)/python -m grpc_tools.protoc -I src --python_out=src --pyi_out=src --grpc_python_out=src src/fluxline/server/rpc/image_gen.proto
 
 format: .venv/dev
 	$(BIN)/ruff check --fix && $(BIN)/ruff format

@@ -15,7 +15,7 @@ SamplerName = Literal["euler", "heun", "ddim", "dpmpp_2m", "euler_ancestral", "u
 ScheduleName = Literal["simple", "karras", "beta", "exponential"]
 ImageFormat = Literal["png", "jpeg", "webp"]
 
-SMALLEST_SIDE = 16  # px
+SMALLEST_SIDE = 1  # px
 SEED_LIMIT = 2**63
 """Seeds run from 0 to SEED_LIMIT - 1: what a torch generator and a signed database column hold."""
 

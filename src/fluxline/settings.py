@@ -97,6 +97,12 @@ class Settings(BaseSettings):
     api_keys: str = Field(
         "", description="keys that are good besides those in the database, with commas between"
     )
+    grpc_port: int | None = Field(
+        None, ge=0, le=65535, description="port for gRPC; 0 picks a free one; absent: no gRPC"
+    )
+    grpc_exclusive: bool = Field(
+        True, description="draw for one gRPC Generate at a time, and not for one of each key"
+    )
     open_metrics: bool = Field(False, description="show /metrics beyond this machine without a key")
     insecure: bool = Field(
         False, description="listen beyond this machine without any key: whoever comes can draw"

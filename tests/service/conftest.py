@@ -105,4 +105,4 @@ def request(name="a", **fields):
 
 
 def picture(name, index):
-    return FakeEngine()._ready(request(name), index)
+    return FakeEngine()._ready(request(name, n=index + 1), index)

@@ -1,6 +1,7 @@
 """What is accepted is on disk, comes back after any death, and ends once."""
 
 import asyncio
+import time
 
 import pytest
 
@@ -140,6 +141,24 @@ async def test_who_hangs_up_out_of_impatience_is_expected_back(service, replica)
     await asyncio.sleep(0.02)
     await drawn(replica, "a")
     assert len(await second) == 1
+
+
+async def test_who_leaves_while_the_row_is_written_is_not_drawn_for(opened, replica, store):
+    service, accept = await opened(), store.accept
+
+    def slow(*words):
+        time.sleep(0.05)
+        return accept(*words)
+
+    store.accept = slow
+    leaving = asyncio.create_task(service.draw(request()))
+    await asyncio.sleep(0.01)
+    leaving.cancel()
+    async with asyncio.timeout(5):
+        while (row := store.get("a")) is None or not row.is_over:
+            await asyncio.sleep(0.002)
+    assert row.state == JobState.CANCELLED
+    await service.close()
 
 
 async def test_what_cannot_be_done_in_time_is_refused_with_the_estimate(service):

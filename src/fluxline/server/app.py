@@ -12,6 +12,8 @@ from fluxline.server import envelope
 from fluxline.server.auth import Auth
 from fluxline.server.dialects.a1111_routes import a1111_router
 from fluxline.server.dialects.admin_routes import admin_router
+from fluxline.server.dialects.bfl_routes import bfl_router
+from fluxline.server.dialects.discovery_routes import discovery_router
 from fluxline.server.dialects.generate_routes import generate_router
 from fluxline.server.dialects.jobs_routes import jobs_router
 from fluxline.server.dialects.openai_routes import openai_router
@@ -54,10 +56,12 @@ def create_app(
         app.add_middleware(Auth, ring=ring, opens_metrics=opens_metrics)
     app.add_middleware(Exchange)  # added last: outermost
     app.include_router(health_router(service))
+    app.include_router(discovery_router(service, max_n=max_n, max_batch=max_batch))
     app.include_router(openai_router(service, links, max_n=max_n))
     app.include_router(jobs_router(service, links, max_n=max_n))
     app.include_router(generate_router(service, links, most=max_batch))
     app.include_router(a1111_router(service, max_n=max_n))
+    app.include_router(bfl_router(service, links))
     app.include_router(queue_router(service, links))
     app.include_router(admin_router(service))
     app.include_router(metrics_router(service))

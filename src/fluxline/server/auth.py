@@ -37,7 +37,7 @@ class Auth:
         presented = _presented(Headers(scope=scope))
         key = await asyncio.to_thread(self._ring.check, presented) if presented else None
         if key is not None:
-            scope["fluxline.caller"] = _caller(key)
+            scope["fluxline.caller"] = caller_of_key(key)
         elif not (scope["path"] in self._public or scope["path"].startswith(SIGNED)):
             await _refusal(presented)(scope, receive, send)
             return
@@ -63,7 +63,8 @@ def _refusal(presented: str) -> ASGIApp:
     return envelope.failure(401, message, code="invalid_api_key", headers=headers)
 
 
-def _caller(key: Key) -> Caller:
+def caller_of_key(key: Key) -> Caller:
+    """What a key lets its holder do."""
     return Caller(
         owner=key.id,
         priority=key.priority,

@@ -8,7 +8,9 @@ import signal
 import socket
 import uuid
 from collections.abc import Awaitable, Iterator
+from dataclasses import dataclass
 from importlib.metadata import version
+from typing import TYPE_CHECKING
 
 import uvicorn
 
@@ -24,8 +26,12 @@ from fluxline.settings import DEFAULT_MODEL, Settings
 from fluxline.storage import Pictures, open_pictures
 from fluxline.telemetry import configure_logging
 
+if TYPE_CHECKING:
+    from fluxline.server.rpc.serve import GrpcServer
+
 EXIT_OK = 0
 EXIT_CANNOT_START = 2
+HEALTH_S = 1.0  # between two looks that gRPC's health watchers hear of
 ANSWER_GRACE_S = 5  # for the last answers to leave, once nothing is drawn any more
 
 _log = logging.getLogger(__name__)
@@ -56,29 +62,43 @@ def run(settings: Settings, *, engine: str = ENGINE) -> int:
     ]
     with listener, contextlib.ExitStack() as stack:
         try:
-            port = listener.getsockname()[1]
-            database = Database(settings.database_url(port))
-            stack.callback(database.close)
-            database.own()
-            pictures = open_pictures(
-                settings.storage or str(settings.data_folder(port) / "pictures"),
-                public_url=settings.storage_url or None,
-            )
-            ring = _ring(settings, database)
+            ground = _prepare(settings, listener, stack)
         except (ConfigError, NotReady) as exc:
             _log.error("%s", exc.message)
             return EXIT_CANNOT_START
-        return asyncio.run(_serve(settings, commands, listener, database, pictures, ring))
+        return asyncio.run(_serve(settings, commands, ground))
 
 
-async def _serve(
-    settings: Settings,
-    commands: list[WorkerCommand],
-    listener: socket.socket,
-    database: Database,
-    pictures: Pictures,
-    ring: KeyRing | None,
-) -> int:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Ground:
+    """What a server stands on."""
+
+    listener: socket.socket
+    database: Database
+    pictures: Pictures
+    ring: KeyRing | None  # None: no key is asked for
+
+
+def _prepare(settings: Settings, listener: socket.socket, stack: contextlib.ExitStack) -> _Ground:
+    """Open what the server stands on, before a model is loaded. Raises ConfigError, NotReady."""
+    port = listener.getsockname()[1]
+    database = Database(settings.database_url(port))
+    stack.callback(database.close)
+    database.own()
+    pictures = open_pictures(
+        settings.storage or str(settings.data_folder(port) / "pictures"),
+        public_url=settings.storage_url or None,
+    )
+    ring = _ring(settings, database)
+    if settings.grpc_port is not None and ring is None:
+        raise ConfigError(
+            "gRPC needs a key: make one with `fluxline keys create NAME`, or set API_KEYS"
+        )
+    return _Ground(listener=listener, database=database, pictures=pictures, ring=ring)
+
+
+async def _serve(settings: Settings, commands: list[WorkerCommand], ground: _Ground) -> int:
+    database, pictures, ring = ground.database, ground.pictures, ground.ring
     replica = Pool([LocalReplica(command) for command in commands])
     service = Service(
         replica,
@@ -103,12 +123,18 @@ async def _serve(
         opens_metrics=settings.open_metrics or _is_loopback(settings.host),
     )
     server = _Server(_config(app))
+    try:
+        rpc = await _open_rpc(settings, service, ground)
+    except ConfigError as exc:
+        _log.error("%s", exc.message)
+        return EXIT_CANNOT_START
     await service.start()
     with _signals() as signals:
         replica.start()
-        serving = asyncio.create_task(server.serve(sockets=[listener]))
-        _announce(listener, settings)
+        serving = asyncio.create_task(server.serve(sockets=[ground.listener]))
+        _announce(ground.listener, settings, rpc)
         telling = asyncio.create_task(_tell_when_ready(replica))
+        watching = asyncio.create_task(_tell_health(rpc, service))
         try:
             await _first(signals.get(), replica.ended(), asyncio.shield(serving))
             is_broken = replica.state == "failed"
@@ -116,14 +142,39 @@ async def _serve(
                 await _wind_down(service, signals, settings.drain_s)
         finally:
             telling.cancel()
+            watching.cancel()
             await replica.stop()
             await service.close()
             server.should_exit = True
+            if rpc:
+                await rpc.stop(ANSWER_GRACE_S)
             await serving
     if is_broken:
         _log.error("cannot go on: %s", replica.reason)
         return EXIT_CANNOT_START
     return EXIT_OK
+
+
+async def _open_rpc(settings: Settings, service: Service, ground: _Ground) -> "GrpcServer | None":
+    """Open the gRPC door, if it is wanted. Raises ConfigError."""
+    if settings.grpc_port is None or ground.ring is None:
+        return None
+    try:
+        from fluxline.server.rpc.door import ImageGen
+        from fluxline.server.rpc.serve import GrpcServer
+    except ImportError as exc:
+        raise ConfigError("gRPC is not installed: pip install 'fluxline[grpc]'") from exc
+    door = ImageGen(service, ground.pictures, ground.ring, is_exclusive=settings.grpc_exclusive)
+    rpc = GrpcServer(door, f"{_shown(settings.host)}:{settings.grpc_port}")
+    await rpc.start()
+    return rpc
+
+
+async def _tell_health(rpc: "GrpcServer | None", service: Service) -> None:
+    """Keep gRPC's health as the service's."""
+    while rpc:
+        await rpc.tell(is_ready=service.status.state == "ready")
+        await asyncio.sleep(HEALTH_S)
 
 
 async def _wind_down(service: Service, signals: "asyncio.Queue[int]", drain_s: float) -> None:
@@ -214,14 +265,19 @@ def _ring(settings: Settings, database: Database) -> KeyRing | None:
     return None
 
 
-def _announce(listener: socket.socket, settings: Settings) -> None:
+def _announce(listener: socket.socket, settings: Settings, rpc: "GrpcServer | None") -> None:
     port = listener.getsockname()[1]
-    shown = f"[{settings.host}]" if ":" in settings.host else settings.host
-    where = f"http://{shown}:{port}"
+    where = f"http://{_shown(settings.host)}:{port}"
+    if rpc:
+        where += f" and for gRPC on port {rpc.port}"
     loads = f"listens on {where} and loads {settings.model}"
     print(f"Fluxline {version('fluxline')} {loads}", flush=True)
     if settings.insecure and not _is_loopback(settings.host):
         _log.warning("listening on %s: whoever can reach it can draw, without a key", settings.host)
+
+
+def _shown(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
 
 
 def _is_loopback(host: str) -> bool:

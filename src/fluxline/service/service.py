@@ -325,8 +325,10 @@ class Service:
         feed = self._feed_for(request, work, terms)
         try:
             row, is_new = await self._accepted(feed, terms, caller)
-        except BaseException:
+        except BaseException as exc:
             self._register.forget(feed)
+            if isinstance(exc, asyncio.CancelledError) and feed.is_attended:
+                self._begin(self._cancelled(feed))  # the row may be written all the same
             raise
         if not is_new:
             self._register.forget(feed)

@@ -1,0 +1,76 @@
+"""Small answers by which clients find out what is here: LocalAI's, Ollama's and our own form."""
+
+from typing import Any
+
+from fastapi import APIRouter
+
+from fluxline.request import ModelInfo
+from fluxline.service import Service
+
+
+def discovery_router(service: Service, *, max_n: int, max_batch: int) -> APIRouter:
+    """Make the routes of a service. They must stand before `/v1/models/{name}`."""
+    router = APIRouter(tags=["discovery"])
+
+    @router.get("/v1/capabilities")
+    async def capabilities() -> dict[str, Any]:
+        """Tell all that a page or a program must know to ask well."""
+        return {
+            "models": [_model(info) for info in service.models],
+            "limits": {"n": max_n, "batch": max_batch, "queue": service.queue_limit},
+            "features": {
+                "stream": True,
+                "jobs": True,
+                "top_k": True,
+                "cancel": True,
+                "img2img": False,
+                "mask": False,
+                "lora": False,
+            },
+            "protocols": ["openai", "jobs", "batch", "single", "a1111", "bfl"],
+        }
+
+    @router.get("/v1/models/capabilities")
+    @router.get("/models/capabilities", include_in_schema=False)
+    async def of_models() -> dict[str, Any]:
+        """List models with what they can do, as LocalAI does."""
+        data = [
+            {"id": info.name, "object": "model", "capabilities": ["image"]}
+            for info in service.models
+        ]
+        return {"object": "list", "data": data}
+
+    @router.get("/api/tags")
+    async def tags() -> dict[str, Any]:
+        """List models as Ollama does."""
+        return {
+            "models": [
+                {
+                    "name": info.name,
+                    "model": info.name,
+                    "capabilities": ["image"],
+                    "details": {"family": info.family, "format": "safetensors"},
+                }
+                for info in service.models
+            ]
+        }
+
+    return router
+
+
+def _model(info: ModelInfo) -> dict[str, Any]:
+    return {
+        "name": info.name,
+        "family": info.family,
+        "size": {
+            "default": [info.native_width, info.native_height],
+            "most": [info.max_width, info.max_height],
+        },
+        "steps": {"default": info.default_steps, "most": info.max_steps},
+        "guidance": info.guidance,
+        "prompt_tokens": info.text_length,
+        "samplers": list(info.samplers),
+        "schedules": list(info.schedules),
+        "device": info.device,
+        "dtype": info.dtype,
+    }

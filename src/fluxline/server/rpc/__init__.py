@@ -1,0 +1,1 @@
+"""The gRPC door: image_gen.proto, the code made of it, and who answers it."""

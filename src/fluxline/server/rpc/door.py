@@ -1,0 +1,296 @@
+"""gRPC to requests and back: the ImageGen service over the same `Service` as every HTTP route.
+
+Lives on the API process's event loop.
+"""
+
+import asyncio
+import hashlib
+import math
+import uuid
+from collections.abc import AsyncIterator
+from typing import Any, NoReturn, TypeAlias
+
+import grpc
+
+from fluxline.errors import (
+    Cancelled,
+    CapacityError,
+    DeadlineExceeded,
+    FluxlineError,
+    InvalidParams,
+    NotReady,
+    QueueFull,
+    RequestError,
+    UnknownModel,
+)
+from fluxline.jobs import JobRow, JobState, KeyRing
+from fluxline.request import (
+    SEED_LIMIT,
+    GenerationRequest,
+    ImageReady,
+    ImageResult,
+    Progress,
+    Queued,
+    SamplingParams,
+    failure_of,
+    random_seed,
+)
+from fluxline.server.auth import caller_of_key
+from fluxline.server.machine import cpu_percent, memory_gb
+from fluxline.server.rpc import image_gen_pb2 as pb
+from fluxline.server.rpc.image_gen_pb2_grpc import ImageGenServicer
+from fluxline.service import Caller, Drawn, Service, Terms
+from fluxline.service.record import result_of
+from fluxline.storage import Pictures
+
+LARGEST_SIDE = 1024  # px
+MOST_STEPS = 20
+GUIDANCE = (0.1, 10.0)
+CHUNK_BYTES = 2**20
+MODEL_STAGES = ("encode", "denoise", "decode")
+
+Context: TypeAlias = Any  # a grpc.aio.ServicerContext; grpc has no types
+
+_CODES: tuple[tuple[type[FluxlineError], grpc.StatusCode], ...] = (  # the first that fits counts
+    (UnknownModel, grpc.StatusCode.NOT_FOUND),
+    (RequestError, grpc.StatusCode.INVALID_ARGUMENT),
+    (QueueFull, grpc.StatusCode.RESOURCE_EXHAUSTED),
+    (DeadlineExceeded, grpc.StatusCode.DEADLINE_EXCEEDED),
+    (NotReady, grpc.StatusCode.UNAVAILABLE),
+    (CapacityError, grpc.StatusCode.UNAVAILABLE),
+    (Cancelled, grpc.StatusCode.CANCELLED),
+    (FluxlineError, grpc.StatusCode.INTERNAL),
+)
+
+
+class ImageGen(ImageGenServicer):
+    """Answers the calls. is_exclusive: one Generate at a time, and not one of each key."""
+
+    def __init__(
+        self, service: Service, pictures: Pictures, ring: KeyRing, *, is_exclusive: bool
+    ) -> None:
+        self._service, self._pictures, self._ring = service, pictures, ring
+        self._is_exclusive = is_exclusive
+        self._drawing: set[str] = set()  # owners of Generate calls
+
+    async def Ping(self, request: Any, context: Context) -> Any:
+        """Say Pong to whoever has a key."""
+        await self._caller(context)
+        return pb.PingResponse(message="Pong")
+
+    async def Generate(self, request: Any, context: Context) -> Any:
+        """Draw one picture; refuse at once while another is drawn."""
+        caller = await self._caller(context)
+        try:
+            wanted = _read(request)
+            self._enter(caller)
+            try:
+                await self._service.opened()
+                [image] = await self._service.draw(wanted, _terms(context), caller)
+            finally:
+                self._drawing.discard(caller.owner)
+        except FluxlineError as exc:
+            await _abort(context, exc)
+        return _response(image.data, Drawn.of(image), wanted.id)
+
+    async def GenerateStream(self, request: Any, context: Context) -> AsyncIterator[Any]:
+        """Draw one picture and tell how far it is."""
+        caller = await self._caller(context)
+        try:
+            wanted = _read(request)
+            await self._service.opened()
+            async with await self._service.submit(wanted, _terms(context), caller) as ticket:
+                async for event in ticket:
+                    if error := failure_of(event):
+                        raise error
+                    match event:
+                        case Queued(position=position):
+                            told = pb.Queued(job_id=wanted.id, position=position)
+                            yield pb.GenerateStreamResponse(queued=told)
+                        case Progress(evaluation=done, total=total, preview=preview):
+                            far = pb.Progress(
+                                evaluation=done, total=total, preview_png=preview or b""
+                            )
+                            yield pb.GenerateStreamResponse(progress=far)
+                        case ImageReady(image=image):
+                            for message in _parts(image):
+                                yield message
+        except FluxlineError as exc:
+            await _abort(context, exc)
+
+    async def Submit(self, request: Any, context: Context) -> Any:
+        """Accept one picture to be drawn later."""
+        caller = await self._caller(context)
+        try:
+            wanted = _read(request.request)
+            await self._service.opened()
+            key = request.idempotency_key if request.HasField("idempotency_key") else None
+            if key is not None and not 1 <= len(key) <= 255:
+                message = "idempotency_key must have 1 to 255 characters"
+                raise InvalidParams(message, field="idempotency_key")
+            terms = Terms(
+                door="grpc",
+                fingerprint=hashlib.sha256(
+                    request.request.SerializeToString(deterministic=True)
+                ).hexdigest(),
+                idempotency_key=key,
+                is_attended=False,
+            )
+            async with await self._service.submit(wanted, terms, caller) as ticket:
+                return pb.SubmitResponse(job_id=ticket.job_id)
+        except FluxlineError as exc:
+            await _abort(context, exc)
+
+    async def GetJob(self, request: Any, context: Context) -> Any:
+        """Tell where a job stands."""
+        caller = await self._caller(context)
+        try:
+            row = await self._service.job(request.job_id, owner=caller.scope)
+            if row is None:
+                await _end(context, grpc.StatusCode.NOT_FOUND, "no such job")
+            result = await self._result(row)
+        except FluxlineError as exc:
+            await _abort(context, exc)
+        is_gone = row.state == JobState.DONE and result is None
+        error = "the picture is no longer kept" if is_gone else row.error_message or ""
+        return pb.GetJobResponse(job_id=row.id, state=row.state, error=error, result=result)
+
+    async def Cancel(self, request: Any, context: Context) -> Any:
+        """Stop drawing a job."""
+        caller = await self._caller(context)
+        try:
+            row = await self._service.cancel(request.job_id, owner=caller.scope)
+        except FluxlineError as exc:
+            await _abort(context, exc)
+        if row is None:
+            await _end(context, grpc.StatusCode.NOT_FOUND, "no such job")
+        return pb.CancelResponse(job_id=row.id, state=row.state)
+
+    async def Metrics(self, request: Any, context: Context) -> Any:
+        """Tell how the machine and the workers are."""
+        await self._caller(context)
+        memory, status = memory_gb(self._service.engines), self._service.status
+        return pb.MetricsResponse(
+            cpu_percent=cpu_percent(),
+            ram_used_mb=round(1024 * memory["system_memory_used_gb"]),
+            gpu_used_mb=round(1024 * memory["vram_usage_gb"]),
+            worker_alive=status.engines > 0,
+            grpc_alive=True,
+            waiting=status.waiting,
+            running=status.running,
+        )
+
+    async def _caller(self, context: Context) -> Caller:
+        """Who calls, by the api-key in the metadata."""
+        metadata = dict(context.invocation_metadata() or ())
+        presented = metadata.get("api-key", "")
+        if isinstance(presented, bytes):
+            presented = presented.decode("utf-8", "replace")
+        key = await asyncio.to_thread(self._ring.check, presented[:512]) if presented else None
+        if key is None:
+            await _end(context, grpc.StatusCode.UNAUTHENTICATED, "Invalid API key")
+        return caller_of_key(key)
+
+    def _enter(self, caller: Caller) -> None:
+        """Take the place of the one that is drawn for. Raises QueueFull."""
+        is_busy = bool(self._drawing) if self._is_exclusive else caller.owner in self._drawing
+        if is_busy:
+            raise QueueFull("another picture is being drawn", retry_after_s=1.0)
+        self._drawing.add(caller.owner)
+
+    async def _result(self, row: JobRow) -> Any:
+        if row.state != JobState.DONE:
+            return None
+        [drawn] = result_of(row.result)[:1]
+        data = await self._pictures.get(drawn.key) if drawn.key else None
+        return _response(data, drawn, row.id) if data else None
+
+
+def _read(request: Any) -> GenerationRequest:
+    """Read a request by the ranges its proto promises. Raises InvalidParams naming the field."""
+    for name, low, high in (
+        ("height", 1, LARGEST_SIDE),
+        ("width", 1, LARGEST_SIDE),
+        ("num_inference_steps", 1, MOST_STEPS),
+    ):
+        value = getattr(request, name)
+        if not low <= value <= high:
+            raise InvalidParams(f"{name} must be from {low} to {high}; got {value}", field=name)
+    low_g, high_g = GUIDANCE
+    guidance = round(request.guidance_scale, 6)  # a float32: 0.1 is a little more
+    if not low_g <= guidance <= high_g:
+        message = f"guidance_scale must be from {low_g} to {high_g}; got {guidance:g}"
+        raise InvalidParams(message, field="guidance_scale")
+    if not request.prompt.strip():
+        raise InvalidParams("prompt must not be blank: say what to draw", field="prompt")
+    if request.seed >= SEED_LIMIT:
+        raise InvalidParams(f"seed must be below {SEED_LIMIT}", field="seed")
+    if request.preview_every < 0:
+        raise InvalidParams("preview_every must be at least 0", field="preview_every")
+    return GenerationRequest(
+        id=f"job_{uuid.uuid4().hex}",
+        prompt=request.prompt,
+        seed=request.seed if request.HasField("seed") else random_seed(),
+        preview_every=request.preview_every,
+        params=SamplingParams(
+            width=request.width,
+            height=request.height,
+            steps=request.num_inference_steps,
+            guidance=guidance,
+        ),
+    )
+
+
+def _terms(context: Context) -> Terms:
+    left_s = context.time_remaining()
+    is_limited = left_s is not None and math.isfinite(left_s) and left_s < 86_400
+    return Terms(door="grpc", deadline_s=left_s if is_limited else None)
+
+
+def _response(data: bytes, drawn: Drawn, job_id: str) -> Any:
+    return pb.GenerateResponse(
+        image_png=data,
+        inference_time=_drawing_s(drawn),
+        seed=drawn.seed,
+        job_id=job_id,
+        warnings=drawn.warnings,
+    )
+
+
+def _parts(image: ImageResult) -> list[Any]:
+    """A picture in chunks, and the word that it is whole."""
+    data, drawn = image.data, Drawn.of(image)
+    chunks = [data[k : k + CHUNK_BYTES] for k in range(0, len(data), CHUNK_BYTES)]
+    finished = pb.Finished(
+        inference_time=_drawing_s(drawn),
+        seed=drawn.seed,
+        warnings=drawn.warnings,
+        bytes=len(data),
+    )
+    return [
+        *(pb.GenerateStreamResponse(chunk=pb.Chunk(image_png=chunk)) for chunk in chunks),
+        pb.GenerateStreamResponse(finished=finished),
+    ]
+
+
+def _drawing_s(drawn: Drawn) -> float:
+    return sum(drawn.timings_s.get(stage, 0.0) for stage in MODEL_STAGES)
+
+
+async def _abort(context: Context, error: FluxlineError) -> NoReturn:
+    """End a call with one of our errors."""
+    code = next(code for kind, code in _CODES if isinstance(error, kind))
+    hint: tuple[tuple[str, str], ...] = ()
+    if isinstance(error, CapacityError):
+        hint = (("retry-after", str(math.ceil(error.retry_after_s))),)
+    await _end(context, code, error.message, hint)
+
+
+async def _end(
+    context: Context,
+    code: grpc.StatusCode,
+    message: str,
+    trailing: tuple[tuple[str, str], ...] = (),
+) -> NoReturn:
+    await context.abort(code, message, trailing)
+    raise AssertionError("abort does not return")

@@ -1,0 +1,231 @@
+"""gRPC: the seven tests of the server before us, and what is ours."""
+
+import asyncio
+import subprocess
+import sys
+from pathlib import Path
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from fluxline.jobs import KeyRing
+from fluxline.server.rpc import image_gen_pb2 as pb
+from fluxline.server.rpc.door import ImageGen
+from fluxline.server.rpc.image_gen_pb2_grpc import ImageGenStub
+from fluxline.server.rpc.serve import GrpcServer
+from tests.worker.fake_engine import picture
+
+ROOT = Path(__file__).parents[3]
+ONE, TWO = [("api-key", "client1")], [("api-key", "client2")]
+GOOD = {
+    "prompt": "a fox",
+    "height": 64,
+    "width": 64,
+    "num_inference_steps": 1,
+    "guidance_scale": 1.0,
+}
+Code = grpc.StatusCode
+
+
+@pytest.fixture(params=[True])
+def is_exclusive(request):
+    return request.param
+
+
+@pytest.fixture
+async def channel(service, pictures, database, is_exclusive):
+    ring = KeyRing(database, given=["client1", "client2"])
+    server = GrpcServer(ImageGen(service, pictures, ring, is_exclusive=is_exclusive), "127.0.0.1:0")
+    await server.start()
+    await server.tell(is_ready=True)
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+        yield channel
+    await server.stop(0)
+
+
+@pytest.fixture
+def stub(channel):
+    return ImageGenStub(channel)
+
+
+def wanted(**fields):
+    return pb.GenerateRequest(**{**GOOD, **fields})
+
+
+async def code_of(call):
+    with pytest.raises(grpc.aio.AioRpcError) as raised:
+        await call
+    return raised.value.code(), raised.value.details()
+
+
+async def begun(engine, count=1):
+    async with asyncio.timeout(5):
+        while len(engine.started) < count:
+            await asyncio.sleep(0.002)
+
+
+# ---- the seven
+
+
+async def test_ping_says_pong(stub):
+    assert (await stub.Ping(pb.PingRequest(), metadata=ONE)).message == "Pong"
+
+
+@pytest.mark.parametrize("metadata", [None, [("api-key", "wrong")], [("api-key", "")]])
+async def test_ping_without_a_good_key_is_refused(metadata, stub):
+    code, details = await code_of(stub.Ping(pb.PingRequest(), metadata=metadata))
+    assert (code, details) == (Code.UNAUTHENTICATED, "Invalid API key")
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"height": 0},
+        {"height": 1025},
+        {"width": -1},
+        {"num_inference_steps": 0},
+        {"num_inference_steps": 21},
+        {"guidance_scale": 0.0},
+        {"guidance_scale": 11.0},
+        {"prompt": " "},
+        {"seed": 2**64 - 1},
+    ],
+)
+async def test_a_wrong_parameter_is_refused_by_its_name(fields, stub, engine):
+    code, details = await code_of(stub.Generate(wanted(**fields), metadata=ONE))
+    assert code == Code.INVALID_ARGUMENT
+    assert next(iter(fields)) in details
+    assert engine.started == []
+
+
+async def test_generate_without_a_good_key_is_refused_before_all_else(stub):
+    code, _ = await code_of(stub.Generate(wanted(height=0), metadata=[("api-key", "x")]))
+    assert code == Code.UNAUTHENTICATED
+
+
+async def test_generate_gives_a_picture_with_its_seed_and_time(stub, engine):
+    said = await stub.Generate(wanted(guidance_scale=0.1), metadata=ONE)
+
+    [request] = engine.started
+    assert said.image_png == picture(request, 0)
+    assert (said.inference_time, said.seed) == (1.0, request.seed)
+    assert request.owner.startswith("env-")
+
+
+@pytest.mark.parametrize("metadata", [ONE, TWO], ids=["same key", "other key"])
+async def test_a_second_call_while_one_is_drawn_is_refused(metadata, stub, engine):
+    first = stub.Generate(wanted(prompt="hang"), metadata=ONE)
+    await begun(engine)
+    code, _ = await code_of(stub.Generate(wanted(), metadata=metadata))
+    engine.release()
+
+    assert code == Code.RESOURCE_EXHAUSTED
+    assert (await first).image_png
+
+
+# ---- ours
+
+
+@pytest.mark.parametrize("is_exclusive", [False], indirect=True)
+async def test_when_told_so_each_key_has_a_place_of_its_own(stub, engine):
+    first = stub.Generate(wanted(prompt="hang"), metadata=ONE)
+    await begun(engine)
+    other = await stub.Generate(wanted(), metadata=TWO)
+    same, _ = await code_of(stub.Generate(wanted(), metadata=ONE))
+    engine.release()
+    await first
+
+    assert other.image_png
+    assert same == Code.RESOURCE_EXHAUSTED
+
+
+async def test_who_hangs_up_is_not_drawn_for_and_frees_the_place(stub, engine):
+    call = stub.Generate(wanted(prompt="hang"), metadata=ONE)
+    await begun(engine)
+    call.cancel()
+    async with asyncio.timeout(5):
+        while not engine.cancelled:
+            await asyncio.sleep(0.002)
+
+    assert (await stub.Generate(wanted(), metadata=ONE)).image_png
+
+
+@pytest.mark.parametrize(("prompt", "code"), [("blown", Code.INTERNAL), ("broken", Code.INTERNAL)])
+async def test_a_failure_is_never_ok_with_nothing(prompt, code, stub):
+    got, details = await code_of(stub.Generate(wanted(prompt=prompt), metadata=ONE))
+    assert got == code
+    assert details
+
+
+async def test_a_stream_tells_how_far_it_is_and_brings_the_file_in_parts(stub, engine, monkeypatch):
+    monkeypatch.setattr("fluxline.server.rpc.door.CHUNK_BYTES", 10)
+    call = stub.GenerateStream(wanted(seed=7, preview_every=2), metadata=ONE)
+    told = [(message.WhichOneof("event"), message) async for message in call]
+
+    kinds = [kind for kind, _ in told]
+    data = b"".join(m.chunk.image_png for kind, m in told if kind == "chunk")
+    assert (kinds[0], kinds[-1]) == ("queued", "finished")
+    assert kinds.count("chunk") > 1
+    assert data == picture(engine.started[0], 0)
+    assert (told[-1][1].finished.seed, told[-1][1].finished.bytes) == (7, len(data))
+    assert any(m.progress.preview_png for kind, m in told if kind == "progress")
+
+
+async def test_a_submitted_picture_is_fetched_later_and_by_its_owner_alone(stub, engine):
+    sent = pb.SubmitRequest(request=wanted(seed=3), idempotency_key="k")
+    first = await stub.Submit(sent, metadata=ONE)
+    again = await stub.Submit(sent, metadata=ONE)
+    asked = pb.GetJobRequest(job_id=first.job_id)
+    async with asyncio.timeout(5):
+        while (job := await stub.GetJob(asked, metadata=ONE)).state != "done":
+            await asyncio.sleep(0.005)
+
+    assert first.job_id == again.job_id
+    assert job.result.image_png == picture(engine.started[0], 0)
+    code, _ = await code_of(stub.GetJob(asked, metadata=TWO))
+    assert code == Code.NOT_FOUND
+
+
+async def test_a_submitted_picture_can_be_cancelled(stub, engine):
+    sent = await stub.Submit(pb.SubmitRequest(request=wanted(prompt="hang")), metadata=ONE)
+    await begun(engine)
+    asked = pb.CancelRequest(job_id=sent.job_id)
+    code, _ = await code_of(stub.Cancel(asked, metadata=TWO))
+    await stub.Cancel(asked, metadata=ONE)
+    job = pb.GetJobRequest(job_id=sent.job_id)
+    async with asyncio.timeout(5):
+        while (await stub.GetJob(job, metadata=ONE)).state != "cancelled":
+            await asyncio.sleep(0.005)
+
+    assert code == Code.NOT_FOUND
+
+
+async def test_the_machine_is_told(stub):
+    said = await stub.Metrics(pb.MetricsRequest(), metadata=ONE)
+    assert (said.worker_alive, said.grpc_alive) == (True, True)
+    assert said.ram_used_mb > 10
+
+
+async def test_health_asks_no_key(channel):
+    said = await health_pb2_grpc.HealthStub(channel).Check(
+        health_pb2.HealthCheckRequest(service="imagegen.ImageGen")
+    )
+    assert said.status == health_pb2.HealthCheckResponse.SERVING
+
+
+async def test_a_message_too_long_is_refused(stub):
+    code, _ = await code_of(stub.Generate(wanted(prompt="x" * 2**21), metadata=ONE))
+    assert code == Code.RESOURCE_EXHAUSTED
+
+
+def test_the_generated_code_is_of_this_proto(tmp_path):
+    folder = "fluxline/server/rpc"
+    command = ["-I", "src", f"--python_out={tmp_path}", f"--grpc_python_out={tmp_path}"]
+    subprocess.run(
+        [sys.executable, "-m", "grpc_tools.protoc", *command, f"src/{folder}/image_gen.proto"],
+        cwd=ROOT,
+        check=True,
+    )
+    for name in ("image_gen_pb2.py", "image_gen_pb2_grpc.py"):
+        assert (tmp_path / folder / name).read_text() == (ROOT / "src" / folder / name).read_text()
