@@ -19,8 +19,8 @@ def ring(database):
 
 
 @pytest.fixture
-def app(service, links, ring):
-    return create_app(service, links, max_n=4, body_limit_bytes=40_000, ring=ring)
+def app(service, links, webhooks, ring):
+    return create_app(service, links, webhooks, max_n=4, body_limit_bytes=40_000, ring=ring)
 
 
 def bearer(secret):

@@ -15,9 +15,20 @@ from sqlalchemy.exc import IntegrityError
 
 from fluxline.errors import InvalidParams, QueueFull, WorkerDied
 from fluxline.jobs.database import Database
-from fluxline.jobs.table import OVER, JobRow, JobState, jobs
+from fluxline.jobs.table import OVER, JobRow, JobState, jobs, webhooks
+
+_UNTOLD = {"attempts": 0, "next_at": 0.0, "delivered_at": None, "error": None}
 
 MAX_ATTEMPTS = 10  # claims; a worker that dies is counted by the fleet, and much sooner
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewWebhook:
+    """Who wants to be told when a job is over; the table's columns say what each field means."""
+
+    url: str
+    secret: str | None
+    base_url: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +46,7 @@ class NewJob:
     is_attended: bool = False
     holder: str | None = None
     deadline: float | None = None
+    webhook: NewWebhook | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,9 +88,13 @@ class JobStore:
                 "fence": 0,
                 "cancel_requested": False,
             }
+            webhook = row.pop("webhook")
             try:
                 with db.begin_nested():
                     db.execute(insert(jobs).values(row))
+                    if webhook:
+                        told = {"job_id": new.id, **webhook, **_UNTOLD}
+                        db.execute(insert(webhooks).values(told))
             except IntegrityError:  # another node wrote the same key in between
                 if (known := self._by_key(db, new)) is None:
                     raise
@@ -143,6 +159,7 @@ class JobStore:
                         error_message=None,
                     )
                 )
+                db.execute(update(webhooks).where(webhooks.c.job_id == job_id).values(_UNTOLD))
             return self._one(db, job_id)
 
     def counts(self) -> Mapping[JobState, int]:
@@ -266,7 +283,9 @@ class JobStore:
         with self._database.writing() as db:
             old = and_(jobs.c.state.in_(OVER), jobs.c.finished_at < finished_before)
             rows = [JobRow.of(row) for row in db.execute(select(jobs).where(old)).mappings()]
-            db.execute(delete(jobs).where(jobs.c.id.in_([row.id for row in rows])))
+            ids = [row.id for row in rows]
+            db.execute(delete(webhooks).where(webhooks.c.job_id.in_(ids)))
+            db.execute(delete(jobs).where(jobs.c.id.in_(ids)))
             return rows
 
     # ---- inside

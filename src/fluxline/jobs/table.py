@@ -72,6 +72,19 @@ jobs = Table(
     Index("jobs_by_owner", "owner", "created_at"),
 )
 
+webhooks = Table(
+    "webhooks",
+    metadata,
+    Column("job_id", String(64), primary_key=True),
+    Column("url", Text, nullable=False),
+    Column("secret", Text),  # what is told is signed with it; null: it is not signed
+    Column("base_url", Text, nullable=False),  # of this server as its caller saw it, for links
+    Column("attempts", Integer, nullable=False),
+    Column("next_at", Float, nullable=False),  # the next attempt is not before then
+    Column("delivered_at", Float),
+    Column("error", Text),  # of the last attempt
+)
+
 keys = Table(
     "keys",
     metadata,

@@ -18,6 +18,7 @@ from fluxline.server.dialects.generate_routes import generate_router
 from fluxline.server.dialects.jobs_routes import jobs_router
 from fluxline.server.dialects.openai_routes import openai_router
 from fluxline.server.dialects.queue_routes import queue_router
+from fluxline.server.dialects.webhooks import Webhooks
 from fluxline.server.health import health_router
 from fluxline.server.links import Links, files_router
 from fluxline.server.metrics import metrics_router
@@ -28,6 +29,7 @@ from fluxline.service import Service
 def create_app(
     service: Service,
     links: Links,
+    webhooks: Webhooks,
     *,
     max_n: int,
     max_batch: int = 64,
@@ -58,7 +60,7 @@ def create_app(
     app.include_router(health_router(service))
     app.include_router(discovery_router(service, max_n=max_n, max_batch=max_batch))
     app.include_router(openai_router(service, links, max_n=max_n))
-    app.include_router(jobs_router(service, links, max_n=max_n))
+    app.include_router(jobs_router(service, links, webhooks, max_n=max_n))
     app.include_router(generate_router(service, links, most=max_batch))
     app.include_router(a1111_router(service, max_n=max_n))
     app.include_router(bfl_router(service, links))

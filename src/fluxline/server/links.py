@@ -30,9 +30,13 @@ class Links:
 
     async def of(self, key: str, request: Request) -> str:
         """The absolute link to a picture, good for LINK_S seconds or for ever if it is public."""
+        return await self.at(key, str(request.base_url))
+
+    async def at(self, key: str, base_url: str) -> str:
+        """The same for somebody who sees this server under that URL, if it was told no other."""
         if link := await self._pictures.link(key):
             return link
-        base = self._base_url or str(request.base_url).rstrip("/")
+        base = self._base_url or base_url.rstrip("/")
         expires = int(self._clock()) + LINK_S
         return f"{base}/files/{key}?expires={expires}&signature={self._signature(key, expires)}"
 

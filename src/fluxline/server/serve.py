@@ -18,9 +18,11 @@ from fluxline.errors import ConfigError, NotReady
 from fluxline.fleet.local import LocalReplica
 from fluxline.fleet.pool import Pool
 from fluxline.fleet.process import ENGINE, WorkerCommand
-from fluxline.jobs import Database, JobStore, KeyRing
+from fluxline.jobs import Database, JobStore, KeyRing, WebhookStore
 from fluxline.server.app import create_app
+from fluxline.server.dialects.webhooks import Webhooks
 from fluxline.server.links import Links
+from fluxline.server.outside import Outside
 from fluxline.service import Service
 from fluxline.settings import DEFAULT_MODEL, Settings
 from fluxline.storage import Pictures, open_pictures
@@ -113,9 +115,11 @@ async def _serve(settings: Settings, commands: list[WorkerCommand], ground: _Gro
         aliases={settings.model: DEFAULT_MODEL, **settings.aliases},  # a hub id names what it is
     )
     links = Links(pictures, database.secret, base_url=settings.public_url)
+    webhooks = Webhooks(WebhookStore(database), links, Outside(settings.webhook_hosts))
     app = create_app(
         service,
         links,
+        webhooks,
         max_n=settings.max_n,
         max_batch=settings.max_batch,
         body_limit_bytes=settings.body_limit_bytes,
@@ -133,16 +137,16 @@ async def _serve(settings: Settings, commands: list[WorkerCommand], ground: _Gro
         replica.start()
         serving = asyncio.create_task(server.serve(sockets=[ground.listener]))
         _announce(ground.listener, settings, rpc)
-        telling = asyncio.create_task(_tell_when_ready(replica))
-        watching = asyncio.create_task(_tell_health(rpc, service))
+        sideline = [_tell_when_ready(replica), _tell_health(rpc, service), webhooks.run()]
+        running = [asyncio.create_task(work) for work in sideline]
         try:
             await _first(signals.get(), replica.ended(), asyncio.shield(serving))
             is_broken = replica.state == "failed"
             if not is_broken:
                 await _wind_down(service, signals, settings.drain_s)
         finally:
-            telling.cancel()
-            watching.cancel()
+            for task in running:
+                task.cancel()
             await replica.stop()
             await service.close()
             server.should_exit = True

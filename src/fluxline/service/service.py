@@ -21,7 +21,7 @@ from fluxline.errors import (
     UnknownModel,
 )
 from fluxline.fleet.replica import Replica, ReplicaState
-from fluxline.jobs import JobRow, JobState, JobStore, Limits, NewJob
+from fluxline.jobs import JobRow, JobState, JobStore, Limits, NewJob, NewWebhook
 from fluxline.request import (
     CancelledEvent,
     EngineStats,
@@ -90,6 +90,7 @@ class Terms:
     fingerprint: hash of what was sent, to know it again. is_attended: the caller waits on an open
     connection, and nobody comes back. keeps: the pictures are stored (those of a request that is
     not attended, or has a key, always are). patience_s: when the caller hangs up to ask again.
+    webhook: who is told when it is over.
     """
 
     door: str = "openai"
@@ -100,6 +101,7 @@ class Terms:
     keeps: bool = False
     patience_s: float | None = None
     deadline_s: float | None = None
+    webhook: NewWebhook | None = None
 
 
 class Service:
@@ -380,6 +382,7 @@ class Service:
             is_attended=terms.is_attended,
             holder=self._holder,
             deadline=None if terms.deadline_s is None else time.time() + terms.deadline_s,
+            webhook=terms.webhook,
         )
         per_cost_s = self._register.pace.seconds(1.0)
         limits = Limits(

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from fluxline.errors import FluxlineError, error_of
-from fluxline.jobs import JobRow
+from fluxline.jobs import JobRow, Webhook
 from fluxline.request import (
     CancelledEvent,
     Done,
@@ -79,6 +79,16 @@ def image(drawn: Drawn, link: str | None) -> dict[str, Any]:
         "score": drawn.score,
         "timings_ms": {stage: round(1000 * s, 3) for stage, s in drawn.timings_s.items()},
         "warnings": list(drawn.warnings),
+    }
+
+
+def webhook(hook: Webhook) -> dict[str, Any]:
+    """Spell whether a job's caller was told of its end."""
+    return {
+        "url": hook.url,
+        "attempts": hook.attempts,
+        "delivered_at": _time(hook.delivered_at),
+        "error": hook.error,
     }
 
 
