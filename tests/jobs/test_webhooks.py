@@ -77,7 +77,7 @@ def test_after_a_retry_its_next_end_is_told(store, webhooks):
     accept(store)
     store.cancel("x")
     [(row, _)] = webhooks.take(again_s=AGAIN_S, limit=9)
-    store.retry("x")
+    store.retry("x", WIDE)
     webhooks.record(row.id, row.fence, None)  # of the end before
     end(store)
 
@@ -87,7 +87,7 @@ def test_after_a_retry_its_next_end_is_told(store, webhooks):
 def test_a_forgotten_job_leaves_no_webhook(store, webhooks, clock):
     accept(store)
     end(store)
-    store.forget(finished_before=clock.now + 1)
+    store.forget(finished_before=clock.now + 1, limit=9)
     assert webhooks.of("x") is None
 
 

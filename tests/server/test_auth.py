@@ -5,6 +5,7 @@ import logging
 
 import pytest
 
+from fluxline.errors import NotReady
 from fluxline.jobs import KeyRing, Scope
 from fluxline.server.app import create_app
 from fluxline.server.auth import METRICS, PUBLIC, SIGNED
@@ -146,3 +147,12 @@ async def test_no_key_reaches_the_log(http, ring, caplog):
         await http.post(URL, json=FOX, headers=headers)
 
     assert secret not in caplog.text
+
+
+async def test_a_database_that_is_away_is_no_crash(http, ring):
+    def away(presented):
+        raise NotReady("the job database cannot be read now", retry_after_s=5)
+
+    ring.check = away
+    answer = await http.get(JOBS, headers=bearer("from-the-environment"))
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")

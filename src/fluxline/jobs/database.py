@@ -11,7 +11,7 @@ from typing import IO, Any
 
 from sqlalchemy import Connection, Engine, create_engine, event, insert, select
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import ArgumentError, OperationalError
 
 from fluxline.errors import ConfigError, NotReady
 from fluxline.jobs.table import SCHEMA_VERSION, metadata, schema
@@ -84,7 +84,10 @@ class Database:
 
 
 def _opened(url: str) -> Engine:
-    parsed = make_url(url)
+    try:
+        parsed = make_url(url)
+    except ArgumentError:
+        raise ConfigError("database must be a URL, like postgresql+psycopg://host/name") from None
     if parsed.get_backend_name() == "sqlite":
         engine = create_engine(url, connect_args={"timeout": BUSY_S})
         event.listen(engine, "connect", _prepare_sqlite)

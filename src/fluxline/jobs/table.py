@@ -18,7 +18,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 class JobState(StrEnum):
@@ -52,7 +52,8 @@ jobs = Table(
     Column("door", String(32), nullable=False),  # the dialect that asked
     Column("request", Text, nullable=False),  # JSON of what shall be drawn
     Column("cost", Float, nullable=False),  # predicted, in pixels x evaluations
-    Column("priority", Integer, nullable=False),
+    Column("priority", Integer, nullable=False),  # before all others
+    Column("rank", Integer, nullable=False),  # before its owner's others
     Column("is_attended", Boolean, nullable=False),  # somebody waits on an open connection
     Column("created_at", Float, nullable=False),  # seconds since 1970, as all times here
     Column("deadline", Float),
@@ -60,7 +61,7 @@ jobs = Table(
     Column("attempts", Integer, nullable=False),  # times it was claimed
     Column("fence", Integer, nullable=False),  # of the last claim; older ones may not write
     Column("holder", String(64)),  # who holds the lease; of a job that waits, who accepted it
-    Column("lease_until", Float),
+    Column("lease_until", Float),  # of a job that waits with its caller, too
     Column("cancel_requested", Boolean, nullable=False),
     Column("started_at", Float),
     Column("finished_at", Float),
@@ -113,6 +114,7 @@ class JobRow:
     request: str
     cost: float
     priority: int
+    rank: int
     is_attended: bool
     created_at: float
     deadline: float | None

@@ -32,6 +32,10 @@ class Links:
         """The absolute link to a picture, good for LINK_S seconds or for ever if it is public."""
         return await self.at(key, str(request.base_url))
 
+    def base(self, request: Request) -> str:
+        """This server's own URL as its caller can reach it, without a slash at the end."""
+        return self._base_url or str(request.base_url).rstrip("/")
+
     async def at(self, key: str, base_url: str) -> str:
         """The same for somebody who sees this server under that URL, if it was told no other."""
         if link := await self._pictures.link(key):

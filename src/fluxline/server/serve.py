@@ -124,15 +124,16 @@ async def _serve(settings: Settings, commands: list[WorkerCommand], ground: _Gro
         max_batch=settings.max_batch,
         body_limit_bytes=settings.body_limit_bytes,
         ring=ring,
+        has_grpc=settings.grpc_port is not None,
         opens_metrics=settings.open_metrics or _is_loopback(settings.host),
     )
     server = _Server(_config(app))
     try:
         rpc = await _open_rpc(settings, service, ground)
-    except ConfigError as exc:
+        await service.start()
+    except (ConfigError, NotReady) as exc:
         _log.error("%s", exc.message)
         return EXIT_CANNOT_START
-    await service.start()
     with _signals() as signals:
         replica.start()
         serving = asyncio.create_task(server.serve(sockets=[ground.listener]))

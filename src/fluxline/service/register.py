@@ -66,7 +66,7 @@ class Register:
         """Have a job at hand no longer."""
         if self._feeds.get(feed.request.id) is feed:
             del self._feeds[feed.request.id]
-        self._unnote(feed)
+        self.unnote(feed)
 
     def _observe(self, feed: Feed, news: News) -> None:
         self.meter.observe(feed, news)
@@ -74,9 +74,10 @@ class Register:
             self.pace.picture(feed.cost / feed.request.count)
         if feed.is_over:
             if not isinstance(news, Done):
-                self._unnote(feed)
+                self.unnote(feed)
             asyncio.get_running_loop().call_later(LINGER_S, self.forget, feed)
 
-    def _unnote(self, feed: Feed) -> None:
+    def unnote(self, feed: Feed) -> None:
+        """Know it no longer by what was sent."""
         for key in [key for key, known in self._sent.items() if known is feed]:
             del self._sent[key]

@@ -4,6 +4,7 @@ A key is made here and never by a caller, so no name from outside becomes a path
 are stored once. Lives on one event loop; nothing here blocks it.
 """
 
+import asyncio
 import hashlib
 import re
 from dataclasses import dataclass
@@ -51,7 +52,7 @@ class Pictures:
 
     async def put(self, data: bytes, format: ImageFormat) -> Stored:
         """Store a picture. Raises StorageError when the store does not take it."""
-        digest = hashlib.sha256(data).hexdigest()
+        digest = (await asyncio.to_thread(hashlib.sha256, data)).hexdigest()
         stored = Stored(key=f"{digest[:2]}/{digest}.{format}", sha256=digest, size=len(data))
         about = {"Content-Type": f"image/{format}"} if isinstance(self._store, S3Store) else None
         try:

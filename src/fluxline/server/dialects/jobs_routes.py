@@ -87,7 +87,7 @@ def jobs_router(service: Service, links: Links, webhooks: Webhooks, *, max_n: in
     @router.post("/{job_id}/retry", status_code=202)
     async def retry(job_id: str, request: Request) -> dict[str, Any]:
         """Queue a job that failed or was cancelled again, from its seed."""
-        row = await service.retry(job_id, owner=caller_of(request).scope)
+        row = await service.retry(job_id, caller_of(request))
         return await spelt(known(row), request)
 
     async def found(job_id: str, request: Request) -> JobRow:

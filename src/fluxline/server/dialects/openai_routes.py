@@ -40,11 +40,12 @@ def openai_router(service: Service, links: Links, *, max_n: int) -> APIRouter:
                 ticket = await service.submit(asked.request, terms, caller_of(request))
                 return sse.response(_events(asked, ticket))
             work = service.draw(asked.request, terms, caller_of(request))
-            images = await unless_gone(request, work)
+            job_id, images = await unless_gone(request, work)
         except RequestError as exc:
             raise in_callers_words(exc, fields) from exc
         keys = [image.stored for image in images if image.stored and asked.wants_url]
-        body = openai.answer(asked, images, {key: await links.of(key, request) for key in keys})
+        where = {key: await links.of(key, request) for key in keys}
+        body = openai.answer(asked, images, where, job_id=job_id)
         # Base64 of many large pictures takes a while: not on the event loop.
         raw = await asyncio.to_thread(msgspec.json.encode, body)
         return Response(raw, media_type="application/json")
@@ -97,9 +98,9 @@ async def _events(asked: openai.Asked, ticket: Ticket) -> AsyncGenerator[bytes, 
                     case ImageReady(image=image) if asked.request.top_k:
                         candidates.append(image)
                     case ImageReady(image=image):
-                        yield _completed(asked, image)
+                        yield _completed(asked, image, ticket.job_id)
             for image in best(candidates, asked.request.top_k):
-                yield _completed(asked, image)
+                yield _completed(asked, image, ticket.job_id)
         except FluxlineError as exc:
             _, error_object = envelope.spelt(exc)
             yield sse.event("error", {"type": "error", "error": error_object, "sequence_number": 0})
@@ -123,7 +124,7 @@ def _partial(asked: openai.Asked, event: Progress, number: int) -> bytes:
     return sse.event(kind, data)
 
 
-def _completed(asked: openai.Asked, image: ImageResult) -> bytes:
+def _completed(asked: openai.Asked, image: ImageResult, job_id: str) -> bytes:
     data = {
         "type": "image_generation.completed",
         "b64_json": image.data,
@@ -135,7 +136,7 @@ def _completed(asked: openai.Asked, image: ImageResult) -> bytes:
         "usage": openai.usage([image]),
         "image_index": image.index,
         "seed": image.seed,
-        "id": asked.request.id,
+        "id": job_id,
         "warnings": list(dict.fromkeys((*asked.warnings, *image.warnings))),
     }
     return sse.event("image_generation.completed", data)
