@@ -3,6 +3,7 @@
 import json
 import re
 import struct
+import time
 import zlib
 from dataclasses import replace
 
@@ -15,6 +16,8 @@ from fluxline.images import Recipe, encode, read_recipe
 from fluxline.images.containers import MAX_TEXT_BYTES, PNG_SIGNATURE, png_chunk
 from fluxline.request import SEED_LIMIT, GenerationRequest, SamplingParams
 from tests.images.pictures import noise
+
+FORMATS = ["png", "jpeg", "webp", "avif"]
 
 PLAIN = Recipe(
     prompt="a red fox",
@@ -84,7 +87,7 @@ recipes = st.builds(
 
 
 @settings(max_examples=40, deadline=None)
-@given(recipes, st.sampled_from(["png", "jpeg", "webp"]))
+@given(recipes, st.sampled_from(FORMATS))
 def test_recipe_comes_back_equal_from_every_kind_of_file(recipe, format):
     assert read_recipe(encode(noise(2, 2), format=format, recipe=recipe)) == recipe
 
@@ -216,13 +219,23 @@ def test_recipe_packed_by_another_program_is_read_without_touching_huge_pixels(k
     assert read_recipe(png_with(kind, head + text)) == PLAIN
 
 
-@pytest.mark.parametrize("format", ["png", "jpeg", "webp"])
+@pytest.mark.parametrize("format", FORMATS)
 def test_picture_without_a_recipe_reads_as_none(format):
     assert read_recipe(encode(noise(3, 3), format=format)) is None
 
 
+def test_exif_that_names_its_note_a_thousand_times_is_read_once():
+    fields = struct.pack(">HHII", 0x927C, 7, 2**24, 26) * 65535
+    tiff = b"MM\0\x2a" + struct.pack(">IHHHIII", 8, 1, 0x8769, 4, 1, 26, 0)
+    tiff += struct.pack(">H", 65535) + fields
+    exif = b"EXIF" + struct.pack("<I", 2**24) + tiff.ljust(2**24, b"\0")
+    began = time.perf_counter()
+    assert read_recipe(b"RIFF\0\0\0\0WEBP" + exif) is None
+    assert time.perf_counter() - began < 5  # each copy of it takes milliseconds
+
+
 def test_file_that_is_no_picture_is_an_unsupported_format():
-    with pytest.raises(UnsupportedFormat, match="PNG, JPEG or WebP"):
+    with pytest.raises(UnsupportedFormat, match="PNG, JPEG, WebP or AVIF"):
         read_recipe(b"GIF89a")
 
 
@@ -234,7 +247,7 @@ def test_flipped_bit_in_the_recipe_is_noticed():
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.sampled_from(["png", "jpeg", "webp"]), st.integers(12, 1200), st.binary(max_size=4))
+@given(st.sampled_from(FORMATS), st.integers(12, 1200), st.binary(max_size=4))
 def test_mangled_file_is_read_or_refused_and_never_anything_else(format, at, junk):
     data = encode(noise(2, 2), format=format, recipe=PLAIN)
     for mangled in (data[:at], data[:at] + junk + data[at + len(junk) :]):

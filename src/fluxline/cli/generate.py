@@ -44,6 +44,7 @@ FORMATS: dict[str, ImageFormat] = {
     ".jpg": "jpeg",
     ".jpeg": "jpeg",
     ".webp": "webp",
+    ".avif": "avif",
 }
 PREVIEW_COLUMNS = 40
 BESIDE_RECIPE = {"again", "output", "model", "device", "show"}

@@ -139,7 +139,7 @@ class Recipe:
 
 
 def read_recipe(data: bytes) -> Recipe | None:
-    """Read the recipe back from a PNG, JPEG or WebP file of ours; None where there is none.
+    """Read the recipe back from a PNG, JPEG, WebP or AVIF file of ours; None where there is none.
 
     No pixel is decoded. Raises UnsupportedFormat for another kind of file, InvalidParams for
     a broken file, a text above MAX_TEXT_BYTES, or a recipe that is not one.
