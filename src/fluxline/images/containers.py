@@ -40,7 +40,13 @@ def png_text(keyword: str, text: str) -> bytes:
     try:
         return png_chunk(b"tEXt", key + b"\0" + clean.encode("latin-1"))
     except UnicodeEncodeError:
-        return png_chunk(b"iTXt", key + b"\0\0\0\0\0" + clean.encode("utf-8", "replace"))
+        return png_international_text(keyword, clean)
+
+
+def png_international_text(keyword: str, text: str) -> bytes:
+    """Frame `text`, which has no NUL, as an uncompressed iTXt chunk, as XMP must stand."""
+    key = keyword.encode("latin-1")
+    return png_chunk(b"iTXt", key + b"\0\0\0\0\0" + text.encode("utf-8", "replace"))
 
 
 def exif(comment: str, keyword: str, note: str) -> bytes:
