@@ -12,7 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from fluxline.errors import InvalidParams, UnsupportedFormat
-from fluxline.images import Recipe, encode, read_recipe
+from fluxline.images import Receipt, Recipe, encode, read_recipe
 from fluxline.images.containers import MAX_TEXT_BYTES, PNG_SIGNATURE, png_chunk
 from fluxline.request import SEED_LIMIT, GenerationRequest, SamplingParams
 from tests.images.pictures import noise
@@ -26,6 +26,16 @@ PLAIN = Recipe(
     params=SamplingParams(width=1024, height=768, steps=20, guidance=3.5),
     software="fluxline 0.1.0",
 )
+
+RECEIPT = {
+    "weights": "0123456789abcdef0123456789abcdef",
+    "sigmas": [1.0, 0.75, 0.5, 0.0],
+    "dtype": "float32",
+    "device": "cpu AVX512",
+    "torch": "2.9.0",
+    "threads": 2,
+}
+REPLAYABLE = replace(PLAIN, receipt=Receipt(**RECEIPT | {"sigmas": (1.0, 0.75, 0.5, 0.0)}))
 
 # The A1111 reader's grammar, in its own words (infotext_utils.py: re_param, parse_generation_...).
 PAIR = re.compile(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
@@ -74,6 +84,16 @@ params = st.builds(
     negative_prompt=words,
     eta=finite,
 )
+receipts = st.builds(
+    Receipt,
+    weights=words,
+    sigmas=st.lists(finite, max_size=9).map(tuple),
+    dtype=words,
+    device=words,
+    torch=words,
+    threads=st.integers(1, 512),
+    beside=st.integers(0, 99),
+)
 recipes = st.builds(
     Recipe,
     prompt=words,
@@ -82,7 +102,8 @@ recipes = st.builds(
     params=params,
     software=words,
     rendered=st.none() | st.tuples(st.integers(1, 9999), st.integers(1, 9999)),
-    warnings=st.lists(words, max_size=3).map(tuple),
+    compression=st.none() | st.integers(0, 100),
+    receipt=st.none() | receipts,
 )
 
 
@@ -134,6 +155,7 @@ def test_request_from_a_recipe_draws_that_one_picture():
     assert PLAIN.to_request("r1") == GenerationRequest(
         id="r1", prompt="a red fox", seed=123, n=1, model="flux1-dev", params=PLAIN.params
     )
+    assert replace(PLAIN, compression=40).to_request("r1").compression == 40
 
 
 def test_unresolved_params_are_no_recipe():
@@ -156,21 +178,47 @@ def test_recipe_written_before_a_parameter_existed_reads_with_its_default():
         ({"prompt": 5}, "prompt"),
         ({"seed": -1}, "seed"),
         ({"seed": 1.5}, "seed"),
-        ({"extra": 1}, "recipe"),
         ({"params": None}, "params"),
         ({"params": {"width": 8, "height": 8, "steps": 4, "sampler": "magic"}}, "sampler"),
         ({"params": {"width": 8, "height": 8, "steps": True}}, "steps"),
         ({"params": {"width": 8, "height": 8, "steps": 4, "eta": float("nan")}}, "eta"),
         ({"params": {"width": 8, "height": 8, "steps": 4, "eta": 10**400}}, "eta"),
-        ({"params": {"width": 8, "height": 8, "steps": 4, "colour": 1}}, "params"),
         ({"rendered": [1, 2, 3]}, "rendered"),
-        ({"warnings": ["a", 1]}, "warnings"),
+        ({"compression": 8.5}, "compression"),
+        ({"receipt": "r"}, "receipt"),
+        ({"receipt": {}}, "weights"),
+        ({"receipt": {**RECEIPT, "sigmas": [1.0, "x"]}}, "sigmas"),
     ],
 )
 def test_malformed_field_is_refused_by_name(change, field):
     with pytest.raises(InvalidParams) as caught:
         Recipe.from_json(json.dumps({**json.loads(PLAIN.to_json()), **change}))
     assert caught.value.field == field
+
+
+def test_fields_of_a_newer_version_are_passed_over_and_told():
+    newer = json.loads(REPLAYABLE.to_json()) | {"mood": "calm", "unread": ["x"]}
+    newer["params"]["strength"] = 0.5
+    newer["receipt"]["kernels"] = ["a"]
+
+    recipe = Recipe.from_json(json.dumps(newer))
+
+    assert recipe.unread == ("'params.strength'", "'receipt.kernels'", "'recipe.mood'")
+    assert replace(recipe, unread=()) == REPLAYABLE
+
+
+def test_receipts_differ_in_words():
+    one = REPLAYABLE.receipt
+    other = replace(one, torch="2.10.0", sigmas=(1.0, 0.0), threads=9, beside=3)
+    assert one.differences(one) == []
+    assert one.differences(other) == ["its sigmas are others", "its torch was 2.9.0, is 2.10.0"]
+
+
+def test_recipe_of_a_hundred_steps_stays_small():
+    sigmas = tuple(1 - k / 99.7 for k in range(101))
+    recipe = replace(REPLAYABLE, receipt=replace(REPLAYABLE.receipt, sigmas=sigmas))
+    assert len(REPLAYABLE.to_json()) < 600
+    assert len(recipe.to_json()) < 3000
 
 
 def test_missing_field_is_refused_by_name():
