@@ -3,6 +3,7 @@
 Pixels are numpy uint8 (height, width, 3) everywhere in this room. No torch, no web framework.
 """
 
+from fluxline.images.containers import format_of
 from fluxline.images.encode import check_format, encode, preview
 from fluxline.images.fit import fit
 from fluxline.images.receipt import Receipt
@@ -17,6 +18,7 @@ __all__ = [
     "detect",
     "encode",
     "fit",
+    "format_of",
     "preview",
     "read_recipe",
     "render",

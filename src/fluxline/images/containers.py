@@ -11,6 +11,7 @@ from isal import isal_zlib
 
 from fluxline.errors import InvalidParams, UnsupportedFormat
 from fluxline.images.boxes import AVIF_START, find_item
+from fluxline.request import ImageFormat
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 MAX_TEXT_BYTES = 1 << 20
@@ -78,20 +79,28 @@ def find_text(data: bytes, keyword: str) -> str | None:
     UnsupportedFormat for any other file, InvalidParams for a broken one or for a text above
     MAX_TEXT_BYTES.
     """
-    key = keyword.encode("latin-1") + b"\0"
+    key, format = keyword.encode("latin-1") + b"\0", format_of(data)
     try:
-        if data.startswith(PNG_SIGNATURE):
+        if format == "png":
             return _png_find(data, key)
-        if data.startswith(b"\xff\xd8\xff"):
-            return _exif_find(_jpeg_exif(data), key)
-        if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
-            return _exif_find(_webp_exif(data), key)
-        if data.startswith(AVIF_START, 4):
-            return _exif_find(_avif_exif(data), key)
+        exif_of = {"jpeg": _jpeg_exif, "webp": _webp_exif, "avif": _avif_exif}[format]
+        return _exif_find(exif_of(data), key)
     except (struct.error, zlib.error, UnicodeDecodeError, ValueError) as exc:
         raise InvalidParams(
             "image must be a whole file; its structure is broken", field="image"
         ) from exc
+
+
+def format_of(data: bytes) -> ImageFormat:
+    """Tell the format of an image file by its first bytes. Raises UnsupportedFormat."""
+    if data.startswith(PNG_SIGNATURE):
+        return "png"
+    if data.startswith(b"\xff\xd8\xff"):
+        return "jpeg"
+    if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
+        return "webp"
+    if data.startswith(AVIF_START, 4):
+        return "avif"
     raise UnsupportedFormat("image must be a PNG, JPEG, WebP or AVIF file; got something else")
 
 

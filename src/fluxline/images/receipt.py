@@ -5,9 +5,6 @@ Equal recipes with equal receipts make equal files, byte for byte, on one machin
 
 from dataclasses import dataclass
 
-TOLD = ("weights", "sigmas", "dtype", "device", "torch")
-"""What cannot be had again by asking; threads can, and `beside` is chance."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Receipt:
@@ -21,10 +18,10 @@ class Receipt:
     threads: int  # of the CPU
     beside: int = 0  # most pictures it shared a batch with: each may change its last bits
 
-    def differences(self, other: "Receipt") -> list[str]:
-        """Name what differs, in words: what was here, and is there."""
+    def differences(self, later: "Receipt") -> list[str]:
+        """Say what is no longer as it was, like "torch 2.9.0 then, 2.10.0 now"."""
         return [
-            "its sigmas are others" if name == "sigmas" else f"its {name} was {then}, is {now}"
-            for name in TOLD
-            if (then := getattr(self, name)) != (now := getattr(other, name))
+            f"{name} {then} then, {now} now"
+            for name in ("weights", "dtype", "device", "torch")
+            if (then := getattr(self, name)) != (now := getattr(later, name))
         ]
