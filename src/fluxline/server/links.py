@@ -11,7 +11,6 @@ from starlette.exceptions import HTTPException
 from fluxline.storage import Pictures
 
 LINK_S = 3600
-TYPES = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
 
 
 class Links:
@@ -70,7 +69,7 @@ def files_router(links: Links) -> APIRouter:
         """Read a stored picture. The link is the permission; no key is asked."""
         data = await links.read(key, expires, signature)
         headers = {"cache-control": "private, max-age=3600", "etag": f'"{key[3:67]}"'}
-        media_type = TYPES[key.rpartition(".")[2]]
+        media_type = f"image/{key.rpartition('.')[2]}"
         return Response(data, media_type=media_type, headers=headers)
 
     return router

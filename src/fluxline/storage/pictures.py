@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 from urllib.parse import parse_qs, urlsplit
 
 import obstore
@@ -20,7 +20,7 @@ from obstore.store import LocalStore, MemoryStore, S3Store
 from fluxline.errors import ConfigError, StorageError
 from fluxline.request import ImageFormat
 
-KEY = re.compile(r"[0-9a-f]{2}/[0-9a-f]{64}\.(png|jpeg|webp)")
+KEY = re.compile(rf"[0-9a-f]{{2}}/[0-9a-f]{{64}}\.({'|'.join(get_args(ImageFormat))})")
 CONNECT_S, ANSWER_S, PATIENCE_S = timedelta(seconds=5), timedelta(seconds=15), timedelta(seconds=20)
 
 

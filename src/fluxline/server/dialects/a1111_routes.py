@@ -189,7 +189,7 @@ def a1111_router(service: Service, *, max_n: int) -> APIRouter:
             raw = base64.b64decode(sent.rpartition(",")[2], validate=True)
             recipe = read_recipe(raw)
         except (binascii.Error, UnsupportedFormat, InvalidParams):
-            message = "image must be a PNG, JPEG or WebP file as base64"
+            message = "image must be a PNG, JPEG, WebP or AVIF file as base64"
             return _refusal(InvalidParams(message, field="image"))
         text = recipe.to_infotext() if recipe else ""
         body = {"info": text, "items": {"parameters": text} if text else {}, "parameters": {}}

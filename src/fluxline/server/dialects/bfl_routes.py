@@ -21,14 +21,13 @@ from fluxline.request import (
     random_seed,
 )
 from fluxline.server import envelope
-from fluxline.server.body import LARGEST_SCALE, LARGEST_SIDE, MOST_STEPS, read_prompt
+from fluxline.server.body import FORMATS, LARGEST_SCALE, LARGEST_SIDE, MOST_STEPS, read_prompt
 from fluxline.server.exchange import caller_of, json_fields, terms_of, unless_gone
 from fluxline.server.fields import Fields, UnsupportedParam
 from fluxline.server.links import Links
 from fluxline.service import Service
 from fluxline.service.record import request_of, result_of
 
-FORMATS = ("jpeg", "jpg", "png", "webp")
 UNSERVED = (
     "input_image",
     "image_prompt",
