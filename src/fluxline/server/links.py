@@ -26,13 +26,13 @@ class Links:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._pictures, self._secret = pictures, secret
-        self._base_url, self._clock = base_url.rstrip("/"), clock
+        self.base_url, self._clock = base_url.rstrip("/"), clock
 
     async def of(self, key: str, request: Request) -> str:
         """The absolute link to a picture, good for LINK_S seconds or for ever if it is public."""
         if link := await self._pictures.link(key):
             return link
-        base = self._base_url or str(request.base_url).rstrip("/")
+        base = self.base_url or str(request.base_url).rstrip("/")
         expires = int(self._clock()) + LINK_S
         return f"{base}/files/{key}?expires={expires}&signature={self._signature(key, expires)}"
 
