@@ -27,14 +27,18 @@ async def json_fields(request: Request) -> Fields:
     # A page of another site can make a browser post text or a form here, but not JSON.
     if media_type != "application/json" and not media_type.endswith("+json"):
         raise HTTPException(415, f"content-type must be application/json; got {media_type}")
+    return Fields(parse_object(await body_of(request)))
+
+
+async def body_of(request: Request) -> bytes:
+    """Read the body, if it comes in good time. Raises HTTPException."""
     try:
         async with asyncio.timeout(BODY_TIMEOUT_S):
-            raw = await request.body()
+            return await request.body()
     except TimeoutError:
         raise HTTPException(408, f"the body took over {BODY_TIMEOUT_S:g} seconds") from None
     except ClientDisconnect:
         raise HTTPException(CLIENT_CLOSED, "the caller left") from None
-    return Fields(parse_object(raw))
 
 
 async def terms_of(

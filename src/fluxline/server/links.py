@@ -25,7 +25,7 @@ class Links:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._pictures, self._secret = pictures, secret
-        self._base_url, self._clock = base_url.rstrip("/"), clock
+        self.base_url, self._clock = base_url.rstrip("/"), clock
 
     async def of(self, key: str, request: Request) -> str:
         """The absolute link to a picture, good for LINK_S seconds or for ever if it is public."""
@@ -33,13 +33,13 @@ class Links:
 
     def base(self, request: Request) -> str:
         """This server's own URL as its caller can reach it, without a slash at the end."""
-        return self._base_url or str(request.base_url).rstrip("/")
+        return self.base_url or str(request.base_url).rstrip("/")
 
     async def at(self, key: str, base_url: str) -> str:
         """The same for somebody who sees this server under that URL, if it was told no other."""
         if link := await self._pictures.link(key):
             return link
-        base = self._base_url or base_url.rstrip("/")
+        base = self.base_url or base_url.rstrip("/")
         expires = int(self._clock()) + LINK_S
         return f"{base}/files/{key}?expires={expires}&signature={self._signature(key, expires)}"
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import ipaddress
 import logging
 import signal
 import socket
@@ -23,6 +22,7 @@ from fluxline.server.app import create_app
 from fluxline.server.dialects.webhooks import Webhooks
 from fluxline.server.links import Links
 from fluxline.server.outside import Outside
+from fluxline.server.origin import is_loopback
 from fluxline.service import Service
 from fluxline.settings import DEFAULT_MODEL, Settings
 from fluxline.storage import Pictures, open_pictures
@@ -125,7 +125,7 @@ async def _serve(settings: Settings, commands: list[WorkerCommand], ground: _Gro
         body_limit_bytes=settings.body_limit_bytes,
         ring=ring,
         has_grpc=settings.grpc_port is not None,
-        opens_metrics=settings.open_metrics or _is_loopback(settings.host),
+        opens_metrics=settings.open_metrics or is_loopback(settings.host),
     )
     server = _Server(_config(app))
     try:
@@ -135,6 +135,8 @@ async def _serve(settings: Settings, commands: list[WorkerCommand], ground: _Gro
         _log.error("%s", exc.message)
         return EXIT_CANNOT_START
     with _signals() as signals:
+        open_lines = contextlib.AsyncExitStack()
+        await open_lines.enter_async_context(app.router.lifespan_context(app))
         replica.start()
         serving = asyncio.create_task(server.serve(sockets=[ground.listener]))
         _announce(ground.listener, settings, rpc)
@@ -150,6 +152,7 @@ async def _serve(settings: Settings, commands: list[WorkerCommand], ground: _Gro
                 task.cancel()
             await replica.stop()
             await service.close()
+            await open_lines.aclose()  # uvicorn would wait for them first
             server.should_exit = True
             if rpc:
                 await rpc.stop(ANSWER_GRACE_S)
@@ -262,7 +265,7 @@ def _ring(settings: Settings, database: Database) -> KeyRing | None:
     ring = KeyRing(database, given=given)
     if not ring.is_empty:
         return ring
-    if not _is_loopback(settings.host) and not settings.insecure:
+    if not is_loopback(settings.host) and not settings.insecure:
         raise ConfigError(
             f"listening on {settings.host} lets others in, and there is no key: make one with "
             "`fluxline keys create NAME`, set API_KEYS, or say --insecure"
@@ -277,18 +280,9 @@ def _announce(listener: socket.socket, settings: Settings, rpc: "GrpcServer | No
         where += f" and for gRPC on port {rpc.port}"
     loads = f"listens on {where} and loads {settings.model}"
     print(f"Fluxline {version('fluxline')} {loads}", flush=True)
-    if settings.insecure and not _is_loopback(settings.host):
+    if settings.insecure and not is_loopback(settings.host):
         _log.warning("listening on %s: whoever can reach it can draw, without a key", settings.host)
 
 
 def _shown(host: str) -> str:
     return f"[{host}]" if ":" in host else host
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
