@@ -34,10 +34,12 @@ def create_app(
     body_limit_bytes: int,
     ring: KeyRing | None = None,
     opens_metrics: bool = True,
+    has_grpc: bool = False,
 ) -> FastAPI:
     """Make the application of a service. Starts nothing and listens nowhere.
 
     ring: the keys that are good; None: no key is asked for. opens_metrics: not for the metrics.
+    has_grpc: gRPC is served beside it, which the metrics tell.
     """
     app = FastAPI(
         title="Fluxline",
@@ -64,6 +66,6 @@ def create_app(
     app.include_router(bfl_router(service, links))
     app.include_router(queue_router(service, links))
     app.include_router(admin_router(service))
-    app.include_router(metrics_router(service))
+    app.include_router(metrics_router(service, has_grpc=has_grpc))
     app.include_router(files_router(links))
     return app

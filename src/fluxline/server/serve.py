@@ -121,6 +121,7 @@ async def _serve(settings: Settings, commands: list[WorkerCommand], ground: _Gro
         body_limit_bytes=settings.body_limit_bytes,
         ring=ring,
         opens_metrics=settings.open_metrics or _is_loopback(settings.host),
+        has_grpc=settings.grpc_port is not None,
     )
     server = _Server(_config(app))
     try:
