@@ -1,6 +1,15 @@
 """One real server with keys and gRPC for all clients, and the clients themselves."""
 
+import hashlib
+import json
+import os
+import shutil
+import signal
 import subprocess
+import sys
+import venv
+from contextlib import contextmanager
+from pathlib import Path
 
 import httpx
 import pytest
@@ -9,6 +18,8 @@ from tests.served import served
 
 KEY = "client1"
 PORTS = (8080, 8000, 8001)  # where the systems before us listened
+HERE = Path(__file__).parent
+BIN = Path(sys.executable).parent
 
 
 @pytest.fixture(scope="session")
@@ -68,3 +79,77 @@ def _curl(here, home, configuration):
         return int(status), body
 
     return run
+
+
+@pytest.fixture(scope="session")
+def stopped(server):
+    """Hold the process that draws, so that a drawing takes longer than anybody foresaw."""
+    tasks = Path(f"/proc/{server.pid}/task").glob("*/children")
+    [worker] = [int(child) for task in tasks for child in task.read_text().split()]
+
+    @contextmanager
+    def stop():
+        os.kill(worker, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(worker, signal.SIGCONT)
+
+    return stop
+
+
+@pytest.fixture(scope="session")
+def node(pytestconfig, server):
+    """Run a script of `node/` with the server's address, a key and more; gives what it printed."""
+    home = _installed(pytestconfig, HERE / "node" / "package-lock.json", _install_packages)
+    for script in (HERE / "node").glob("*.mjs"):
+        shutil.copy(script, home)
+
+    def run(script, *more):
+        return _printed([BIN / "node", script, server.url, KEY, *more], home)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def litellm(pytestconfig, server):
+    """The same with a script of `litellm/`, in an environment of LiteLLM's own."""
+    home = _installed(pytestconfig, HERE / "litellm" / "requirements.txt", _install_environment)
+
+    def run(script):
+        words = [home / "bin" / "python", HERE / "litellm" / script, server.url, KEY]
+        return _printed(words, home, LITELLM_LOCAL_MODEL_COST_MAP="True")
+
+    return run
+
+
+def _installed(config, lock, install):
+    """Make the folder of a lock file, once for each of its contents; kept between runs."""
+    digest = hashlib.sha256(lock.read_bytes()).hexdigest()[:12]
+    folder = config.cache.mkdir(f"clients-{lock.parent.name}-{digest}")
+    if not (folder / "installed").exists():
+        install(lock, folder)
+        (folder / "installed").touch()
+    return folder
+
+
+def _install_packages(lock, folder):
+    for name in ("package.json", lock.name):
+        shutil.copy(lock.parent / name, folder)
+    words = [BIN / "npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
+    subprocess.run(words, cwd=folder, check=True)
+
+
+def _install_environment(lock, folder):
+    venv.create(folder, with_pip=True)
+    words = [folder / "bin" / "python", "-m", "pip", "install", "-q", "--no-deps", "-r", lock]
+    subprocess.run(words, check=True)
+
+
+def _printed(words, folder, **environment):
+    """What a program printed as JSON."""
+    ran = subprocess.run(
+        words, cwd=folder, env={**os.environ, **environment}, capture_output=True, text=True
+    )
+    assert ran.returncode == 0, ran.stderr
+    return json.loads(ran.stdout.splitlines()[-1])

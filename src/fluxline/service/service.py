@@ -9,7 +9,7 @@ import contextlib
 import hashlib
 import time
 from collections.abc import Coroutine, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from fluxline.errors import (
@@ -48,6 +48,7 @@ from fluxline.storage import Pictures
 
 LONGEST_OPENING_S = 120.0  # for which a request waits while the model is loaded
 RETRY_GRACE_S = 15.0  # in which the official clients repeat what they did not wait for
+MOST_OF = 0.8  # of a patience: a client's clock runs before its first byte is here
 WATCH_S = 0.5  # between two looks at a job that another server holds
 
 
@@ -89,7 +90,8 @@ class Terms:
 
     fingerprint: hash of what was sent, to know it again. is_attended: the caller waits on an open
     connection, and nobody comes back. keeps: the pictures are stored (those of a request that is
-    not attended, or has a key, always are). patience_s: when the caller hangs up to ask again.
+    not attended, or has a key, always are). patience_s: when the caller hangs up to ask again,
+    counted from asked_at.
     """
 
     door: str = "openai"
@@ -100,6 +102,7 @@ class Terms:
     keeps: bool = False
     patience_s: float | None = None
     deadline_s: float | None = None
+    asked_at: float = field(default_factory=time.monotonic)
 
 
 class Service:
@@ -415,11 +418,10 @@ class Service:
 
     def _followed(self, feed: Feed, terms: Terms) -> Ticket:
         """Follow a job. An attended one is not drawn any more when its last caller leaves."""
-        began = time.monotonic()
 
         def left(_: Ticket) -> None:
-            waited_s = time.monotonic() - began
-            is_impatient = terms.patience_s is not None and waited_s >= 0.9 * terms.patience_s
+            waited_s = time.monotonic() - terms.asked_at
+            is_impatient = terms.patience_s is not None and waited_s >= MOST_OF * terms.patience_s
             wait_s = RETRY_GRACE_S if is_impatient else 0.0  # official clients come again
             asyncio.get_running_loop().call_later(wait_s, self._abandon, feed)
 
@@ -427,6 +429,7 @@ class Service:
 
     def _abandon(self, feed: Feed) -> None:
         if not feed.is_over and not feed.followers:
+            self._register.unnote(feed)  # the end of its last evaluation is no answer to a retry
             self._begin(self._cancelled(feed))
 
     async def _cancelled(self, feed: Feed) -> None:

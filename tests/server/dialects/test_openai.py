@@ -102,6 +102,13 @@ async def test_a_random_seed_is_new_each_time_and_told(seed, http, engine):
     assert told[0] != told[1]
 
 
+@pytest.mark.parametrize("name", ["guidance", "guidance_scale", "distilled_cfg_scale", "cfg"])
+async def test_guidance_goes_by_every_name_that_clients_give_it(name, http, engine):
+    await drawn(http, **{name: 2.5})
+
+    assert engine.started[0].params.guidance == 2.5
+
+
 async def test_aliases_that_agree_are_accepted(http, engine):
     await drawn(http, steps=5, num_inference_steps=5, guidance=7, guidance_scale=7.0)
 
