@@ -92,6 +92,14 @@ async def test_nonsense_is_no_key(headers, http):
     assert (await http.post(URL, json=FOX, headers=headers)).status_code == 401
 
 
+async def test_a_wrong_key_is_refused_by_the_words_that_clients_look_for(http):
+    answer = await http.post(URL, json=FOX, headers=bearer("wrong"))
+
+    error = answer.json()["error"]
+    assert error["message"].startswith("Incorrect API key provided")
+    assert error["code"] == "invalid_api_key"
+
+
 async def test_a_revoked_key_is_good_no_more(http, ring):
     key, secret = ring.create("ann")
     before = await http.post(URL, json=FOX, headers=bearer(secret))

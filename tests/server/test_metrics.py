@@ -27,6 +27,14 @@ async def test_a_json_client_reads_five_numbers(http):
     assert set(said) == {"cpu_percent", "ram_used_mb", "gpu_used_mb", "worker_alive", "grpc_alive"}
     assert (said["worker_alive"], said["gpu_used_mb"]) == (True, 0)
     assert said["ram_used_mb"] > 10
+    assert said["grpc_alive"] is False
+
+
+async def test_grpc_is_told_alive_where_it_is_served(service, links):
+    app = create_app(service, links, max_n=4, body_limit_bytes=40_000, has_grpc=True)
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://fluxline") as http:
+        assert (await http.get("/metrics")).json()["grpc_alive"] is True
 
 
 async def test_a_scraper_reads_what_happened(http):

@@ -18,6 +18,7 @@ T = TypeVar("T")
 BODY_TIMEOUT_S = 30.0
 KEY_LIMIT = 255  # characters of an Idempotency-Key
 CLIENT_CLOSED = 499  # never sent: nobody is there to read it
+PATIENCE = ("x-stainless-read-timeout", "x-stainless-timeout")  # of Python, of Node; seconds
 
 
 async def json_fields(request: Request) -> Fields:
@@ -66,7 +67,7 @@ async def terms_of(
         is_attended=is_attended,
         is_retry=_number(request, "x-stainless-retry-count", 0.0) >= 1,
         keeps=keeps,
-        patience_s=_number(request, "x-stainless-read-timeout", 0.0) or None,
+        patience_s=next((s for name in PATIENCE if (s := _number(request, name, 0.0))), None),
         deadline_s=deadline_s,
     )
 

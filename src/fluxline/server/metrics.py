@@ -12,7 +12,7 @@ MIB_A_GIB = 1024
 
 
 def metrics_router(service: Service, *, has_grpc: bool) -> APIRouter:
-    """Make the routes of a service."""
+    """Make the routes of a service. has_grpc: gRPC is served beside it."""
     router = APIRouter(tags=["metrics"])
 
     @router.get("/metrics", response_model=None)

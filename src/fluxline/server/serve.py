@@ -21,8 +21,8 @@ from fluxline.jobs import Database, JobStore, KeyRing, WebhookStore
 from fluxline.server.app import create_app
 from fluxline.server.dialects.webhooks import Webhooks
 from fluxline.server.links import Links
-from fluxline.server.outside import Outside
 from fluxline.server.origin import is_loopback
+from fluxline.server.outside import Outside
 from fluxline.service import Service
 from fluxline.settings import DEFAULT_MODEL, Settings
 from fluxline.storage import Pictures, open_pictures

@@ -62,6 +62,11 @@ class Register:
         """The job of what was sent before, unless it failed."""
         return self._sent.get((owner, fingerprint))
 
+    def unnote(self, feed: Feed) -> None:
+        """Forget what was sent for a job: sent again, it is another."""
+        for key in [key for key, known in self._sent.items() if known is feed]:
+            del self._sent[key]
+
     def forget(self, feed: Feed) -> None:
         """Have a job at hand no longer."""
         if self._feeds.get(feed.request.id) is feed:
@@ -76,8 +81,3 @@ class Register:
             if not isinstance(news, Done):
                 self.unnote(feed)
             asyncio.get_running_loop().call_later(LINGER_S, self.forget, feed)
-
-    def unnote(self, feed: Feed) -> None:
-        """Know it no longer by what was sent."""
-        for key in [key for key, known in self._sent.items() if known is feed]:
-            del self._sent[key]

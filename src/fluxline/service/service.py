@@ -49,6 +49,7 @@ from fluxline.storage import Pictures
 
 LONGEST_OPENING_S = 120.0  # for which a request waits while the model is loaded
 RETRY_GRACE_S = 15.0  # in which the official clients repeat what they did not wait for
+MOST_OF = 0.8  # of a patience: a client's clock runs before its first byte is here
 
 
 class Drawing(NamedTuple):
@@ -409,11 +410,10 @@ class Service:
 
     def _followed(self, feed: Feed, terms: Terms) -> Ticket:
         """Follow a job. An attended one is not drawn any more when its last caller leaves."""
-        began = time.monotonic()
 
         def left(_: Ticket) -> None:
-            waited_s = time.monotonic() - began
-            is_impatient = terms.patience_s is not None and waited_s >= 0.9 * terms.patience_s
+            waited_s = time.monotonic() - terms.asked_at
+            is_impatient = terms.patience_s is not None and waited_s >= MOST_OF * terms.patience_s
             wait_s = RETRY_GRACE_S if is_impatient else 0.0  # official clients come again
             asyncio.get_running_loop().call_later(wait_s, self._abandon, feed)
 

@@ -1,6 +1,7 @@
 """Who asks, on which terms, and how the server that is asked stands."""
 
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
 
 from fluxline.fleet.replica import ReplicaState
 from fluxline.jobs import NewWebhook
@@ -44,7 +45,8 @@ class Terms:
 
     fingerprint: hash of what was sent, to know it again. is_attended: the caller waits on an open
     connection, and nobody comes back. keeps: the pictures are stored (those of a request that is
-    not attended, or has a key, always are). patience_s: when the caller hangs up to ask again.
+    not attended, or has a key, always are). patience_s: when the caller hangs up to ask again,
+    counted from asked_at.
     webhook: who is told when it is over.
     """
 
@@ -57,3 +59,4 @@ class Terms:
     patience_s: float | None = None
     deadline_s: float | None = None
     webhook: NewWebhook | None = None
+    asked_at: float = field(default_factory=time.monotonic)

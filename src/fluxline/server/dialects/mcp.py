@@ -48,7 +48,7 @@ from fluxline.server.body import in_callers_words, read_request, warnings_of
 from fluxline.server.dialects import discovery_routes, mcp_tools
 from fluxline.server.exchange import caller_of, unless_gone
 from fluxline.server.fields import Fields, MissingParam, UnsupportedParam
-from fluxline.server.links import TYPES, Links
+from fluxline.server.links import Links
 from fluxline.service import Service, Terms, Ticket
 from fluxline.service.record import request_of
 
@@ -227,7 +227,7 @@ def _answer(told: Told, images: Sequence[ImageResult] = ()) -> types.CallToolRes
         if (size := 4 * math.ceil(len(image.data) / 3)) <= left:
             left -= size
             data = base64.b64encode(image.data).decode()
-            shown.append(types.ImageContent(data=data, mime_type=TYPES[image.format]))
+            shown.append(types.ImageContent(data=data, mime_type=f"image/{image.format}"))
     if len(shown) < len(images):
         hidden = (
             f"{len(images) - len(shown)} of {len(images)} pictures are too large to be shown here"

@@ -14,7 +14,8 @@ from fluxline.request import ImageReady, ImageResult, Progress, best, failure_of
 from fluxline.server import envelope, sse
 from fluxline.server.body import in_callers_words
 from fluxline.server.dialects import openai
-from fluxline.server.exchange import caller_of, json_fields, terms_of, unless_gone
+from fluxline.server.exchange import body_of, caller_of, json_fields, terms_of, unless_gone
+from fluxline.server.fields import UnsupportedParam
 from fluxline.server.links import Links
 from fluxline.service import Service, Ticket
 from fluxline.telemetry import request_id_var
@@ -50,6 +51,12 @@ def openai_router(service: Service, links: Links, *, max_n: int) -> APIRouter:
         raw = await asyncio.to_thread(msgspec.json.encode, body)
         return Response(raw, media_type="application/json")
 
+    async def edit(request: Request) -> Response:
+        """Refuse: pictures are not drawn from pictures yet."""
+        await body_of(request)  # an answer to half a form would be a broken pipe
+        message = "editing is not served here yet: draw of a prompt, at /v1/images/generations"
+        raise UnsupportedParam(message, field="image")
+
     async def list_models() -> dict[str, Any]:
         """List what is served."""
         data = [openai.model(info, started_at, max_n) for info in service.models]
@@ -59,12 +66,12 @@ def openai_router(service: Service, links: Links, *, max_n: int) -> APIRouter:
         """Tell of one model."""
         return openai.model(service.model(name), started_at, max_n)
 
-    router.add_api_route(
-        f"{AZURE}/images/generations", generate, methods=["POST"], include_in_schema=False
-    )
+    for path, posted in (("/images/generations", generate), ("/images/edits", edit)):
+        router.add_api_route(AZURE + path, posted, methods=["POST"], include_in_schema=False)
     for prefix in ("/v1", ""):
         for method, path, answer in (
             ("POST", "/images/generations", generate),
+            ("POST", "/images/edits", edit),
             ("GET", "/models", list_models),
             ("GET", "/models/{name:path}", one_model),
         ):
