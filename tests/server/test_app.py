@@ -140,6 +140,14 @@ async def test_probes_tell_alive_from_ready(http, replica):
     assert (await http.get("/health/ready")).json() == {"status": "ready", "models": ["fake"]}
 
 
+@pytest.mark.parametrize(
+    ("state", "status"), [("starting", 503), ("failed", 503), ("ready", 200), ("restarting", 200)]
+)
+async def test_what_has_started_once_has_started(state, status, http, replica):
+    replica.state, replica.reason = state, "why"
+    assert (await http.get("/health/startup")).status_code == status
+
+
 async def test_a_request_before_the_model_is_loaded_is_a_503(http, replica):
     replica.state, replica.reason = "starting", "the model is loading"
 

@@ -17,7 +17,7 @@ from fluxline.jobs import Scope as KeyScope
 from fluxline.server import envelope
 from fluxline.service import Caller
 
-PUBLIC = frozenset({"/", "/health", "/health/live", "/health/ready"})
+PUBLIC = frozenset({"/", "/health", "/health/live", "/health/ready", "/health/startup"})
 METRICS = frozenset({"/metrics", "/metrics/prometheus"})
 SIGNED = "/files/"  # a link is its own permission
 HEADERS = ("api-key", "x-api-key", "x-key")  # of Azure, Anthropic and BFL
