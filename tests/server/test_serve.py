@@ -3,11 +3,8 @@
 import asyncio
 import base64
 import json
-import os
-import re
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -15,14 +12,8 @@ import httpx
 import openai
 import pytest
 
-ROOT = Path(__file__).parents[2]
-PROGRAM = """
-import json, sys
-from fluxline.server.serve import run
-from fluxline.settings import load_settings
-options = json.loads(sys.argv[1])
-sys.exit(run(load_settings(options), engine="tests.worker.fake_engine:open_engine"))
-"""
+from tests.running import Running
+
 FLUES_BODY = """{
   "prompt": "A futuristic city skyline at sunset",
   "width": 512,
@@ -30,32 +21,6 @@ FLUES_BODY = """{
   "steps": 4,
   "guidance_scale": 7.5
 }"""
-
-
-class Running:
-    """A server in a process of its own."""
-
-    def __init__(self, **options):
-        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-        self.began = time.monotonic()
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, json.dumps({"port": 0, "model": "fake", **options})],
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        found = re.search(r"listens on (http://\S+)", self.line())
-        self.url = found[1] if found else ""
-
-    def line(self):
-        return self.process.stdout.readline()
-
-    def end(self, number=signal.SIGTERM):
-        if self.process.poll() is None:
-            self.process.send_signal(number)
-        out, err = self.process.communicate(timeout=20)
-        return self.process.returncode, out, err
 
 
 @pytest.fixture
@@ -68,9 +33,7 @@ def start():
 
     yield begin
     for server in running:
-        if server.process.poll() is None:
-            server.process.kill()
-        server.process.communicate()
+        server.kill()
 
 
 @pytest.fixture(scope="module")
@@ -217,9 +180,10 @@ async def test_a_second_signal_does_not_wait(start):
 
 def test_a_model_that_cannot_load_ends_it_with_2_and_the_reason(start):
     server = start(model="absent")
-    _, err = server.process.communicate(timeout=20)
+    server.process.wait(20)
+    code, _, err = server.end()
 
-    assert server.process.returncode == 2
+    assert code == 2
     assert "cannot go on: no model called absent" in err
 
 

@@ -3,6 +3,7 @@
 import base64
 import binascii
 import json
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -86,8 +87,8 @@ def a1111_router(service: Service, *, max_n: int) -> APIRouter:
                 del drawings[drawing.request_id]
         except FluxlineError as exc:
             return _refusal(exc)
-        sent = json.loads(await request.body())
-        return Response(a1111.answer(asked, images, sent), media_type="application/json")
+        body = a1111.answer(asked, images, _echoed(await request.body()))
+        return Response(body, media_type="application/json")
 
     @router.post("/img2img")
     async def img2img() -> Response:
@@ -218,6 +219,17 @@ async def _followed(ticket: Ticket, drawing: Drawing) -> list[ImageResult]:
     return sorted(images, key=lambda image: image.index)
 
 
+def _echoed(raw: bytes) -> dict[str, Any]:
+    """The body again, as clients expect it back; a number that JSON does not have becomes text."""
+
+    def number(text: str) -> float | str:
+        value = float(text)
+        return value if math.isfinite(value) else text
+
+    sent: dict[str, Any] = json.loads(raw, parse_float=number, parse_constant=str)
+    return sent
+
+
 async def _nothing() -> list[Any]:
     """List what there is none of."""
     return []
@@ -238,4 +250,5 @@ def _refusal(error: FluxlineError) -> Response:
         "body": "",
         "errors": told["message"],
     }
-    return Response(json.dumps(body).encode(), status, media_type="application/json")
+    raw = json.dumps(body).encode()
+    return Response(raw, status, envelope.hints(error), media_type="application/json")

@@ -127,4 +127,5 @@ def _refusal(error: FluxlineError) -> Response:
     status, told = envelope.spelt(error)
     body = {"error": told["code"], "message": told["message"], "details": {"field": told["param"]}}
     raw = msgspec.json.encode({**body, "detail": told["message"]})
-    return Response(raw, 422 if status == 400 else status, media_type="application/json")
+    status = 422 if status == 400 else status
+    return Response(raw, status, envelope.hints(error), media_type="application/json")
