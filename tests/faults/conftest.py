@@ -39,9 +39,9 @@ def start(data):
     """
     running = []
 
-    def begin(evaluation_s=0.005, **options):
-        options = {"log_level": "debug", "data": str(data), **options}
-        running.append(Running(engine=PACED, model=str(evaluation_s), **options))
+    def begin(evaluation_s=0.005, *, engine=PACED, **options):
+        options = {"model": str(evaluation_s), "log_level": "debug", "data": str(data), **options}
+        running.append(Running(engine=engine, **options))
         assert running[-1].line().startswith("ready")
         return running[-1]
 

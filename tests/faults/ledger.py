@@ -104,7 +104,7 @@ class Ledger:
         statuses = {entry.status for entry in self.entries}
         assert statuses <= {0, 200, 202} | REFUSALS, statuses
         for entry in self.refused:
-            assert entry.retry_after and int(entry.retry_after) >= 1, entry
+            assert int(entry.retry_after or 0) >= 1, entry
         rows, unkeyed = _rows(data)
         for entry in self.accepted:
             if entry.sha256 is not None:

@@ -1,4 +1,4 @@
-"""Workers and servers that are killed at any moment: nothing accepted is lost, nothing ends twice."""
+"""Workers and servers that are killed at any moment: what was accepted ends, and ends once."""
 
 import asyncio
 import random
@@ -59,9 +59,7 @@ async def test_a_poisonous_job_fails_by_name_and_no_other(start, client, ledger,
     ledger.check(data, strangers=1)
 
 
-async def test_a_server_killed_at_any_moment_has_every_job_it_accepted(
-    start, client, ledger, data
-):
+async def test_a_server_killed_at_any_moment_has_every_job_it_accepted(start, client, ledger, data):
     chance, kills = random.Random(9), scaled(2)
     server = start(0.02)
     async with client(server) as http:

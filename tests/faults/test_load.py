@@ -49,9 +49,7 @@ async def test_beyond_the_queue_the_rest_is_told_at_once_when_to_come_again(
                 await asyncio.sleep(0.1)
 
         watching = asyncio.create_task(watch())
-        entries = await arrive(
-            5 / PICTURE_S, scaled(200), lambda prompt: ledger.draw(http, prompt)
-        )
+        entries = await arrive(5 / PICTURE_S, scaled(200), lambda prompt: ledger.draw(http, prompt))
         recovered = await ledger.draw(http, CANARY)
         watching.cancel()
         said = (await http.get("/health")).json()

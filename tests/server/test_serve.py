@@ -10,6 +10,7 @@ from pathlib import Path
 
 import httpx
 import openai
+import psutil
 import pytest
 
 from tests.running import Running
@@ -218,6 +219,13 @@ def test_with_keys_the_world_may_come_and_who_has_none_is_refused(start, monkeyp
 
     _, out, err = server.end()
     assert "secret" not in out + err
+
+
+def test_nothing_but_its_port_can_be_reached(server):
+    processes = [psutil.Process(server.process.pid), *server.workers]
+    lines = [line for process in processes for line in process.net_connections("inet")]
+
+    assert {line.laddr for line in lines if line.status == "LISTEN"} == {("127.0.0.1", server.port)}
 
 
 async def test_an_oversized_header_is_cut(server):

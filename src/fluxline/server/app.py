@@ -49,6 +49,7 @@ def create_app(
             HTTPException: envelope.on_http_exception,
             RequestValidationError: envelope.on_validation_error,
         },
+        responses=envelope.DOCUMENTED,
         redirect_slashes=False,
     )
     app.add_middleware(BodyLimit, limit_bytes=body_limit_bytes)

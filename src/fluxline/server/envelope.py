@@ -51,6 +51,40 @@ _CODE_BY_STATUS = {
 }
 
 
+DOCUMENTED = {
+    "default": {
+        "description": "What went wrong. `error` is OpenAI's object, or a word at the doors of "
+        "programs that have it so.",
+        "content": {
+            "application/json": {
+                "schema": {
+                    "type": "object",
+                    "required": ["error"],
+                    "properties": {
+                        "error": {
+                            "oneOf": [
+                                {
+                                    "type": "object",
+                                    "required": ["message", "type", "param", "code"],
+                                    "properties": {
+                                        "message": {"type": "string"},
+                                        "type": {"type": "string"},
+                                        "param": {"type": ["string", "null"]},
+                                        "code": {"type": ["string", "null"]},
+                                    },
+                                },
+                                {"type": "string"},
+                            ]
+                        }
+                    },
+                }
+            }
+        },
+    }
+}
+"""For the OpenAPI document of every route, in place of FastAPI's own, which is not answered."""
+
+
 def failure(
     status: int,
     message: str,

@@ -12,8 +12,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
-import msgspec
-
 from fluxline.errors import (
     CapacityError,
     DeadlineExceeded,
@@ -207,13 +205,8 @@ class Dispatcher:
             late = DeadlineExceeded("the job waited beyond its deadline", retry_after_s=1.0)
             return await self._end(held, late, [])
         try:
-            request = replace(
-                record.request_of(row.request), priority=row.priority, owner=row.owner
-            )
+            request = replace(record.request_of(row), priority=row.priority, owner=row.owner)
             self._replica.submit(request, news.put_nowait)
-        except msgspec.MsgspecError:
-            text = "this version cannot read the job: it was written by another"
-            return await self._end(held, EngineError(text), [])
         except NotReady as exc:
             return await self._end(held, Failed(row.id, CapacityError.code, exc.message), [])
         except FluxlineError as exc:

@@ -408,9 +408,7 @@ class Service:
         """The feed of a job that waits or is claimed; one that came from elsewhere gets its own."""
         feed = self._register.get(row.id)
         if feed is None or feed.is_over:
-            feed = self._register.enter(
-                Feed(record.request_of(row.request), cost=row.cost, door=row.door)
-            )
+            feed = self._register.enter(Feed(record.told_of(row), cost=row.cost, door=row.door))
         return feed
 
     def _followed(self, feed: Feed, terms: Terms) -> Ticket:
@@ -444,7 +442,7 @@ class Service:
 
     async def _watched(self, row: JobRow) -> Feed:
         """A feed of a job that is over, or that another server holds."""
-        feed = Feed(record.request_of(row.request), cost=row.cost)
+        feed = Feed(record.told_of(row), cost=row.cost)
         if row.is_over:
             await replay(row, feed, self._pictures)
         else:

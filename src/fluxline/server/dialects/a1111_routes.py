@@ -1,7 +1,6 @@
 """The routes of the AUTOMATIC1111 web UI's API that its clients call, under `/sdapi/v1`."""
 
 import base64
-import binascii
 import json
 import math
 import time
@@ -186,7 +185,7 @@ def a1111_router(service: Service, *, max_n: int) -> APIRouter:
             sent = fields.text("image") or ""
             raw = base64.b64decode(sent.rpartition(",")[2], validate=True)
             recipe = read_recipe(raw)
-        except (binascii.Error, UnsupportedFormat, InvalidParams):
+        except (ValueError, UnsupportedFormat, InvalidParams):  # no base64, not even ASCII
             message = "image must be a PNG, JPEG or WebP file as base64"
             return _refusal(InvalidParams(message, field="image"))
         text = recipe.to_infotext() if recipe else ""

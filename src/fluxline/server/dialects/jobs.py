@@ -19,7 +19,7 @@ from fluxline.request import (
 )
 from fluxline.server import envelope, sse
 from fluxline.service import Drawn, Ticket
-from fluxline.service.record import request_of
+from fluxline.service.record import told_of
 
 
 def job(row: JobRow, images: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -37,7 +37,7 @@ def job(row: JobRow, images: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "attempts": row.attempts,
         "priority": row.priority,
         "deadline": _time(row.deadline),
-        "request": asked(request_of(row.request)),
+        "request": asked(told_of(row)),
         "images": list(images),
         "error": error,
     }
