@@ -1,8 +1,9 @@
 # make serve: install and serve.  make test: install and run the tests.  make all: what CI runs.
+# make faults: all of tests/faults, counted four times as high as in CI (some ten minutes).
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: all serve test test-slow lint proto format
+.PHONY: all serve test test-slow faults lint proto format
 all: test lint
 
 serve: .venv/served
@@ -12,7 +13,10 @@ test: .venv/dev
 	$(BIN)/pytest -q -m "not slow and not gpu"
 
 test-slow: .venv/dev
-	$(BIN)/pytest -q -m slow
+	$(BIN)/pytest -q -m "slow and not soak"
+
+faults: .venv/dev
+	FAULTS_SCALE=4 $(BIN)/pytest -q -m slow --timeout=900 tests/faults
 
 lint: .venv/dev
 	$(BIN)/ruff check && $(BIN)/ruff format --check && $(BIN)/mypy && $(BIN)/lint-imports

@@ -17,6 +17,7 @@ from fluxline.errors import ConfigError, NotReady
 from fluxline.jobs.table import SCHEMA_VERSION, metadata, schema
 
 BUSY_S = 5.0  # how long a writer of SQLite waits for another
+STILL_BUSY_S = 0.1  # and the next one, as long as nobody got through: they come one after another
 
 
 class Database:
@@ -28,6 +29,7 @@ class Database:
     def __init__(self, url: str) -> None:
         self._engine = _opened(url)
         self._lock: IO[str] | None = None
+        self._patience_s = BUSY_S
         with self.writing() as db:
             metadata.create_all(db)
             found = db.execute(select(schema)).first()
@@ -76,10 +78,13 @@ class Database:
     @contextmanager
     def writing(self) -> Iterator[Connection]:
         """A transaction that is written whole or not at all. Raises NotReady."""
+        engine = self._engine.execution_options(writes=True, patience_s=self._patience_s)
         try:
-            with self._engine.execution_options(writes=True).begin() as db:
+            with engine.begin() as db:
+                self._patience_s = BUSY_S
                 yield db
         except OperationalError as exc:  # locked, full, or not there: nothing was written
+            self._patience_s = STILL_BUSY_S
             raise NotReady("the job database cannot be written now", retry_after_s=5.0) from exc
 
 
@@ -106,5 +111,9 @@ def _prepare_sqlite(connection: Any, _: Any) -> None:
 
 
 def _begin_sqlite(connection: Connection) -> None:
-    writes = connection.get_execution_options().get("writes", False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+    options = connection.get_execution_options()
+    if options.get("writes", False):
+        connection.exec_driver_sql(f"PRAGMA busy_timeout = {round(1000 * options['patience_s'])}")
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+    else:
+        connection.exec_driver_sql("BEGIN")

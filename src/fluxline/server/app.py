@@ -64,6 +64,7 @@ def create_app(
             HTTPException: envelope.on_http_exception,
             RequestValidationError: envelope.on_validation_error,
         },
+        responses=envelope.DOCUMENTED,
         redirect_slashes=False,
         lifespan=lifespan,
     )
