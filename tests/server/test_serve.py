@@ -12,6 +12,7 @@ import httpx
 import openai
 import psutil
 import pytest
+from mcp import Client
 
 from tests.running import Running
 
@@ -162,6 +163,18 @@ async def test_what_runs_is_finished_or_failed_within_the_limit(number, start):
 
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "overloaded")
     assert server.end()[0] == 0
+
+
+async def test_an_agent_that_stays_connected_does_not_hold_up_the_end(start):
+    server = start()
+    server.line()
+    async with Client(f"{server.url}/mcp", mode="legacy") as client:
+        result = await client.call_tool("generate_image", {"prompt": "a fox"})
+        code, _, err = await asyncio.to_thread(server.end)
+
+    assert base64.b64decode(result.content[0].data).startswith(b"picture of a fox")
+    assert (code, "Traceback" in err) == (0, False)
+    assert "timeout graceful shutdown exceeded" not in err  # uvicorn's, of lines still open
 
 
 async def test_a_second_signal_does_not_wait(start):

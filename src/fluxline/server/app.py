@@ -51,8 +51,10 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
-        yield
-        await mcp.close()
+        try:
+            yield
+        finally:
+            await mcp.close()
 
     app = FastAPI(
         title="Fluxline",
