@@ -65,13 +65,14 @@ def test_its_own_retry_follows_the_drawing_that_it_did_not_wait_for(node, stoppe
     prompt = "a fox that takes its time in Node"
     with ThreadPoolExecutor() as pool:
         with stopped():
-            asked = pool.submit(node, "retry.mjs", prompt, "5000")
-            time.sleep(8)  # it has hung up by then, and asked again
+            asked = pool.submit(node, "retry.mjs", prompt, "8000")
+            time.sleep(11)  # it has hung up by then, and asked again
         answer = asked.result()
 
     jobs = http.get("/v1/jobs", params={"limit": 200}).json()["data"]
     told = [(j["status"], j["attempts"]) for j in jobs if j["request"]["prompt"] == prompt]
     assert opened(answer["image"]).size == SQUARE
+    assert answer["asked"] > 1
     assert told == [("done", 1)]
 
 

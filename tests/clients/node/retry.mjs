@@ -2,7 +2,17 @@
 import OpenAI from "openai";
 
 const [url, key, prompt, timeout] = process.argv.slice(2);
-const client = new OpenAI({ baseURL: `${url}/v1`, apiKey: key, maxRetries: 3, timeout: Number(timeout) });
+let asked = 0;
+const client = new OpenAI({
+  baseURL: `${url}/v1`,
+  apiKey: key,
+  maxRetries: 3,
+  timeout: Number(timeout),
+  fetch: (...words) => {
+    asked += 1;
+    return fetch(...words);
+  },
+});
 const drawn = await client.images.generate({ prompt, size: "128x128" });
 
-console.log(JSON.stringify({ image: drawn.data[0].b64_json }));
+console.log(JSON.stringify({ image: drawn.data[0].b64_json, asked }));
