@@ -30,8 +30,8 @@ async def test_a_json_client_reads_five_numbers(http):
     assert said["grpc_alive"] is False
 
 
-async def test_grpc_is_told_alive_where_it_is_served(service, links):
-    app = create_app(service, links, max_n=4, body_limit_bytes=40_000, has_grpc=True)
+async def test_grpc_is_told_alive_where_it_is_served(service, links, webhooks):
+    app = create_app(service, links, webhooks, max_n=4, body_limit_bytes=40_000, has_grpc=True)
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://fluxline") as http:
         assert (await http.get("/metrics")).json()["grpc_alive"] is True

@@ -164,19 +164,6 @@ async def test_who_hangs_up_out_of_impatience_is_expected_back(service, replica)
     assert (await second).job_id == "a"
 
 
-async def test_a_retry_is_drawn_while_what_it_left_is_still_being_cancelled(service, replica):
-    replica.cancel = replica.cancelled.append  # it is in the middle of an evaluation
-    first = asyncio.create_task(service.draw(request("a"), Terms(fingerprint="f")))
-    await replica.given("a")
-    first.cancel()
-    await asyncio.sleep(0.02)
-
-    retry = asyncio.create_task(service.draw(request("b"), Terms(fingerprint="f", is_retry=True)))
-    await drawn(replica, "b")
-    assert len(await retry) == 1
-    assert replica.cancelled == ["a"]
-
-
 async def test_who_leaves_while_the_row_is_written_is_not_drawn_for(opened, replica, store):
     service, accept = await opened(), store.accept
 

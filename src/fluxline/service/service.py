@@ -222,13 +222,13 @@ class Service:
         """How many jobs are in each state."""
         return await self._clerk.do(self._store.counts)
 
-    async def follow(self, row: JobRow, *, after: int = 0) -> Ticket:
+    async def follow(self, row: JobRow, *, after: int = 0, with_files: bool = False) -> Ticket:
         """Follow a job from the event after that number, wherever it is and whether it is over.
 
-        Pictures that it has already come without their files. Raises EngineError for a row that
-        cannot be read.
+        Pictures that are not at hand come without their files, unless these are wanted.
         """
-        feed = self._register.get(row.id) or await self._elsewhere.feed(row, with_files=False)
+        at_hand = self._register.get(row.id)
+        feed = at_hand or await self._elsewhere.feed(row, with_files=with_files)
         return feed.follow(after=after)
 
     async def cancel(self, job_id: str, owner: str | None = None) -> JobRow | None:

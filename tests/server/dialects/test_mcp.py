@@ -29,9 +29,9 @@ ANN = {**BOTH, "authorization": "Bearer ann"}
 
 
 @pytest.fixture
-def app(service, links, database):
+def app(service, links, webhooks, database):
     ring = KeyRing(database, given=["ann", "bob"])
-    return create_app(service, links, max_n=4, body_limit_bytes=40_000, ring=ring)
+    return create_app(service, links, webhooks, max_n=4, body_limit_bytes=40_000, ring=ring)
 
 
 @contextlib.asynccontextmanager
@@ -434,10 +434,10 @@ async def test_a_body_that_is_no_message_is_refused(raw, version, address):
 
 
 @pytest.fixture
-async def open_http(service, links):
+async def open_http(service, links, webhooks):
     """A server that asks for no key, and what may be called there."""
     links.base_url = "https://draw.example.org"
-    app = create_app(service, links, max_n=4, body_limit_bytes=40_000)
+    app = create_app(service, links, webhooks, max_n=4, body_limit_bytes=40_000)
     async with (
         app.router.lifespan_context(app),
         web(

@@ -166,7 +166,7 @@ class Tools:
         if row.state != JobState.DONE:
             return _answer(told)
         try:
-            async with await self._service.follow(row) as ticket:
+            async with await self._service.follow(row, with_files=True) as ticket:
                 images = await _drawn(ticket, request_of(row), context)
         except StorageError as exc:
             return _answer({**told, "warnings": [exc.message]})
