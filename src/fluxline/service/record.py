@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from fluxline.request import GenerationRequest, ImageFormat, ImageResult, SamplingParams
+from fluxline.request import GenerationRequest, ImageFormat, ImageResult, SamplingParams, ScorerName
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +27,7 @@ class Drawn:
     text_tokens: int
     image_tokens: int
     score: float | None
+    scorer: ScorerName | None = None  # rows of before have none
     warnings: tuple[str, ...]
 
     @classmethod
@@ -47,6 +48,7 @@ class Drawn:
             text_tokens=image.text_tokens,
             image_tokens=image.image_tokens,
             score=image.score,
+            scorer=image.scorer,
             warnings=image.warnings,
         )
 
@@ -65,6 +67,7 @@ class Drawn:
             text_tokens=self.text_tokens,
             image_tokens=self.image_tokens,
             score=self.score,
+            scorer=self.scorer,
             stored=self.key,
             warnings=self.warnings,
         )
