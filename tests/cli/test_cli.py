@@ -47,7 +47,15 @@ def test_the_best_of_several_is_the_only_file_and_its_score_is_said(run, clip_fo
 
     assert result.exit_code == 0, result.output
     assert [p.name for p in tmp_path.iterdir()] == ["fox.png"]
-    assert "score" in result.output
+    assert "(clip), rank 1" in result.output
+
+
+def test_without_a_clip_the_technically_best_are_kept_in_order(run):
+    result = run("a fox", "-o", "f.png", "-n", "3", "--top-k", "2", "--steps", "1")
+
+    assert "(technical), rank 1" in result.output
+    assert "(technical), rank 2" in result.output
+    assert "not the prompt" in result.output
 
 
 def test_the_better_ones_keep_their_numbers(run, clip_folder, tmp_path):
@@ -62,7 +70,6 @@ def test_the_better_ones_keep_their_numbers(run, clip_folder, tmp_path):
     [
         (("--scorer", "x"), "scorer acts only with --top-k"),
         (("--top-k", "1", "--scorer", "no such folder"), "no model 'no such folder'"),
-        (("--top-k", "1"), "top_k needs a scorer"),
     ],
 )
 def test_a_scorer_that_cannot_act_is_refused_before_anything_is_drawn(run, tmp_path, options, said):

@@ -137,6 +137,7 @@ class FakeEngine:
             text_tokens=64,
             image_tokens=16,
             score=None if request.top_k is None else float(index),
+            scorer=None if request.top_k is None else "clip",
             warnings=() if request.params.guidance is None else ("guidance has no effect",),
         )
         return ImageReady(request.id, image)

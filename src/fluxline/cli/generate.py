@@ -61,10 +61,11 @@ def generate(
     ] = None,
     n: Annotated[int, typer.Option("-n", min=1, max=1024, help="pictures")] = 1,
     top_k: Annotated[
-        int | None, typer.Option(min=1, help="keep so many of them, the best by a scorer")
+        int | None, typer.Option(min=1, help="keep so many of them, the best by --scorer")
     ] = None,
     scorer: Annotated[
-        str | None, typer.Option(help="a CLIP folder or hub id; the model's own if absent")
+        str | None,
+        typer.Option(help="a CLIP folder or hub id, or technical; the model's own if absent"),
     ] = None,
     seed: Annotated[int | None, typer.Option(help="of the first picture; random if absent")] = None,
     size: Annotated[
@@ -253,8 +254,9 @@ def _deliver(
 ) -> ImageResult:
     """Draw, write and show the pictures of a request; return the last."""
     pictures = _drawn(engine, request, console)
-    for picture in pictures if request.top_k is None else best(pictures, request.top_k):
-        _write(picture, _path_of(picture, output, request), console)
+    kept = pictures if request.top_k is None else best(pictures, request.top_k)
+    for rank, picture in enumerate(kept, 1):
+        _write(picture, _path_of(picture, output, request), rank, console)
         if show:
             _show(picture)
     return picture
@@ -289,7 +291,8 @@ def _drawn(engine: "Engine", request: GenerationRequest, console: Console) -> It
                     raise error
 
 
-def _write(picture: ImageResult, path: Path, console: Console) -> None:
+def _write(picture: ImageResult, path: Path, rank: int, console: Console) -> None:
+    """Write a file and say so; rank: its place among scored pictures."""
     try:
         path.write_bytes(picture.data)
     except OSError as exc:
@@ -297,7 +300,9 @@ def _write(picture: ImageResult, path: Path, console: Console) -> None:
     seconds = sum(v for k, v in picture.timings_s.items() if k != "queue")
     for warning in picture.warnings:
         _say(console, f"note: {warning}", style="yellow")
-    score = "" if picture.score is None else f"  score {picture.score:.3f}"
+    score = ""
+    if picture.score is not None:
+        score = f"  score {picture.score:.3f} ({picture.scorer}), rank {rank}"
     size = f"{picture.width}x{picture.height}"
     print(f"{path}  seed {picture.seed}  {size}  {seconds:.2f} s{score}")
 

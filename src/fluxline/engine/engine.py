@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from fluxline import images
-from fluxline.engine.build import open_model, open_scorer
+from fluxline.engine.build import TECHNICAL, open_model, open_scorer
 from fluxline.engine.faults import is_out_of_memory
 from fluxline.engine.finish import finish
 from fluxline.engine.job import BatchKey, Change, Job
@@ -37,7 +37,7 @@ from fluxline.errors import (
 )
 from fluxline.models.base import DiffusionModel
 from fluxline.models.registry import entry_for
-from fluxline.models.scorers import ClipScorer
+from fluxline.models.scorers import Scorer
 from fluxline.request import (
     SEED_LIMIT,
     EngineStats,
@@ -62,9 +62,10 @@ class Engine:
 
     model: a registry name, a diffusers folder, a .safetensors file or a hub id, or a model already
     open. device: auto, cuda, mps or cpu. scorer: a CLIP folder or hub id that requests with top_k
-    are judged by; None: the one the registry names for the model. budget: how much at once; None:
-    measured now. threads: of the CPU, in a forward; None: measured with the budget. on_lost: called
-    on the engine's thread should the device be lost; by default every request fails.
+    are judged by, or "technical", which reads no prompt; None: the CLIP that the registry names for
+    the model, else "technical". budget: how much at once; None: measured now. threads: of the CPU,
+    in a forward; None: measured with the budget. on_lost: called on the engine's thread should the
+    device be lost; by default every request fails.
     Raises LoadError. Methods may be called from any thread but the engine's own.
     """
 
@@ -79,7 +80,8 @@ class Engine:
         on_lost: Callable[[], None] | None = None,
     ) -> None:
         self._model = open_model(model, device) if isinstance(model, str) else model
-        self._scorer = scorer or (entry_for(model).scorer if isinstance(model, str) else None)
+        own = entry_for(model).scorer if isinstance(model, str) else None
+        self._scorer = scorer or own or TECHNICAL
         self._open_scorer = functools.cache(self._opened_scorer)
         if scorer is not None:
             self._open_scorer()  # a wrong one is told now, not after the first picture
@@ -260,8 +262,7 @@ class Engine:
         if change.error is not None:
             self._fail(job.request.id, change.error)
 
-    def _opened_scorer(self) -> ClipScorer:
-        assert self._scorer is not None  # checked at the door
+    def _opened_scorer(self) -> Scorer:
         return open_scorer(self._scorer, self._model.device)
 
     def _give_up(self) -> None:
@@ -293,13 +294,10 @@ class Engine:
         if not 1 <= request.count <= MOST_PICTURES:
             message = f"n must be from 1 to {MOST_PICTURES}; got {request.count}"
             raise InvalidParams(message, field="n")
-        if request.top_k is not None:
-            if type(request.top_k) is not int or request.top_k < 1:
-                message = f"top_k must be a whole number from 1; got {request.top_k!r}"
-                raise InvalidParams(message, field="top_k")
-            if self._scorer is None:
-                message = f"top_k needs a scorer, and {name} comes without one: name a CLIP"
-                raise InvalidParams(message, field="top_k")
+        top_k = request.top_k
+        if top_k is not None and (type(top_k) is not int or top_k < 1):
+            message = f"top_k must be a whole number from 1; got {top_k!r}"
+            raise InvalidParams(message, field="top_k")
         if not isinstance(request.prompt, str):
             kind = type(request.prompt).__name__
             raise InvalidParams(f"prompt must be text; got {kind}", field="prompt")
@@ -311,6 +309,10 @@ class Engine:
     def _job(self, request: GenerationRequest, index: int, picture: Planned) -> Job:
         spec = self._model.spec
         params, warnings = spec.resolve(picture.params)
+        if request.top_k is not None and self._scorer == TECHNICAL:
+            warnings.append(
+                "top_k judges sharpness, contrast and range, not the prompt: a CLIP would"
+            )
         assert params.width is not None
         assert params.height is not None
         assert params.steps is not None

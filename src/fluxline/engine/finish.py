@@ -58,6 +58,7 @@ def finish(
             "decode": decoded_at - job.drawn_at,
             "compress": time.monotonic() - decoded_at,
         },
-        score=change.score,
+        score=None if change.score is None else change.score.value,
+        scorer=None if change.score is None else change.score.scorer,
         warnings=job.warnings,
     )

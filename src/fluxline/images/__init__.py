@@ -8,6 +8,7 @@ from fluxline.images.encode import check_format, encode, preview
 from fluxline.images.fit import fit
 from fluxline.images.receipt import Receipt
 from fluxline.images.recipe import SAMPLER_TITLES, Recipe, read_recipe
+from fluxline.images.technical import technical_score
 from fluxline.images.terminal import detect, render
 
 __all__ = [
@@ -22,4 +23,5 @@ __all__ = [
     "preview",
     "read_recipe",
     "render",
+    "technical_score",
 ]

@@ -4,8 +4,8 @@ No prompt and no setting stands here: those are the recipe's. Not a signature: i
 Source: ISO 16684-1 (XMP); IPTC Photo Metadata Standard, Digital Source Type.
 """
 
-import html
 import re
+from xml.sax.saxutils import quoteattr
 
 XMP_KEYWORD = "XML:com.adobe.xmp"
 """The name of the text chunk in which a PNG carries its packet."""
@@ -19,7 +19,7 @@ _PACKET = """<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
 <rdf:Description rdf:about=""
  xmlns:xmp="http://ns.adobe.com/xap/1.0/"
  xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/"
- xmp:CreatorTool="{tool}"
+ xmp:CreatorTool={tool}
  Iptc4xmpExt:DigitalSourceType="{source}"/>
 </rdf:RDF>
 </x:xmpmeta>
@@ -28,5 +28,5 @@ _PACKET = """<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
 
 def xmp(software: str) -> str:
     """Write the packet of a picture that `software` drew. What XML cannot say becomes U+FFFD."""
-    tool = html.escape(_NOT_XML.sub("\ufffd", software))
+    tool = quoteattr(_NOT_XML.sub("\ufffd", software))
     return _PACKET.format(tool=tool, source=TRAINED)

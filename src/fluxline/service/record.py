@@ -8,7 +8,7 @@ import msgspec
 
 from fluxline.errors import EngineError
 from fluxline.jobs import JobRow
-from fluxline.request import GenerationRequest, ImageFormat, ImageResult, SamplingParams
+from fluxline.request import GenerationRequest, ImageFormat, ImageResult, SamplingParams, ScorerName
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +29,7 @@ class Drawn:
     text_tokens: int
     image_tokens: int
     score: float | None
+    scorer: ScorerName | None = None  # rows of before have none
     warnings: tuple[str, ...]
 
     @classmethod
@@ -49,6 +50,7 @@ class Drawn:
             text_tokens=image.text_tokens,
             image_tokens=image.image_tokens,
             score=image.score,
+            scorer=image.scorer,
             warnings=image.warnings,
         )
 
@@ -67,6 +69,7 @@ class Drawn:
             text_tokens=self.text_tokens,
             image_tokens=self.image_tokens,
             score=self.score,
+            scorer=self.scorer,
             stored=self.key,
             warnings=self.warnings,
         )

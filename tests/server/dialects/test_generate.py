@@ -101,6 +101,7 @@ async def test_the_best_are_kept_with_their_scores_and_ranks(http, guided):
         (3, 1, 3.0),
         (2, 2, 2.0),
     ]
+    assert {image["scorer"] for image in said["images"]} == {"clip"}
     assert (said["count"], said["drawn"], many["count"]) == (2, 4, 2)
 
 

@@ -17,13 +17,15 @@ from transformers import CLIPModel, CLIPTokenizer
 from transformers.models.clip import CLIPImageProcessorPil
 
 from fluxline.errors import LoadError
+from fluxline.request import ScorerName
 
 
 class ClipScorer:
     """Scores pictures against prompts. Thread: the engine's."""
 
-    def __init__(self, name: str, *, model: CLIPModel, words: Any, eye: Any) -> None:
-        self.name = name
+    name: ScorerName = "clip"
+
+    def __init__(self, *, model: CLIPModel, words: Any, eye: Any) -> None:
         self._model, self._words, self._eye = model, words, eye
 
     @classmethod
@@ -38,7 +40,7 @@ class ClipScorer:
         except (OSError, ValueError) as exc:
             kind = type(exc).__name__
             raise LoadError(f"{folder.name} is not a CLIP that can be read ({kind})") from exc
-        return cls(folder.name, model=model.eval().to(device), words=words, eye=eye)
+        return cls(model=model.eval().to(device), words=words, eye=eye)
 
     @torch.inference_mode()
     def score(self, pictures: Sequence[NDArray[np.uint8]], prompts: Sequence[str]) -> list[float]:

@@ -129,7 +129,7 @@ def image_of(asked: Asked, image: ImageResult, links: Mapping[str, str]) -> dict
 def _rank(image: ImageResult, place: int) -> dict[str, Any]:
     if image.score is None:
         return {}
-    return {"score": image.score, "rank": place, "scorer": "prompt-image"}
+    return {"score": image.score, "rank": place, "scorer": image.scorer}
 
 
 def _diversity(fields: Fields, info: ModelInfo) -> Diversity:

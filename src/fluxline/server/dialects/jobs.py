@@ -65,8 +65,8 @@ def asked(request: GenerationRequest) -> dict[str, Any]:
     return {name: value for name, value in given.items() if value is not None}
 
 
-def image(drawn: Drawn, link: str | None) -> dict[str, Any]:
-    """Spell one picture of a job."""
+def image(drawn: Drawn, link: str | None, rank: int | None) -> dict[str, Any]:
+    """Spell one picture of a job; rank: its place among all of the job's, 1 the best."""
     return {
         "index": drawn.index,
         "url": link,
@@ -77,6 +77,8 @@ def image(drawn: Drawn, link: str | None) -> dict[str, Any]:
         "bytes": drawn.size,
         "sha256": drawn.sha256,
         "score": drawn.score,
+        "scorer": drawn.scorer,
+        "rank": rank,
         "timings_ms": {stage: round(1000 * s, 3) for stage, s in drawn.timings_s.items()},
         "warnings": list(drawn.warnings),
     }
@@ -116,7 +118,8 @@ def _told(event: Event) -> tuple[str, Mapping[str, Any]]:
             told = {"index": index, "evaluation": evaluation, "total": total}
             return "progress", told if preview is None else {**told, "preview": preview}
         case ImageReady(image=one):
-            return "image", {"index": one.index, "seed": one.seed, "score": one.score}
+            said = {"index": one.index, "seed": one.seed}
+            return "image", {**said, "score": one.score, "scorer": one.scorer}
         case Failed(code=code, message=message):
             _, error = envelope.spelt(error_of(code, message))
             return "failed", {"error": error}

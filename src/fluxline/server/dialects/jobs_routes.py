@@ -10,6 +10,7 @@ from starlette.exceptions import HTTPException
 
 from fluxline.errors import RequestError
 from fluxline.jobs import JobRow, JobState
+from fluxline.request import ranks
 from fluxline.server import sse
 from fluxline.server.body import in_callers_words, read_request, warnings_of
 from fluxline.server.dialects import jobs
@@ -99,10 +100,11 @@ def jobs_router(service: Service, links: Links, webhooks: Webhooks, *, max_n: in
         return row
 
     async def spelt(row: JobRow, request: Request) -> dict[str, Any]:
-        images = [
-            jobs.image(drawn, await links.of(drawn.key, request) if drawn.key else None)
-            for drawn in result_of(row.result)
-        ]
+        result = result_of(row.result)
+        places, images = ranks(result), []
+        for drawn in result:
+            link = await links.of(drawn.key, request) if drawn.key else None
+            images.append(jobs.image(drawn, link, places.get(drawn.index)))
         return jobs.job(row, images)
 
     return router

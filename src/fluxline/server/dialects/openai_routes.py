@@ -3,14 +3,14 @@
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping
 from typing import Any
 
 import msgspec
 from fastapi import APIRouter, Request, Response
 
 from fluxline.errors import FluxlineError, RequestError
-from fluxline.request import ImageReady, ImageResult, Progress, best, failure_of
+from fluxline.request import ImageReady, ImageResult, Progress, best, failure_of, ranks
 from fluxline.server import envelope, sse
 from fluxline.server.body import in_callers_words
 from fluxline.server.dialects import openai
@@ -105,9 +105,10 @@ async def _events(asked: openai.Asked, ticket: Ticket) -> AsyncGenerator[bytes, 
                     case ImageReady(image=image) if asked.request.top_k:
                         candidates.append(image)
                     case ImageReady(image=image):
-                        yield _completed(asked, image, ticket.job_id)
+                        yield _completed(asked, image, {}, ticket.job_id)
+            places = ranks(candidates)
             for image in best(candidates, asked.request.top_k):
-                yield _completed(asked, image, ticket.job_id)
+                yield _completed(asked, image, places, ticket.job_id)
         except FluxlineError as exc:
             _, error_object = envelope.spelt(exc)
             yield sse.event("error", {"type": "error", "error": error_object, "sequence_number": 0})
@@ -131,7 +132,9 @@ def _partial(asked: openai.Asked, event: Progress, number: int) -> bytes:
     return sse.event(kind, data)
 
 
-def _completed(asked: openai.Asked, image: ImageResult, job_id: str) -> bytes:
+def _completed(
+    asked: openai.Asked, image: ImageResult, places: Mapping[int, int], job_id: str
+) -> bytes:
     data = {
         "type": "image_generation.completed",
         "b64_json": image.data,
@@ -143,6 +146,7 @@ def _completed(asked: openai.Asked, image: ImageResult, job_id: str) -> bytes:
         "usage": openai.usage([image]),
         "image_index": image.index,
         "seed": image.seed,
+        **openai.judged(image, places),
         "id": job_id,
         "warnings": list(dict.fromkeys((*asked.warnings, *image.warnings))),
     }
