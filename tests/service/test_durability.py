@@ -328,4 +328,4 @@ async def test_what_a_stopped_replica_held_goes_back_with_its_attempt(opened, re
     await service.close()
 
     row = store.get("a")
-    assert (row.state, row.attempts, row.holder) == (JobState.QUEUED, 0, None)
+    assert (row.state, row.attempts) == (JobState.QUEUED, 0)

@@ -3,21 +3,25 @@
 Every write of somebody who holds a job carries the fence of their claim; once the lease is lost
 and the job claimed again, the older fence writes nothing more. So a job may be drawn twice, but
 is finished once. All methods block; any thread may call them.
+
+Several servers may share the table. A job that its caller awaits on an open connection, with no
+key to come back by, is its server's own: it is claimed there, under a lease even while it waits.
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from sqlalchemy import Connection, Select, and_, delete, func, insert, or_, select, update
-from sqlalchemy.exc import IntegrityError
 
 from fluxline.errors import InvalidParams, QueueFull, WorkerDied
 from fluxline.jobs.database import Database
 from fluxline.jobs.table import OVER, JobRow, JobState, jobs
 
 MAX_ATTEMPTS = 10  # claims; a worker that dies is counted by the fleet, and much sooner
+
+_is_awaited = and_(jobs.c.is_attended, jobs.c.idempotency_key.is_(None))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +38,7 @@ class NewJob:
     priority: int = 0
     is_attended: bool = False
     holder: str | None = None
+    lease_until: float | None = None
     deadline: float | None = None
 
 
@@ -61,7 +66,7 @@ class JobStore:
         beyond the limits, InvalidParams when the key was used for something else, NotReady when
         the database cannot be written.
         """
-        with self._database.writing() as db:
+        with self._database.writing_alone() as db:  # the limits are those of all servers together
             if (known := self._by_key(db, new)) is not None:
                 if known.fingerprint != new.fingerprint:
                     message = "this Idempotency-Key was used for another request"
@@ -76,13 +81,7 @@ class JobStore:
                 "fence": 0,
                 "cancel_requested": False,
             }
-            try:
-                with db.begin_nested():
-                    db.execute(insert(jobs).values(row))
-            except IntegrityError:  # another node wrote the same key in between
-                if (known := self._by_key(db, new)) is None:
-                    raise
-                return known, False
+            db.execute(insert(jobs).values(row))
             found = self._one(db, new.id)
             assert found is not None
             return found, True
@@ -92,6 +91,12 @@ class JobStore:
         with self._database.reading() as db:
             found = self._one(db, job_id)
         return found if found and owner in (None, found.owner) else None
+
+    def those(self, job_ids: Collection[str]) -> list[JobRow]:
+        """The jobs of those ids that are not waiting any more."""
+        query = select(jobs).where(jobs.c.id.in_(job_ids), jobs.c.state != JobState.QUEUED)
+        with self._database.reading() as db:
+            return [JobRow.of(row) for row in db.execute(query).mappings()]
 
     def recent(
         self,
@@ -115,7 +120,7 @@ class JobStore:
     def cancel(self, job_id: str, *, owner: str | None = None) -> JobRow | None:
         """Cancel a job that waits; ask the holder of one that runs. None: no such job."""
         with self._database.writing() as db:
-            found = self._one(db, job_id)
+            found = self._locked(db, job_id)
             if found is None or owner not in (None, found.owner):
                 return None
             if found.state == JobState.QUEUED:
@@ -125,9 +130,12 @@ class JobStore:
             return self._one(db, job_id)
 
     def retry(self, job_id: str, *, owner: str | None = None) -> JobRow | None:
-        """Queue a failed or cancelled job again, from its seed. None: no such job."""
+        """Queue a failed or cancelled job again, from its seed. None: no such job.
+
+        Nobody awaits it on a connection any more, so that any server may draw it.
+        """
         with self._database.writing() as db:
-            found = self._one(db, job_id)
+            found = self._locked(db, job_id)
             if found is None or owner not in (None, found.owner):
                 return None
             if found.state in (JobState.FAILED, JobState.CANCELLED):
@@ -137,6 +145,7 @@ class JobStore:
                     .values(
                         state=JobState.QUEUED,
                         attempts=0,
+                        is_attended=False,
                         cancel_requested=False,
                         finished_at=None,
                         error_code=None,
@@ -163,26 +172,25 @@ class JobStore:
 
     def claim(self, holder: str, *, lease_s: float, limit: int) -> list[JobRow]:
         """Take up to `limit` jobs: by priority, then in turn between owners, then by age."""
-        with self._database.writing() as db:
-            ids = [row.id for row in db.execute(_next_in_turn(limit))]
-            locked = select(jobs.c.id).where(jobs.c.id.in_(ids), jobs.c.state == JobState.QUEUED)
-            free = set(db.scalars(locked.with_for_update(skip_locked=True)))
+        with self._database.writing_alone() as db:  # who else claims would choose the same
+            ids = list(db.scalars(_next_in_turn(holder, limit)))
+            waiting = select(jobs.c.id).where(jobs.c.id.in_(ids), jobs.c.state == JobState.QUEUED)
+            free = list(db.scalars(waiting.with_for_update(skip_locked=True)))
             now = self._clock()
-            for job_id in free:
-                db.execute(
-                    update(jobs)
-                    .where(jobs.c.id == job_id)
-                    .values(
-                        state=JobState.RUNNING,
-                        attempts=jobs.c.attempts + 1,
-                        fence=jobs.c.fence + 1,
-                        holder=holder,
-                        lease_until=now + lease_s,
-                        started_at=func.coalesce(jobs.c.started_at, now),
-                    )
+            db.execute(
+                update(jobs)
+                .where(jobs.c.id.in_(free))
+                .values(
+                    state=JobState.RUNNING,
+                    attempts=jobs.c.attempts + 1,
+                    fence=jobs.c.fence + 1,
+                    holder=holder,
+                    lease_until=now + lease_s,
+                    started_at=func.coalesce(jobs.c.started_at, now),
                 )
-            taken = (self._one(db, job_id) for job_id in ids if job_id in free)
-            return [row for row in taken if row is not None]
+            )
+            rows = db.execute(select(jobs).where(jobs.c.id.in_(free))).mappings()
+            return sorted((JobRow.of(row) for row in rows), key=lambda row: ids.index(row.id))
 
     def renew(self, tokens: Sequence[tuple[str, int]], *, lease_s: float) -> dict[str, bool]:
         """Renew leases. For each job still held: whether its caller wants it cancelled."""
@@ -197,22 +205,23 @@ class JobStore:
                     held[token[0]] = bool(db.scalar(select(jobs.c.cancel_requested).where(mine)))
         return held
 
+    def attend(self, holder: str, *, lease_s: float) -> None:
+        """Renew the leases of the jobs that are awaited at this server and wait their turn."""
+        mine = and_(jobs.c.state == JobState.QUEUED, _is_awaited, jobs.c.holder == holder)
+        with self._database.writing() as db:
+            db.execute(update(jobs).where(mine).values(lease_until=self._clock() + lease_s))
+
     def finish(self, token: tuple[str, int], result: str) -> bool:
         """Write a job's result down. False: the lease was lost, somebody else finishes it."""
-        with self._database.writing() as db:
-            return self._end(db, _held(token), JobState.DONE, result=result)
+        return self._end_held(token, JobState.DONE, result=result)
 
     def fail(self, token: tuple[str, int], code: str, message: str) -> bool:
         """Write down why a job failed. False: the lease was lost."""
-        with self._database.writing() as db:
-            return self._end(
-                db, _held(token), JobState.FAILED, error_code=code, error_message=message
-            )
+        return self._end_held(token, JobState.FAILED, error_code=code, error_message=message)
 
     def drop(self, token: tuple[str, int]) -> bool:
         """Write down that a job was cancelled as its caller asked. False: the lease was lost."""
-        with self._database.writing() as db:
-            return self._end(db, _held(token), JobState.CANCELLED)
+        return self._end_held(token, JobState.CANCELLED)
 
     def put_back(self, token: tuple[str, int]) -> bool:
         """Give a job back to the queue, its attempt not counted. False: the lease was lost."""
@@ -220,12 +229,7 @@ class JobStore:
             changed = db.execute(
                 update(jobs)
                 .where(_held(token))
-                .values(
-                    state=JobState.QUEUED,
-                    attempts=jobs.c.attempts - 1,
-                    holder=None,
-                    lease_until=None,
-                )
+                .values(state=JobState.QUEUED, attempts=jobs.c.attempts - 1)
             )
             return bool(changed.rowcount)
 
@@ -233,20 +237,17 @@ class JobStore:
         """End leases that ran out, or all of one holder that is known to be gone.
 
         Their jobs are queued again; those that had their attempts fail, named as the cause, and
-        those whose caller waited on a connection that is gone are cancelled. Returns them all.
+        those that were awaited on a connection that is gone are cancelled. Returns them all.
         """
-        is_unattended = and_(jobs.c.is_attended, jobs.c.idempotency_key.is_(None))
         is_running = jobs.c.state == JobState.RUNNING
-        is_open = or_(is_running, and_(jobs.c.state == JobState.QUEUED, is_unattended))
-        if holder is None:
-            lost = and_(is_running, jobs.c.lease_until < self._clock())
-        else:
-            lost = and_(is_open, jobs.c.holder == holder)
+        is_leased = or_(is_running, and_(jobs.c.state == JobState.QUEUED, _is_awaited))
+        is_over = jobs.c.lease_until < self._clock()
+        lost = and_(is_leased, is_over if holder is None else jobs.c.holder == holder)
         gave_up = f"the job was begun {MAX_ATTEMPTS} times and never ended"
         with self._database.writing() as db:
             ids = list(db.scalars(select(jobs.c.id).where(lost).with_for_update(skip_locked=True)))
             mine = jobs.c.id.in_(ids)
-            is_gone = or_(jobs.c.cancel_requested, is_unattended)
+            is_gone = or_(jobs.c.cancel_requested, _is_awaited)
             self._end(db, and_(mine, is_gone), JobState.CANCELLED)
             running = and_(mine, is_running)
             self._end(
@@ -265,7 +266,8 @@ class JobStore:
         """Delete jobs that were over before then, and return them, so that their files can go."""
         with self._database.writing() as db:
             old = and_(jobs.c.state.in_(OVER), jobs.c.finished_at < finished_before)
-            rows = [JobRow.of(row) for row in db.execute(select(jobs).where(old)).mappings()]
+            found = select(jobs).where(old).with_for_update(skip_locked=True)
+            rows = [JobRow.of(row) for row in db.execute(found).mappings()]
             db.execute(delete(jobs).where(jobs.c.id.in_([row.id for row in rows])))
             return rows
 
@@ -275,16 +277,35 @@ class JobStore:
         values |= {"state": state, "finished_at": self._clock(), "lease_until": None}
         return bool(db.execute(update(jobs).where(which).values(values)).rowcount)
 
+    def _end_held(self, token: tuple[str, int], state: JobState, **values: Any) -> bool:
+        """End a job that is held. The same end again, its answer having been lost, is one end."""
+        job_id, fence = token
+        is_same = [jobs.c[name] == value for name, value in values.items()]
+        ended = and_(jobs.c.id == job_id, jobs.c.fence == fence, jobs.c.state == state, *is_same)
+        with self._database.writing() as db:
+            if self._end(db, _held(token), state, **values):
+                return True
+            return bool(db.scalar(select(func.count()).where(ended)))
+
     def _one(self, db: Connection, job_id: str) -> JobRow | None:
-        row = db.execute(select(jobs).where(jobs.c.id == job_id)).mappings().first()
+        if "\0" in job_id:  # which PostgreSQL takes for no text
+            return None
+        return self._found(db, select(jobs).where(jobs.c.id == job_id))
+
+    def _locked(self, db: Connection, job_id: str) -> JobRow | None:
+        """One job, which nobody else writes before this transaction is over."""
+        found = self._one(db, job_id)
+        return found and self._found(db, select(jobs).where(jobs.c.id == job_id).with_for_update())
+
+    def _found(self, db: Connection, query: Select[Any]) -> JobRow | None:
+        row = db.execute(query).mappings().first()
         return None if row is None else JobRow.of(row)
 
     def _by_key(self, db: Connection, new: NewJob) -> JobRow | None:
         if new.idempotency_key is None:
             return None
         same = and_(jobs.c.owner == new.owner, jobs.c.idempotency_key == new.idempotency_key)
-        row = db.execute(select(jobs).where(same)).mappings().first()
-        return None if row is None else JobRow.of(row)
+        return self._found(db, select(jobs).where(same))
 
     def _refuse_beyond(self, db: Connection, new: NewJob, limits: Limits) -> None:
         waiting = select(func.count(), func.coalesce(func.sum(jobs.c.cost), 0.0)).where(
@@ -310,8 +331,9 @@ def _held(token: tuple[str, int]) -> Any:
     return and_(jobs.c.id == job_id, jobs.c.fence == fence, jobs.c.state == JobState.RUNNING)
 
 
-def _next_in_turn(limit: int) -> Select[Any]:
+def _next_in_turn(holder: str, limit: int) -> Select[Any]:
     """Who is next: by priority; of equals, owners in turn, counting what runs of theirs already."""
+    is_open_to_us = or_(~_is_awaited, jobs.c.holder == holder)
     running = (
         select(jobs.c.owner, func.count().label("running"))
         .where(jobs.c.state == JobState.RUNNING)
@@ -325,7 +347,7 @@ def _next_in_turn(limit: int) -> Select[Any]:
     waiting = (
         select(jobs.c.id, jobs.c.priority, jobs.c.created_at, place.label("place"))
         .outerjoin(running, running.c.owner == jobs.c.owner)
-        .where(jobs.c.state == JobState.QUEUED)
+        .where(jobs.c.state == JobState.QUEUED, is_open_to_us)
         .subquery()
     )
     return (

@@ -59,8 +59,8 @@ jobs = Table(
     Column("state", String(16), nullable=False),
     Column("attempts", Integer, nullable=False),  # times it was claimed
     Column("fence", Integer, nullable=False),  # of the last claim; older ones may not write
-    Column("holder", String(64)),  # who holds the lease; of a job that waits, who accepted it
-    Column("lease_until", Float),
+    Column("holder", String(64)),  # who holds the lease; of a job that waits, who had it last
+    Column("lease_until", Float),  # counts while it runs, and while it is awaited
     Column("cancel_requested", Boolean, nullable=False),
     Column("started_at", Float),
     Column("finished_at", Float),
@@ -119,6 +119,11 @@ class JobRow:
     def token(self) -> tuple[str, int]:
         """What every write of its holder carries: its id and the fence of the claim."""
         return self.id, self.fence
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether its caller waits on an open connection and has no key to come back by."""
+        return self.is_attended and self.idempotency_key is None
 
     @property
     def is_over(self) -> bool:

@@ -11,6 +11,7 @@ import binascii
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from fluxline.errors import NotReady
 from fluxline.jobs import Key, KeyRing
 from fluxline.jobs import Scope as KeyScope
 from fluxline.server import envelope
@@ -35,7 +36,11 @@ class Auth:
             await self._app(scope, receive, send)
             return
         presented = _presented(Headers(scope=scope))
-        key = await asyncio.to_thread(self._ring.check, presented) if presented else None
+        try:
+            key = await asyncio.to_thread(self._ring.check, presented) if presented else None
+        except NotReady as exc:
+            await envelope.of_error(exc)(scope, receive, send)
+            return
         if key is not None:
             scope["fluxline.caller"] = caller_of_key(key)
         elif not (scope["path"] in self._public or scope["path"].startswith(SIGNED)):

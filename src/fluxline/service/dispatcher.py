@@ -39,6 +39,7 @@ from fluxline.service.feed import Feed, News
 from fluxline.storage import Pictures
 
 LEASE_S = 15.0
+RENEWALS = 3  # of a lease, in its time
 CLOSE_S = 5.0  # for the last words to be written
 RETRY_S = (0.2, 0.5, 1.0, 2.0, 5.0)  # between tries to reach a store that does not answer; the
 SPOOL_BYTES = 256 * 2**20  # last again and again. Pictures meanwhile held, before work is refused
@@ -83,6 +84,7 @@ class Dispatcher:
         self._idle = asyncio.Event()
         self._idle.set()
         self._is_claiming = True
+        self.is_cut_off = False  # whether the job store did not answer when it was asked last
         self._spooled = 0
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -143,14 +145,15 @@ class Dispatcher:
             self._woken.clear()
             try:
                 await self._claim()
-            except NotReady as exc:
-                _log.warning("%s", exc.message)
+            except NotReady:
+                self.is_cut_off = True
 
     async def _claim(self) -> None:
         while (room := self._room()) > 0:
             rows = await self._clerk.do(
                 self._store.claim, self._holder, lease_s=LEASE_S, limit=room
             )
+            self.is_cut_off = False
             for row in rows:
                 self._hold(row)
             if len(rows) < room:
@@ -169,16 +172,21 @@ class Dispatcher:
         task.add_done_callback(self._carrying.discard)
 
     async def _renew_for_ever(self) -> None:
+        answered = 0  # times in a row
         while True:
-            await asyncio.sleep(LEASE_S / 3)
+            await asyncio.sleep(LEASE_S / RENEWALS)
             try:
                 await self._renew()
-                await self._clerk.do(self._store.recover)
-            except NotReady as exc:
-                _log.warning("%s", exc.message)
+                answered += 1
+                if answered >= RENEWALS:  # else the other servers had no time to renew theirs
+                    await self._clerk.do(self._store.recover)
+                self.is_cut_off = False
+            except NotReady:
+                answered, self.is_cut_off = 0, True
 
     async def _renew(self) -> None:
         tokens = [held.row.token for held in self._held.values()]
+        await self._clerk.do(self._store.attend, self._holder, lease_s=LEASE_S)
         answers = await self._clerk.do(self._store.renew, tokens, lease_s=LEASE_S)
         for job_id, _ in tokens:
             if answers.get(job_id, True):  # lost, or its caller wants it no more
@@ -293,7 +301,6 @@ class Dispatcher:
         while True:
             try:
                 return await self._clerk.do(write)
-            except NotReady as exc:
-                _log.warning("%s", exc.message)
+            except NotReady:
                 await asyncio.sleep(RETRY_S[min(tries, len(RETRY_S) - 1)])
                 tries += 1

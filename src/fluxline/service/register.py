@@ -68,6 +68,11 @@ class Register:
             del self._feeds[feed.request.id]
         self._unnote(feed)
 
+    def hand_over(self, feed: Feed) -> None:
+        """Keep no books on a job any more: another server drew it, and keeps its own."""
+        feed.observe = lambda feed, news: None
+        self.forget(feed)
+
     def _observe(self, feed: Feed, news: News) -> None:
         self.meter.observe(feed, news)
         if isinstance(news, ImageReady):

@@ -10,7 +10,7 @@ import hashlib
 import time
 from collections.abc import Coroutine, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from fluxline.errors import (
     CapacityError,
@@ -36,26 +36,25 @@ from fluxline.request import (
 )
 from fluxline.service import record
 from fluxline.service.clerk import Clerk
-from fluxline.service.dispatcher import Dispatcher
+from fluxline.service.dispatcher import LEASE_S, Dispatcher
 from fluxline.service.feed import Feed, Ticket
+from fluxline.service.lookout import Lookout
 from fluxline.service.meter import Meter
 from fluxline.service.quota import Quota
 from fluxline.service.register import Register
-from fluxline.service.replay import replay
 from fluxline.service.sweeper import Sweeper
 from fluxline.settings import DEFAULT_MODEL
 from fluxline.storage import Pictures
 
 LONGEST_OPENING_S = 120.0  # for which a request waits while the model is loaded
 RETRY_GRACE_S = 15.0  # in which the official clients repeat what they did not wait for
-WATCH_S = 0.5  # between two looks at a job that another server holds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
-    """How the server is, for people and probes."""
+    """How the server is, for people and probes. cut_off: the job database does not answer."""
 
-    state: ReplicaState
+    state: ReplicaState | Literal["cut_off"]
     reason: str  # why it is not ready; empty when it is
     models: tuple[str, ...]
     waiting: int
@@ -122,7 +121,7 @@ class Service:
         holder: str = "local",
         aliases: Mapping[str, str] | None = None,
     ) -> None:
-        self._replica, self._store, self._pictures = replica, store, pictures
+        self._replica, self._store = replica, store
         self.queue_limit, self._queue_s = queue_limit, queue_s
         self._holder = holder
         self._aliases = dict(aliases or {})
@@ -140,6 +139,14 @@ class Service:
             store, self._clerk, pictures, keep_days=keep_days, max_bytes=keep_bytes
         )
         self._register, self._quota = Register(replica), Quota()
+        self._lookout = Lookout(
+            store,
+            self._clerk,
+            pictures,
+            self._register,
+            holder=holder,
+            holds=self._dispatcher.holds,
+        )
         self._is_closing = False
         self._at_the_door = 0  # requests that wait for the model
         self._tasks: set[asyncio.Task[None]] = set()
@@ -148,10 +155,12 @@ class Service:
         """Take up what an earlier server left behind, and begin to work. Raises NotReady."""
         await self._clerk.do(self._store.recover, holder=self._holder)
         for row in await self._clerk.do(self._store.recent, states=[JobState.QUEUED], limit=10_000):
-            self._feed_of(row)
+            if not row.is_awaited:
+                self._feed_of(row)
         self._dispatcher.start()
         self._dispatcher.wake()
         self._begin(self._sweeper.run())
+        self._begin(self._lookout.run())
 
     # ---- what there is
 
@@ -164,9 +173,14 @@ class Service:
     def status(self) -> Status:
         """How things stand."""
         replica = self._replica
+        state, reason = replica.state, replica.reason
+        if self._is_closing:
+            state, reason = "stopped", "the server is shutting down"
+        elif state == "ready" and self._dispatcher.is_cut_off:
+            state, reason = "cut_off", "the job database does not answer"
         return Status(
-            state="stopped" if self._is_closing else replica.state,
-            reason="the server is shutting down" if self._is_closing else replica.reason,
+            state=state,
+            reason=reason,
             models=tuple(model.name for model in replica.models),
             waiting=self._register.waiting,
             running=self._register.running,
@@ -266,7 +280,7 @@ class Service:
 
     async def follow(self, row: JobRow, *, after: int = 0) -> Ticket:
         """Follow a job from the event after that number, wherever it is and whether it is over."""
-        feed = self._register.get(row.id) or await self._watched(row)
+        feed = self._register.get(row.id) or await self._lookout.feed_of(row)
         return feed.follow(after=after)
 
     async def cancel(self, job_id: str, owner: str | None = None) -> JobRow | None:
@@ -305,7 +319,8 @@ class Service:
         """Stop, the replicas having been stopped before: what they held is in the queue again."""
         self._is_closing = True
         await self._dispatcher.close()
-        await self._turn_away(f for f in self._register if f.is_attended or f.followers)
+        feeds = (*self._register, *self._lookout.strangers)
+        await self._turn_away(feed for feed in feeds if feed.is_attended or feed.followers)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -332,7 +347,8 @@ class Service:
             raise
         if not is_new:
             self._register.forget(feed)
-            return self._followed(self._register.get(row.id) or await self._watched(row), terms)
+            known = self._register.get(row.id) or await self._lookout.feed_of(row)
+            return self._followed(known, terms)
         if terms.fingerprint:
             self._register.note(caller.owner, terms.fingerprint, feed)
         self._dispatcher.wake()
@@ -340,7 +356,7 @@ class Service:
 
     def _admitted(self, request: GenerationRequest) -> ModelInfo:
         status = self.status
-        if status.state not in ("ready", "restarting"):
+        if status.state not in ("ready", "restarting", "cut_off"):
             raise NotReady(f"not ready: {status.reason}", retry_after_s=2.0)
         info = self.model(request.model)
         for params in {picture.params for picture in request.pictures()}:
@@ -379,6 +395,7 @@ class Service:
             priority=caller.priority + request.priority,
             is_attended=terms.is_attended,
             holder=self._holder,
+            lease_until=time.time() + LEASE_S,
             deadline=None if terms.deadline_s is None else time.time() + terms.deadline_s,
         )
         per_cost_s = self._register.pace.seconds(1.0)
@@ -441,29 +458,6 @@ class Service:
                     await self._clerk.do(self._store.cancel, feed.request.id)
             reason = f"not ready: {self.status.reason}"
             feed.publish(Failed(feed.request.id, CapacityError.code, reason))
-
-    async def _watched(self, row: JobRow) -> Feed:
-        """A feed of a job that is over, or that another server holds."""
-        feed = Feed(record.request_of(row.request), cost=row.cost)
-        if row.is_over:
-            await replay(row, feed, self._pictures)
-        else:
-            self._begin(self._watch(feed))
-        return feed
-
-    async def _watch(self, feed: Feed) -> None:
-        while True:
-            await asyncio.sleep(WATCH_S)
-            try:
-                row = await self.job(feed.request.id)
-            except NotReady:
-                continue
-            if row is None or row.is_over:
-                break
-        if row is not None:
-            await replay(row, feed, self._pictures)
-        else:
-            feed.publish(CancelledEvent(feed.request.id))
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
