@@ -28,7 +28,9 @@ class Postgres:
 
     def __init__(self):
         is_root = os.geteuid() == 0
-        self._folder = Path(tempfile.mkdtemp(prefix="fluxline-pg-", dir="/tmp" if is_root else None))
+        self._folder = Path(
+            tempfile.mkdtemp(prefix="fluxline-pg-", dir="/tmp" if is_root else None)
+        )
         self._as_whom = {"cwd": self._folder}
         programs = _installed()
         if is_root:
