@@ -5,11 +5,12 @@ import re
 import shlex
 import subprocess
 import sys
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from PIL import Image
+
+from tests.served import served
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text("utf-8")
@@ -20,35 +21,10 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
 
 
-@contextmanager
-def server(tmp_path):
-    """A real `fluxline serve` of the embedded model on a free port; yields its address."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "fluxline", "serve", "--port", "0"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        cwd=tmp_path,
-    )
-    try:
-        address = None
-        for line in process.stdout:
-            if found := re.search(r"http://[\d.:]+", line):
-                address = found[0]
-            if "ready" in line:
-                break
-        assert address, "the server said no address"
-        yield address
-    finally:
-        process.terminate()
-        process.stdout.close()
-        assert process.wait(60) == 0
-
-
 @pytest.fixture(scope="module")
 def address(tmp_path_factory):
-    with server(tmp_path_factory.mktemp("server")) as address:
-        yield address
+    with served(tmp_path_factory.mktemp("server")) as server:
+        yield server.url
 
 
 def test_a_job_is_asked_followed_and_fetched(address, tmp_path):

@@ -13,7 +13,7 @@ from fluxline.errors import Cancelled, FluxlineError, InvalidParams, error_of
 
 SamplerName = Literal["euler", "heun", "ddim", "dpmpp_2m", "euler_ancestral", "unipc"]
 ScheduleName = Literal["simple", "karras", "beta", "exponential"]
-ImageFormat = Literal["png", "jpeg", "webp"]
+ImageFormat = Literal["png", "jpeg", "webp", "avif"]
 
 SMALLEST_SIDE = 1  # px
 SEED_LIMIT = 2**63
@@ -70,7 +70,7 @@ class GenerationRequest:
     plan: tuple[Planned, ...] = ()  # every picture by itself, in place of n, seed and params
     spread: int = 1  # most replicas that may share its pictures; read by the fleet
     output_format: ImageFormat = "png"  # read by the worker
-    compression: int | None = None  # 0-100: quality of jpeg and webp; png ignores it
+    compression: int | None = None  # 0-100: quality; png ignores it
     top_k: int | None = None  # score the n pictures and keep the best so many; None: keep all
     preview_every: int = 0  # evaluations between two previews; 0: none
     priority: int = 0  # higher goes first; read by the scheduler

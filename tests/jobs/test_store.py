@@ -10,7 +10,7 @@ import pytest
 
 from fluxline.errors import InvalidParams, QueueFull
 from fluxline.jobs import Database, JobState, JobStore, Limits, NewJob
-from fluxline.jobs.store import MAX_ATTEMPTS
+from fluxline.jobs.store import FIRST_LEASE_S, MAX_ATTEMPTS
 
 WIDE = Limits(waiting=1000)
 
@@ -87,33 +87,6 @@ def test_servers_that_accept_at_once_keep_the_limit_they_have_together(store, op
         assert sum(pool.map(is_accepted, range(24))) == 5
 
 
-def test_a_job_that_is_awaited_is_drawn_where_its_caller_is(store):
-    accept(store, "awaited", is_attended=True, holder="here")
-    accept(store, "keyed", is_attended=True, idempotency_key="k", holder="here")
-    assert claimed(store, holder="elsewhere") == ["keyed"]
-    (claim,) = store.claim("here", lease_s=10, limit=9)
-    store.put_back(claim.token)
-    assert claimed(store, holder="elsewhere") == []
-    assert claimed(store, holder="here") == ["awaited"]
-
-
-def test_a_job_that_is_awaited_ends_when_its_server_is_heard_of_no_more(store, clock):
-    accept(store, "x", is_attended=True, holder="here", lease_until=1010.0)
-    clock.now += 9
-    store.attend("here", lease_s=10)
-    clock.now += 9
-    assert store.recover() == []
-    clock.now += 2
-    assert [row.state for row in store.recover()] == [JobState.CANCELLED]
-
-
-def test_a_job_that_was_awaited_and_is_tried_again_may_be_drawn_anywhere(store):
-    accept(store, "x", is_attended=True, holder="here")
-    store.cancel("x")
-    store.retry("x")
-    assert claimed(store, holder="elsewhere") == ["x"]
-
-
 def test_an_end_whose_answer_was_lost_is_written_again_and_is_one_end(store):
     accept(store, "x", "y", "z")
     x, y, z = store.claim("a", lease_s=10, limit=3)
@@ -126,7 +99,7 @@ def test_an_end_whose_answer_was_lost_is_written_again_and_is_one_end(store):
 
 @pytest.mark.parametrize("name", ["", "\0", "x\0y", "é", "x" * 1000])
 def test_what_is_no_id_of_a_job_finds_none(store, name):
-    assert (store.get(name), store.cancel(name), store.retry(name)) == (None, None, None)
+    assert (store.get(name), store.cancel(name), store.retry(name, WIDE)) == (None, None, None)
 
 
 def test_a_lost_lease_goes_to_the_next_and_the_old_fence_writes_nothing(store, clock):
@@ -135,7 +108,7 @@ def test_a_lost_lease_goes_to_the_next_and_the_old_fence_writes_nothing(store, c
     clock.now += 11
     assert [row.id for row in store.recover()] == ["x"]
     (new,) = store.claim("b", lease_s=10, limit=1)
-    assert store.renew([old.token], lease_s=10) == {}
+    assert store.renew("a", [old.token], lease_s=10) == {}
     assert not store.finish(old.token, "late")
     assert not store.fail(old.token, "x", "late")
     assert not store.put_back(old.token)
@@ -148,7 +121,7 @@ def test_a_renewed_lease_is_not_lost(store, clock):
     accept(store, "x")
     (claim,) = store.claim("a", lease_s=10, limit=1)
     clock.now += 9
-    assert store.renew([claim.token], lease_s=10) == {"x": False}
+    assert store.renew("a", [claim.token], lease_s=10) == {"x": False}
     clock.now += 9
     assert store.recover() == []
 
@@ -260,7 +233,7 @@ def test_cancelling_ends_what_waits_and_asks_who_runs(store):
     (claim,) = store.claim("a", lease_s=10, limit=1)
     assert store.cancel("y").state == JobState.CANCELLED
     assert store.cancel("x").state == JobState.RUNNING
-    assert store.renew([claim.token], lease_s=10) == {"x": True}
+    assert store.renew("a", [claim.token], lease_s=10) == {"x": True}
     assert store.drop(claim.token)
     assert store.get("x").state == JobState.CANCELLED
     assert store.cancel("nobody") is None
@@ -290,7 +263,7 @@ def test_a_failed_job_can_be_tried_again(store):
     (claim,) = store.claim("a", lease_s=10, limit=1)
     store.fail(claim.token, "out_of_memory", "no memory")
     assert store.get("x").error_code == "out_of_memory"
-    again = store.retry("x")
+    again = store.retry("x", WIDE)
     assert (again.state, again.attempts, again.error_code) == (JobState.QUEUED, 0, None)
     assert claimed(store) == ["x"]
 
@@ -299,7 +272,7 @@ def test_jobs_of_others_are_neither_seen_nor_touched(store):
     accept(store, "x", owner="ann")
     assert store.get("x", owner="bob") is None
     assert store.cancel("x", owner="bob") is None
-    assert store.retry("x", owner="bob") is None
+    assert store.retry("x", WIDE, owner="bob") is None
     assert store.recent(owner="bob") == []
     assert store.get("x", owner="ann").state == JobState.QUEUED
 
@@ -316,24 +289,63 @@ def test_recent_jobs_come_newest_first_and_page_by_page(store, clock):
     assert [row.id for row in store.recent(states=[JobState.CANCELLED])] == ["b"]
 
 
-def test_counts_and_the_oldest_waiting_are_read_off_the_table(store, clock):
-    assert store.oldest_waiting() is None
-    accept(store, "x")
-    clock.now += 5
-    accept(store, "y")
-    assert store.oldest_waiting() == 1000.0
+def test_counts_are_read_off_the_table(store):
+    accept(store, "x", "y")
     claimed(store, 1)
     assert store.counts() == {JobState.QUEUED: 1, JobState.RUNNING: 1}
-    assert store.oldest_waiting() == 1005.0
 
 
-def test_old_jobs_are_forgotten_and_open_ones_never(store, clock):
-    accept(store, "old", "open")
+def test_old_jobs_are_forgotten_a_few_at_a_time_and_open_ones_never(store, clock):
+    accept(store, "old", "older", "open")
     store.cancel("old")
+    store.cancel("older")
     clock.now += 100
-    assert [row.id for row in store.forget(finished_before=clock.now)] == ["old"]
-    assert store.get("old") is None
-    assert store.get("open") is not None
+    assert [store.forget(finished_before=clock.now, limit=1) for _ in range(3)] == [1, 1, 0]
+    assert [row.id for row in store.recent()] == ["open"]
+
+
+def test_what_somebody_waits_for_is_drawn_where_they_wait(store):
+    accept(store, "mine", is_attended=True, holder="a")
+    accept(store, "keyed", is_attended=True, holder="a", idempotency_key="k")
+    assert claimed(store, holder="b") == ["keyed"]
+    assert claimed(store, holder="a") == ["mine"]
+
+
+def test_who_waits_at_a_server_that_says_nothing_any_more_is_let_go(store, clock):
+    accept(store, "silent", is_attended=True, holder="a")
+    accept(store, "alive", is_attended=True, holder="b")
+    clock.now += FIRST_LEASE_S - 1
+    store.renew("b", [], lease_s=10)
+    clock.now += 2
+    assert [row.id for row in store.recover()] == ["silent"]
+    assert store.get("silent").state == JobState.CANCELLED
+    assert store.get("alive").state == JobState.QUEUED
+
+
+def test_a_rank_orders_its_owners_jobs_and_nobody_elses(store):
+    accept(store, "a1", owner="ann")
+    accept(store, "a2", owner="ann", rank=10)
+    accept(store, "b1", owner="bob", priority=1)
+    accept(store, "c1", owner="cid")
+    assert claimed(store) == ["b1", "a2", "c1", "a1"]
+
+
+def test_a_retry_waits_for_nobody_and_has_no_deadline_and_keeps_to_the_limits(store, clock):
+    accept(store, "x", is_attended=True, holder="a", deadline=clock.now + 1)
+    store.cancel("x")
+    with pytest.raises(QueueFull):
+        store.retry("x", Limits(waiting=0))
+    row = store.retry("x", WIDE)
+    assert (row.state, row.is_attended, row.deadline) == (JobState.QUEUED, False, None)
+    assert claimed(store, holder="b") == ["x"]
+
+
+def test_what_is_given_back_and_not_wanted_is_cancelled(store):
+    accept(store, "x")
+    (claim,) = store.claim("a", lease_s=10, limit=1)
+    store.cancel("x")
+    assert store.put_back(claim.token)
+    assert store.get("x").state == JobState.CANCELLED
 
 
 def _work(url: str) -> None:

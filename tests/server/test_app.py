@@ -36,8 +36,18 @@ async def test_a_wrong_address_is_told_in_the_envelope(method, path, status, cod
 
 @pytest.mark.parametrize(
     "raw",
-    [b"", b"{", b"[]", b'"a"', b"null", b"\xff\xfe", b"[" * 30_000, b'{"n": ' + b"9" * 5000 + b"}"],
-    ids=["empty", "cut", "list", "string", "null", "bytes", "deep", "long number"],
+    [
+        b"",
+        b"{",
+        b"[]",
+        b'"a"',
+        b"null",
+        b"\xff\xfe",
+        b"[" * 30_000,
+        b'{"n": ' + b"9" * 5000 + b"}",
+        b'{"\\ud800": 1}',
+    ],
+    ids=["empty", "cut", "list", "string", "null", "bytes", "deep", "long number", "half name"],
 )
 async def test_a_body_that_is_no_object_is_refused(raw, http):
     answer = await http.post(URL, content=raw, headers=JSON)

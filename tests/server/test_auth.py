@@ -5,6 +5,7 @@ import logging
 
 import pytest
 
+from fluxline.errors import NotReady
 from fluxline.jobs import KeyRing, Scope
 from fluxline.server.app import create_app
 from fluxline.server.auth import METRICS, PUBLIC, SIGNED
@@ -19,8 +20,8 @@ def ring(database):
 
 
 @pytest.fixture
-def app(service, links, ring):
-    return create_app(service, links, max_n=4, body_limit_bytes=40_000, ring=ring)
+def app(service, links, webhooks, ring):
+    return create_app(service, links, webhooks, max_n=4, body_limit_bytes=40_000, ring=ring)
 
 
 def bearer(secret):
@@ -91,6 +92,14 @@ async def test_nonsense_is_no_key(headers, http):
     assert (await http.post(URL, json=FOX, headers=headers)).status_code == 401
 
 
+async def test_a_wrong_key_is_refused_by_the_words_that_clients_look_for(http):
+    answer = await http.post(URL, json=FOX, headers=bearer("wrong"))
+
+    error = answer.json()["error"]
+    assert error["message"].startswith("Incorrect API key provided")
+    assert error["code"] == "invalid_api_key"
+
+
 async def test_a_revoked_key_is_good_no_more(http, ring):
     key, secret = ring.create("ann")
     before = await http.post(URL, json=FOX, headers=bearer(secret))
@@ -146,3 +155,12 @@ async def test_no_key_reaches_the_log(http, ring, caplog):
         await http.post(URL, json=FOX, headers=headers)
 
     assert secret not in caplog.text
+
+
+async def test_a_database_that_is_away_is_no_crash(http, ring):
+    def away(presented):
+        raise NotReady("the job database cannot be read now", retry_after_s=5)
+
+    ring.check = away
+    answer = await http.get(JOBS, headers=bearer("from-the-environment"))
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")

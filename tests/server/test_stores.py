@@ -1,4 +1,4 @@
-"""A server on PostgreSQL and S3, both real: links that download, death, and a database that is away."""
+"""A server on PostgreSQL and S3, both real: links that download, death, stores that are away."""
 
 import json
 import os

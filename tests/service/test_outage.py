@@ -83,5 +83,5 @@ async def test_who_waits_through_it_gets_the_picture(service, replica, postgres)
     finally:
         postgres.start()
     async with asyncio.timeout(20):
-        (image,) = await waiting
+        (image,) = (await waiting).images
     assert image.data == picture("a", 0).image.data

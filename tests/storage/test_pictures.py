@@ -5,11 +5,13 @@ import hashlib
 import os
 import time
 import uuid
+from typing import get_args
 
 import httpx
 import pytest
 
 from fluxline.errors import ConfigError, StorageError
+from fluxline.request import ImageFormat
 from fluxline.storage import open_pictures
 from tests.seaweed import BUCKET, KEYS, OPEN
 
@@ -38,6 +40,11 @@ async def test_a_picture_comes_back_by_its_key(pictures):
     assert (stored.sha256, stored.size) == (digest, len(PNG))
     assert stored.key == f"{digest[:2]}/{digest}.png"
     assert await pictures.get(stored.key) == PNG
+
+
+@pytest.mark.parametrize("format", get_args(ImageFormat))
+async def test_every_format_has_a_key_that_leads_back(pictures, format):
+    assert await pictures.get((await pictures.put(PNG, format)).key) == PNG
 
 
 async def test_equal_pictures_are_stored_once(pictures):

@@ -22,10 +22,11 @@ from fluxline.engine.faults import is_out_of_memory
 from fluxline.engine.finish import finish
 from fluxline.engine.job import BatchKey, Change, Job
 from fluxline.engine.ledger import Ledger, Publish
+from fluxline.engine.receipt import receipt_of
 from fluxline.engine.runner import Runner
 from fluxline.engine.scheduler import Budget, Scheduler
 from fluxline.engine.ticket import Ticket, new_request
-from fluxline.engine.tune import Tuning, tune, use_threads
+from fluxline.engine.tune import Tuning, threads_in_use, tune, use_threads
 from fluxline.errors import (
     DeviceLost,
     EngineError,
@@ -62,8 +63,8 @@ class Engine:
     model: a registry name, a diffusers folder, a .safetensors file or a hub id, or a model already
     open. device: auto, cuda, mps or cpu. scorer: a CLIP folder or hub id that requests with top_k
     are judged by; None: the one the registry names for the model. budget: how much at once; None:
-    measured now. on_lost: called on the engine's thread should the device be lost; by default every
-    request fails.
+    measured now. threads: of the CPU, in a forward; None: measured with the budget. on_lost: called
+    on the engine's thread should the device be lost; by default every request fails.
     Raises LoadError. Methods may be called from any thread but the engine's own.
     """
 
@@ -74,6 +75,7 @@ class Engine:
         device: str = "auto",
         scorer: str | None = None,
         budget: Budget | None = None,
+        threads: int | None = None,
         on_lost: Callable[[], None] | None = None,
     ) -> None:
         self._model = open_model(model, device) if isinstance(model, str) else model
@@ -81,7 +83,7 @@ class Engine:
         self._open_scorer = functools.cache(self._opened_scorer)
         if scorer is not None:
             self._open_scorer()  # a wrong one is told now, not after the first picture
-        self._budget = budget
+        self._budget, self._asked_threads = budget, threads
         self._on_lost = on_lost or self._give_up
         self._ledger = Ledger()
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
@@ -144,6 +146,14 @@ class Engine:
         self._ledger.open(request, publish)
         self._inbox.put(lambda: self._accept(jobs))
 
+    def receipts(self, request: GenerationRequest) -> list[images.Receipt]:
+        """What the pictures of a request would be made with, each drawn alone. Nothing is drawn.
+
+        Raises RequestError.
+        """
+        jobs = self._jobs_of(request)
+        return [receipt_of(job, self._model, threads=self._threads) for job in jobs]
+
     def cancel(self, request_id: str) -> None:
         """End a request before its next evaluation. Harmless if it has ended."""
         self._inbox.put(lambda: self._cancel(request_id))
@@ -202,6 +212,9 @@ class Engine:
         if self._budget is None:
             tuning = tune(self._model)
             use_threads(tuning.threads)
+        if self._asked_threads is not None:
+            use_threads(self._asked_threads)
+        self._threads = threads_in_use()
         budget = self._budget or Budget(
             batch_tokens=tuning.batch_tokens,
             resident_tokens=RESIDENT_BATCHES * tuning.batch_tokens,
@@ -325,7 +338,7 @@ class Engine:
     def _finish(self, change: Change, decoded_at: float) -> None:
         job = change.job
         try:
-            image = finish(change, model=self._model.spec.name, decoded_at=decoded_at)
+            image = finish(change, model=self._model, threads=self._threads, decoded_at=decoded_at)
         except FluxlineError as exc:
             self._fail_later(job, exc)
         except Exception:  # noqa: BLE001 - the door of the finishing thread: logged, told

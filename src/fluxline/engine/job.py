@@ -52,6 +52,7 @@ class Job:
     admitted_at: float = 0.0
     encoded_at: float = 0.0
     drawn_at: float = 0.0  # at sigma 0
+    beside: int = 0  # most others it shared a batch with: prompts, forwards, decoding
 
     def __post_init__(self) -> None:
         self.id = f"{self.request.id}/{self.index}"

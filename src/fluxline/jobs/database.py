@@ -144,8 +144,8 @@ def _reason(exc: Exception) -> str:
 def _opened(url: str) -> Engine:
     try:
         parsed = make_url(url)
-    except ArgumentError as exc:
-        raise ConfigError("database must be a URL: postgresql://user@host/name") from exc
+    except ArgumentError:
+        raise ConfigError("database must be a URL, like postgresql://user@host/name") from None
     if parsed.drivername.startswith("sqlite"):
         engine = create_engine(parsed, connect_args={"timeout": BUSY_S})
         event.listen(engine, "connect", _prepare_sqlite)

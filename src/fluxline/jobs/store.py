@@ -3,25 +3,32 @@
 Every write of somebody who holds a job carries the fence of their claim; once the lease is lost
 and the job claimed again, the older fence writes nothing more. So a job may be drawn twice, but
 is finished once. All methods block; any thread may call them.
-
-Several servers may share the table. A job that its caller awaits on an open connection, with no
-key to come back by, is its server's own: it is claimed there, under a lease even while it waits.
 """
 
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Select, and_, delete, func, insert, or_, select, update
+from sqlalchemy import Connection, Select, and_, delete, func, insert, not_, or_, select, update
 
 from fluxline.errors import InvalidParams, QueueFull, WorkerDied
 from fluxline.jobs.database import Database
-from fluxline.jobs.table import OVER, JobRow, JobState, jobs
+from fluxline.jobs.table import OVER, JobRow, JobState, jobs, webhooks
 
+_UNTOLD = {"attempts": 0, "next_at": 0.0, "delivered_at": None, "error": None}
+
+FIRST_LEASE_S = 60.0  # of a job whose caller waits, until its server first renews it
 MAX_ATTEMPTS = 10  # claims; a worker that dies is counted by the fleet, and much sooner
 
-_is_awaited = and_(jobs.c.is_attended, jobs.c.idempotency_key.is_(None))
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewWebhook:
+    """Who wants to be told when a job is over; the table's columns say what each field means."""
+
+    url: str
+    secret: str | None
+    base_url: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,10 +43,11 @@ class NewJob:
     door: str = "jobs"
     cost: float = 0.0
     priority: int = 0
+    rank: int = 0
     is_attended: bool = False
     holder: str | None = None
-    lease_until: float | None = None
     deadline: float | None = None
+    webhook: NewWebhook | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,12 +75,9 @@ class JobStore:
         the database cannot be written.
         """
         with self._database.writing_alone() as db:  # the limits are those of all servers together
-            if (known := self._by_key(db, new)) is not None:
-                if known.fingerprint != new.fingerprint:
-                    message = "this Idempotency-Key was used for another request"
-                    raise InvalidParams(message, field="Idempotency-Key")
+            if known := self._known(db, new.owner, new.idempotency_key, new.fingerprint):
                 return known, False
-            self._refuse_beyond(db, new, limits)
+            self._refuse_beyond(db, limits, owner=new.owner, cost=new.cost)
             row = {
                 **asdict(new),
                 "created_at": self._clock(),
@@ -80,8 +85,13 @@ class JobStore:
                 "attempts": 0,
                 "fence": 0,
                 "cancel_requested": False,
+                "lease_until": self._clock() + FIRST_LEASE_S,
             }
+            webhook = row.pop("webhook")
             db.execute(insert(jobs).values(row))
+            if webhook:
+                told = {"job_id": new.id, **webhook, **_UNTOLD}
+                db.execute(insert(webhooks).values(told))
             found = self._one(db, new.id)
             assert found is not None
             return found, True
@@ -92,9 +102,14 @@ class JobStore:
             found = self._one(db, job_id)
         return found if found and owner in (None, found.owner) else None
 
-    def those(self, job_ids: Collection[str]) -> list[JobRow]:
-        """The jobs of those ids that are not waiting any more."""
-        query = select(jobs).where(jobs.c.id.in_(job_ids), jobs.c.state != JobState.QUEUED)
+    def known(self, owner: str, idempotency_key: str, fingerprint: str) -> JobRow | None:
+        """The job that was accepted under that key. Raises InvalidParams if it asked for else."""
+        with self._database.reading() as db:
+            return self._known(db, owner, idempotency_key, fingerprint)
+
+    def those(self, ids: Sequence[str]) -> list[JobRow]:
+        """The jobs of those ids that are there, in any order."""
+        query = select(jobs).where(jobs.c.id.in_(ids))
         with self._database.reading() as db:
             return [JobRow.of(row) for row in db.execute(query).mappings()]
 
@@ -129,16 +144,18 @@ class JobStore:
                 db.execute(update(jobs).where(jobs.c.id == job_id).values(cancel_requested=True))
             return self._one(db, job_id)
 
-    def retry(self, job_id: str, *, owner: str | None = None) -> JobRow | None:
+    def retry(self, job_id: str, limits: Limits, *, owner: str | None = None) -> JobRow | None:
         """Queue a failed or cancelled job again, from its seed. None: no such job.
 
-        Nobody awaits it on a connection any more, so that any server may draw it.
+        Whoever asked first waits no more, so nobody need be there and no time is set. Raises
+        QueueFull.
         """
-        with self._database.writing() as db:
+        with self._database.writing_alone() as db:
             found = self._locked(db, job_id)
             if found is None or owner not in (None, found.owner):
                 return None
             if found.state in (JobState.FAILED, JobState.CANCELLED):
+                self._refuse_beyond(db, limits, owner=found.owner, cost=found.cost)
                 db.execute(
                     update(jobs)
                     .where(jobs.c.id == job_id)
@@ -146,12 +163,14 @@ class JobStore:
                         state=JobState.QUEUED,
                         attempts=0,
                         is_attended=False,
+                        deadline=None,
                         cancel_requested=False,
                         finished_at=None,
                         error_code=None,
                         error_message=None,
                     )
                 )
+                db.execute(update(webhooks).where(webhooks.c.job_id == job_id).values(_UNTOLD))
             return self._one(db, job_id)
 
     def counts(self) -> Mapping[JobState, int]:
@@ -159,14 +178,6 @@ class JobStore:
         query = select(jobs.c.state, func.count()).group_by(jobs.c.state)
         with self._database.reading() as db:
             return {JobState(state): count for state, count in db.execute(query)}
-
-    def oldest_waiting(self) -> float | None:
-        """When the job that waits longest was accepted."""
-        with self._database.reading() as db:
-            found: float | None = db.scalar(
-                select(func.min(jobs.c.created_at)).where(jobs.c.state == JobState.QUEUED)
-            )
-            return found
 
     # ---- the holders' side
 
@@ -192,24 +203,24 @@ class JobStore:
             rows = db.execute(select(jobs).where(jobs.c.id.in_(free))).mappings()
             return sorted((JobRow.of(row) for row in rows), key=lambda row: ids.index(row.id))
 
-    def renew(self, tokens: Sequence[tuple[str, int]], *, lease_s: float) -> dict[str, bool]:
-        """Renew leases. For each job still held: whether its caller wants it cancelled."""
+    def renew(
+        self, holder: str, tokens: Sequence[tuple[str, int]], *, lease_s: float
+    ) -> dict[str, bool]:
+        """Renew leases. For each job still held: whether its caller wants it cancelled.
+
+        Jobs that wait with their caller are renewed too: while this server lives, so does the line.
+        """
         held: dict[str, bool] = {}
         with self._database.writing() as db:
+            waits = and_(jobs.c.state == JobState.QUEUED, jobs.c.holder == holder, _is_with_caller)
+            until = {"lease_until": self._clock() + lease_s}
+            db.execute(update(jobs).where(waits).values(until))
             for token in tokens:
                 mine = _held(token)
-                changed = db.execute(
-                    update(jobs).where(mine).values(lease_until=self._clock() + lease_s)
-                )
+                changed = db.execute(update(jobs).where(mine).values(until))
                 if changed.rowcount:
                     held[token[0]] = bool(db.scalar(select(jobs.c.cancel_requested).where(mine)))
         return held
-
-    def attend(self, holder: str, *, lease_s: float) -> None:
-        """Renew the leases of the jobs that are awaited at this server and wait their turn."""
-        mine = and_(jobs.c.state == JobState.QUEUED, _is_awaited, jobs.c.holder == holder)
-        with self._database.writing() as db:
-            db.execute(update(jobs).where(mine).values(lease_until=self._clock() + lease_s))
 
     def finish(self, token: tuple[str, int], result: str) -> bool:
         """Write a job's result down. False: the lease was lost, somebody else finishes it."""
@@ -224,8 +235,14 @@ class JobStore:
         return self._end_held(token, JobState.CANCELLED)
 
     def put_back(self, token: tuple[str, int]) -> bool:
-        """Give a job back to the queue, its attempt not counted. False: the lease was lost."""
+        """Give a job back to the queue, its attempt not counted. False: the lease was lost.
+
+        One that its caller wants no more is cancelled instead.
+        """
         with self._database.writing() as db:
+            unwanted = and_(_held(token), jobs.c.cancel_requested)
+            if self._end(db, unwanted, JobState.CANCELLED):
+                return True
             changed = db.execute(
                 update(jobs)
                 .where(_held(token))
@@ -237,17 +254,17 @@ class JobStore:
         """End leases that ran out, or all of one holder that is known to be gone.
 
         Their jobs are queued again; those that had their attempts fail, named as the cause, and
-        those that were awaited on a connection that is gone are cancelled. Returns them all.
+        those whose caller waited on a connection that is gone are cancelled. Returns them all.
         """
         is_running = jobs.c.state == JobState.RUNNING
-        is_leased = or_(is_running, and_(jobs.c.state == JobState.QUEUED, _is_awaited))
-        is_over = jobs.c.lease_until < self._clock()
-        lost = and_(is_leased, is_over if holder is None else jobs.c.holder == holder)
+        is_leased = or_(is_running, and_(jobs.c.state == JobState.QUEUED, _is_with_caller))
+        is_lost = jobs.c.lease_until < self._clock() if holder is None else jobs.c.holder == holder
+        lost = and_(is_leased, is_lost)
         gave_up = f"the job was begun {MAX_ATTEMPTS} times and never ended"
         with self._database.writing() as db:
             ids = list(db.scalars(select(jobs.c.id).where(lost).with_for_update(skip_locked=True)))
             mine = jobs.c.id.in_(ids)
-            is_gone = or_(jobs.c.cancel_requested, _is_awaited)
+            is_gone = or_(jobs.c.cancel_requested, _is_with_caller)
             self._end(db, and_(mine, is_gone), JobState.CANCELLED)
             running = and_(mine, is_running)
             self._end(
@@ -262,14 +279,15 @@ class JobStore:
             rows = db.execute(select(jobs).where(mine)).mappings()
             return [JobRow.of(row) for row in rows]
 
-    def forget(self, *, finished_before: float) -> list[JobRow]:
-        """Delete jobs that were over before then, and return them, so that their files can go."""
+    def forget(self, *, finished_before: float, limit: int) -> int:
+        """Delete up to `limit` jobs that were over before then, and return how many they were."""
         with self._database.writing() as db:
             old = and_(jobs.c.state.in_(OVER), jobs.c.finished_at < finished_before)
-            found = select(jobs).where(old).with_for_update(skip_locked=True)
-            rows = [JobRow.of(row) for row in db.execute(found).mappings()]
-            db.execute(delete(jobs).where(jobs.c.id.in_([row.id for row in rows])))
-            return rows
+            found = select(jobs.c.id).where(old).limit(limit).with_for_update(skip_locked=True)
+            ids = list(db.scalars(found))
+            db.execute(delete(webhooks).where(webhooks.c.job_id.in_(ids)))
+            db.execute(delete(jobs).where(jobs.c.id.in_(ids)))
+            return len(ids)
 
     # ---- inside
 
@@ -287,39 +305,44 @@ class JobStore:
                 return True
             return bool(db.scalar(select(func.count()).where(ended)))
 
+    def _locked(self, db: Connection, job_id: str) -> JobRow | None:
+        """One job, which nobody else writes before this transaction is over."""
+        if found := self._one(db, job_id):
+            db.execute(select(jobs.c.id).where(jobs.c.id == job_id).with_for_update())
+            return self._one(db, found.id)
+        return None
+
     def _one(self, db: Connection, job_id: str) -> JobRow | None:
         if "\0" in job_id:  # which PostgreSQL takes for no text
             return None
-        return self._found(db, select(jobs).where(jobs.c.id == job_id))
-
-    def _locked(self, db: Connection, job_id: str) -> JobRow | None:
-        """One job, which nobody else writes before this transaction is over."""
-        found = self._one(db, job_id)
-        return found and self._found(db, select(jobs).where(jobs.c.id == job_id).with_for_update())
-
-    def _found(self, db: Connection, query: Select[Any]) -> JobRow | None:
-        row = db.execute(query).mappings().first()
+        row = db.execute(select(jobs).where(jobs.c.id == job_id)).mappings().first()
         return None if row is None else JobRow.of(row)
 
-    def _by_key(self, db: Connection, new: NewJob) -> JobRow | None:
-        if new.idempotency_key is None:
+    def _known(
+        self, db: Connection, owner: str, key: str | None, fingerprint: str
+    ) -> JobRow | None:
+        if key is None:
             return None
-        same = and_(jobs.c.owner == new.owner, jobs.c.idempotency_key == new.idempotency_key)
-        return self._found(db, select(jobs).where(same))
+        same = and_(jobs.c.owner == owner, jobs.c.idempotency_key == key)
+        row = db.execute(select(jobs).where(same)).mappings().first()
+        if row is not None and row["fingerprint"] != fingerprint:
+            message = "this Idempotency-Key was used for another request"
+            raise InvalidParams(message, field="Idempotency-Key")
+        return None if row is None else JobRow.of(row)
 
-    def _refuse_beyond(self, db: Connection, new: NewJob, limits: Limits) -> None:
+    def _refuse_beyond(self, db: Connection, limits: Limits, *, owner: str, cost: float) -> None:
         waiting = select(func.count(), func.coalesce(func.sum(jobs.c.cost), 0.0)).where(
             jobs.c.state == JobState.QUEUED
         )
-        count, cost = db.execute(waiting).one()
+        count, ahead = db.execute(waiting).one()
         if count >= limits.waiting:
             message = f"{count} requests are waiting; at most {limits.waiting} may"
             raise QueueFull(message, retry_after_s=1.0)
-        if cost and cost + new.cost > limits.cost:
+        if ahead and ahead + cost > limits.cost:
             raise QueueFull("the queue holds as much work as it may", retry_after_s=1.0)
         if limits.of_owner is not None:
             states = (JobState.QUEUED, JobState.RUNNING)
-            mine = and_(jobs.c.owner == new.owner, jobs.c.state.in_(states))
+            mine = and_(jobs.c.owner == owner, jobs.c.state.in_(states))
             count = db.scalar(select(func.count()).where(mine)) or 0
             if count >= limits.of_owner:
                 message = f"{count} requests of this key are open; at most {limits.of_owner} may be"
@@ -331,23 +354,30 @@ def _held(token: tuple[str, int]) -> Any:
     return and_(jobs.c.id == job_id, jobs.c.fence == fence, jobs.c.state == JobState.RUNNING)
 
 
+_is_with_caller = and_(jobs.c.is_attended, jobs.c.idempotency_key.is_(None))
+"""Its caller waits on a connection to the server that accepted it, and nobody will come back."""
+
+
 def _next_in_turn(holder: str, limit: int) -> Select[Any]:
-    """Who is next: by priority; of equals, owners in turn, counting what runs of theirs already."""
-    is_open_to_us = or_(~_is_awaited, jobs.c.holder == holder)
+    """Who is next: by priority; of equals, owners in turn, counting what runs of theirs already,
+    and of one owner by rank.
+
+    What somebody waits for on a line to another server is that one's to draw.
+    """
     running = (
         select(jobs.c.owner, func.count().label("running"))
         .where(jobs.c.state == JobState.RUNNING)
         .group_by(jobs.c.owner)
         .subquery()
     )
-    own = [jobs.c.priority.desc(), jobs.c.created_at, jobs.c.id]
+    own = [jobs.c.priority.desc(), jobs.c.rank.desc(), jobs.c.created_at, jobs.c.id]
     place = func.row_number().over(partition_by=jobs.c.owner, order_by=own) + func.coalesce(
         running.c.running, 0
     )
     waiting = (
         select(jobs.c.id, jobs.c.priority, jobs.c.created_at, place.label("place"))
         .outerjoin(running, running.c.owner == jobs.c.owner)
-        .where(jobs.c.state == JobState.QUEUED, is_open_to_us)
+        .where(jobs.c.state == JobState.QUEUED, or_(not_(_is_with_caller), jobs.c.holder == holder))
         .subquery()
     )
     return (

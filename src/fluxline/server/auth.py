@@ -63,7 +63,9 @@ def _presented(headers: Headers) -> str:
 
 
 def _refusal(presented: str) -> ASGIApp:
-    message = "this key is not good here" if presented else "a key is needed: Authorization: Bearer"
+    # LiteLLM knows a wrong key from a wrong field by OpenAI's own first words alone.
+    wrong = "Incorrect API key provided: it is not good here"
+    message = wrong if presented else "a key is needed: Authorization: Bearer"
     headers = {"www-authenticate": 'Bearer, Basic realm="fluxline"'}
     return envelope.failure(401, message, code="invalid_api_key", headers=headers)
 

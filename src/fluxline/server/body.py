@@ -25,6 +25,7 @@ LARGEST_SIDE = 65_535  # px; the model's own limit is checked by the model
 MOST_STEPS = 10_000
 LARGEST_SCALE = 1_000.0
 
+GUIDANCE = ("guidance", "guidance_scale", "distilled_cfg_scale", "cfg")  # ours, and what is sent
 FORMATS = (*get_args(ImageFormat), "jpg")
 UNSUPPORTED = (  # they would change the picture: ignoring them would be a lie
     "image",
@@ -81,10 +82,15 @@ def read_prompt(fields: Fields) -> str:
     prompt = fields.text("prompt")
     if prompt is None:
         raise MissingParam("prompt is required: say what to draw", field="prompt")
+    check_prompt(prompt)
+    return prompt
+
+
+def check_prompt(prompt: str) -> None:
+    """Refuse a prompt that says nothing or too much. Raises BlankPrompt, PromptTooLong."""
     if not prompt.strip():
         raise BlankPrompt("prompt must not be blank: say what to draw", field="prompt")
     _check_length(prompt, "prompt")
-    return prompt
 
 
 def warnings_of(fields: Fields, request: GenerationRequest) -> list[str]:
@@ -144,7 +150,7 @@ def _params(fields: Fields) -> SamplingParams:
         steps=fields.integer("steps", "num_inference_steps", "step", low=1, high=MOST_STEPS),
         sampler=cast(SamplerName, sampler or defaults.sampler),
         schedule=cast(ScheduleName, schedule or defaults.schedule),
-        guidance=fields.number("guidance", "guidance_scale", low=0, high=LARGEST_SCALE),
+        guidance=fields.number(*GUIDANCE, low=0, high=LARGEST_SCALE),
         cfg_scale=defaults.cfg_scale if cfg_scale is None else cfg_scale,
         negative_prompt=negative_prompt,
         eta=fields.number("eta", low=0, high=1) or 0.0,

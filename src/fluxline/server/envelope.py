@@ -79,7 +79,7 @@ def spelt(error: FluxlineError) -> tuple[int, dict[str, str | None]]:
 def of_error(error: FluxlineError) -> Response:
     """Answer with one of our own errors."""
     status, told = spelt(error)
-    return _response(status, told, _hints(error))
+    return _response(status, told, hints(error))
 
 
 def of_detail(error: FluxlineError, *, status: int | None = None) -> Response:
@@ -90,7 +90,7 @@ def of_detail(error: FluxlineError, *, status: int | None = None) -> Response:
     if status == 422:
         loc = ["body", *([told["param"]] if told["param"] else [])]
         detail = [{"type": told["code"], "loc": loc, "msg": told["message"]}]
-    return _response(status, told, _hints(error), {"detail": detail})
+    return _response(status, told, hints(error), {"detail": detail})
 
 
 def of_crash() -> Response:
@@ -124,7 +124,7 @@ async def on_validation_error(request: Request, exc: Exception) -> Response:
     return failure(400, f"{param}: {first['msg']}", param=param, code="invalid_value")
 
 
-def _hints(error: FluxlineError) -> dict[str, str]:
+def hints(error: FluxlineError) -> dict[str, str]:
     """What the error says of trying again."""
     headers: dict[str, str] = {}
     if isinstance(error, CapacityError):

@@ -18,6 +18,7 @@ T = TypeVar("T")
 BODY_TIMEOUT_S = 30.0
 KEY_LIMIT = 255  # characters of an Idempotency-Key
 CLIENT_CLOSED = 499  # never sent: nobody is there to read it
+PATIENCE = ("x-stainless-read-timeout", "x-stainless-timeout")  # of Python, of Node; seconds
 
 
 async def json_fields(request: Request) -> Fields:
@@ -27,14 +28,18 @@ async def json_fields(request: Request) -> Fields:
     # A page of another site can make a browser post text or a form here, but not JSON.
     if media_type != "application/json" and not media_type.endswith("+json"):
         raise HTTPException(415, f"content-type must be application/json; got {media_type}")
+    return Fields(parse_object(await body_of(request)))
+
+
+async def body_of(request: Request) -> bytes:
+    """Read the body, if it comes in good time. Raises HTTPException."""
     try:
         async with asyncio.timeout(BODY_TIMEOUT_S):
-            raw = await request.body()
+            return await request.body()
     except TimeoutError:
         raise HTTPException(408, f"the body took over {BODY_TIMEOUT_S:g} seconds") from None
     except ClientDisconnect:
         raise HTTPException(CLIENT_CLOSED, "the caller left") from None
-    return Fields(parse_object(raw))
 
 
 async def terms_of(
@@ -62,7 +67,7 @@ async def terms_of(
         is_attended=is_attended,
         is_retry=_number(request, "x-stainless-retry-count", 0.0) >= 1,
         keeps=keeps,
-        patience_s=_number(request, "x-stainless-read-timeout", 0.0) or None,
+        patience_s=next((s for name in PATIENCE if (s := _number(request, name, 0.0))), None),
         deadline_s=deadline_s,
     )
 

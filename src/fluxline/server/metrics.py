@@ -11,8 +11,8 @@ TEXT = "text/plain; version=0.0.4; charset=utf-8"
 MIB_A_GIB = 1024
 
 
-def metrics_router(service: Service) -> APIRouter:
-    """Make the routes of a service."""
+def metrics_router(service: Service, *, has_grpc: bool) -> APIRouter:
+    """Make the routes of a service. has_grpc: gRPC is served beside it."""
     router = APIRouter(tags=["metrics"])
 
     @router.get("/metrics", response_model=None)
@@ -27,7 +27,7 @@ def metrics_router(service: Service) -> APIRouter:
             "ram_used_mb": round(MIB_A_GIB * memory["system_memory_used_gb"]),
             "gpu_used_mb": round(MIB_A_GIB * memory["vram_usage_gb"]),
             "worker_alive": service.status.engines > 0,
-            "grpc_alive": False,
+            "grpc_alive": has_grpc,
         }
 
     @router.get("/metrics/prometheus")

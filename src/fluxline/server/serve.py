@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import ipaddress
 import logging
 import signal
 import socket
@@ -18,9 +17,12 @@ from fluxline.errors import ConfigError, NotReady, StorageError
 from fluxline.fleet.local import LocalReplica
 from fluxline.fleet.pool import Pool
 from fluxline.fleet.process import ENGINE, WorkerCommand
-from fluxline.jobs import Database, JobStore, KeyRing
+from fluxline.jobs import Database, JobStore, KeyRing, WebhookStore
 from fluxline.server.app import create_app
+from fluxline.server.dialects.webhooks import Webhooks
 from fluxline.server.links import Links
+from fluxline.server.origin import is_loopback
+from fluxline.server.outside import Outside
 from fluxline.service import Service
 from fluxline.settings import DEFAULT_MODEL, Settings
 from fluxline.storage import Pictures, open_pictures
@@ -113,14 +115,17 @@ async def _serve(settings: Settings, commands: list[WorkerCommand], ground: _Gro
         aliases={settings.model: DEFAULT_MODEL, **settings.aliases},  # a hub id names what it is
     )
     links = Links(pictures, database.secret, base_url=settings.public_url)
+    webhooks = Webhooks(WebhookStore(database), links, Outside(settings.webhook_hosts))
     app = create_app(
         service,
         links,
+        webhooks,
         max_n=settings.max_n,
         max_batch=settings.max_batch,
         body_limit_bytes=settings.body_limit_bytes,
         ring=ring,
-        opens_metrics=settings.open_metrics or _is_loopback(settings.host),
+        has_grpc=settings.grpc_port is not None,
+        opens_metrics=settings.open_metrics or is_loopback(settings.host),
     )
     server = _Server(_config(app))
     try:
@@ -131,21 +136,24 @@ async def _serve(settings: Settings, commands: list[WorkerCommand], ground: _Gro
         _log.error("%s", exc.message)
         return EXIT_CANNOT_START
     with _signals() as signals:
+        open_lines = contextlib.AsyncExitStack()
+        await open_lines.enter_async_context(app.router.lifespan_context(app))
         replica.start()
         serving = asyncio.create_task(server.serve(sockets=[ground.listener]))
         _announce(ground.listener, settings, rpc)
-        telling = asyncio.create_task(_tell_when_ready(replica))
-        watching = asyncio.create_task(_tell_health(rpc, service))
+        sideline = [_tell_when_ready(replica), _tell_health(rpc, service), webhooks.run()]
+        running = [asyncio.create_task(work) for work in sideline]
         try:
             await _first(signals.get(), replica.ended(), asyncio.shield(serving))
             is_broken = replica.state == "failed"
             if not is_broken:
                 await _wind_down(service, signals, settings.drain_s)
         finally:
-            telling.cancel()
-            watching.cancel()
+            for task in running:
+                task.cancel()
             await replica.stop()
             await service.close()
+            await open_lines.aclose()  # uvicorn would wait for them first
             server.should_exit = True
             if rpc:
                 await rpc.stop(ANSWER_GRACE_S)
@@ -266,7 +274,7 @@ def _ring(settings: Settings, database: Database) -> KeyRing | None:
     ring = KeyRing(database, given=given)
     if not ring.is_empty:
         return ring
-    if not _is_loopback(settings.host) and not settings.insecure:
+    if not is_loopback(settings.host) and not settings.insecure:
         raise ConfigError(
             f"listening on {settings.host} lets others in, and there is no key: make one with "
             "`fluxline keys create NAME`, set API_KEYS, or say --insecure"
@@ -281,18 +289,9 @@ def _announce(listener: socket.socket, settings: Settings, rpc: "GrpcServer | No
         where += f" and for gRPC on port {rpc.port}"
     loads = f"listens on {where} and loads {settings.model}"
     print(f"Fluxline {version('fluxline')} {loads}", flush=True)
-    if settings.insecure and not _is_loopback(settings.host):
+    if settings.insecure and not is_loopback(settings.host):
         _log.warning("listening on %s: whoever can reach it can draw, without a key", settings.host)
 
 
 def _shown(host: str) -> str:
     return f"[{host}]" if ":" in host else host
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import msgspec
 
+from fluxline.errors import EngineError
 from fluxline.request import GenerationRequest, ImageFormat, ImageResult, SamplingParams
 
 
@@ -80,8 +81,11 @@ def request_text(request: GenerationRequest) -> str:
 
 
 def request_of(text: str) -> GenerationRequest:
-    """Read a request. Raises msgspec.MsgspecError for a row that another version wrote."""
-    return _request.decode(text)
+    """Read a request. Raises EngineError for a row that another version wrote."""
+    try:
+        return _request.decode(text)
+    except msgspec.MsgspecError as exc:
+        raise EngineError("this version cannot read the job: it was written by another") from exc
 
 
 def result_text(images: Sequence[ImageResult]) -> str:

@@ -62,14 +62,19 @@ class Register:
         """The job of what was sent before, unless it failed."""
         return self._sent.get((owner, fingerprint))
 
+    def unnote(self, feed: Feed) -> None:
+        """Forget what was sent for a job: sent again, it is another."""
+        for key in [key for key, known in self._sent.items() if known is feed]:
+            del self._sent[key]
+
     def forget(self, feed: Feed) -> None:
         """Have a job at hand no longer."""
         if self._feeds.get(feed.request.id) is feed:
             del self._feeds[feed.request.id]
-        self._unnote(feed)
+        self.unnote(feed)
 
-    def hand_over(self, feed: Feed) -> None:
-        """Keep no books on a job any more: another server drew it, and keeps its own."""
+    def let_go(self, feed: Feed) -> None:
+        """Keep no books on a job any more."""
         feed.observe = lambda feed, news: None
         self.forget(feed)
 
@@ -79,9 +84,5 @@ class Register:
             self.pace.picture(feed.cost / feed.request.count)
         if feed.is_over:
             if not isinstance(news, Done):
-                self._unnote(feed)
+                self.unnote(feed)
             asyncio.get_running_loop().call_later(LINGER_S, self.forget, feed)
-
-    def _unnote(self, feed: Feed) -> None:
-        for key in [key for key, known in self._sent.items() if known is feed]:
-            del self._sent[key]

@@ -4,12 +4,13 @@ A key is made here and never by a caller, so no name from outside becomes a path
 are stored once. Lives on one event loop; nothing here blocks it.
 """
 
+import asyncio
 import hashlib
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 from urllib.parse import parse_qs, urlsplit
 
 import obstore
@@ -21,7 +22,7 @@ from fluxline.request import ImageFormat
 
 TRIAL = "fluxline-was-here"
 CODE = re.compile(r"<Code>(\w{1,64})</Code>")
-KEY = re.compile(r"[0-9a-f]{2}/[0-9a-f]{64}\.(png|jpeg|webp)")
+KEY = re.compile(rf"[0-9a-f]{{2}}/[0-9a-f]{{64}}\.({'|'.join(get_args(ImageFormat))})")
 CONNECT_S, ANSWER_S, PATIENCE_S = timedelta(seconds=5), timedelta(seconds=15), timedelta(seconds=20)
 
 
@@ -53,7 +54,7 @@ class Pictures:
 
     async def put(self, data: bytes, format: ImageFormat) -> Stored:
         """Store a picture. Raises StorageError when the store does not take it."""
-        digest = hashlib.sha256(data).hexdigest()
+        digest = (await asyncio.to_thread(hashlib.sha256, data)).hexdigest()
         stored = Stored(key=f"{digest[:2]}/{digest}.{format}", sha256=digest, size=len(data))
         about = {"Content-Type": f"image/{format}"} if isinstance(self._store, S3Store) else None
         try:

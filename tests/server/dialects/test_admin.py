@@ -44,6 +44,8 @@ async def test_no_lora_is_claimed(how, http):
     applied = await http.post("/apply-lora", **how)
 
     assert (applied.status_code, applied.json()["detail"]) == (501, "LoRA is not served yet")
+    assert applied.json()["error"]["code"] == "not_implemented"
+    assert applied.headers["x-should-retry"] == "false"
     assert (await http.post("/remove-lora")).json()["lora_applied"] is False
     assert (await http.get("/lora-status")).json()["current_lora"] is None
     assert (await http.get("/loras")).json()["loras"] == []

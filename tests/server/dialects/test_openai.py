@@ -102,6 +102,13 @@ async def test_a_random_seed_is_new_each_time_and_told(seed, http, engine):
     assert told[0] != told[1]
 
 
+@pytest.mark.parametrize("name", ["guidance", "guidance_scale", "distilled_cfg_scale", "cfg"])
+async def test_guidance_goes_by_every_name_that_clients_give_it(name, http, engine):
+    await drawn(http, **{name: 2.5})
+
+    assert engine.started[0].params.guidance == 2.5
+
+
 async def test_aliases_that_agree_are_accepted(http, engine):
     await drawn(http, steps=5, num_inference_steps=5, guidance=7, guidance_scale=7.0)
 
@@ -212,6 +219,16 @@ async def test_a_flood_of_unknown_fields_is_cut(http):
 
     assert len(said["warnings"]) == 17
     assert said["warnings"][-1] == "84 more unknown fields are ignored"
+
+
+@pytest.mark.parametrize("prefix", ["/v1", "", "/openai/deployments/fake"])
+async def test_editing_is_refused_by_its_field(prefix, http):
+    files = {"image": ("upload", b"\x89PNG", "application/octet-stream")}
+    answer = await http.post(f"{prefix}/images/edits", data={"prompt": "a hat"}, files=files)
+
+    error = answer.json()["error"]
+    assert (answer.status_code, error["param"]) == (400, "image")
+    assert (error["code"], "not served" in error["message"]) == ("unsupported_parameter", True)
 
 
 async def test_models_are_listed_and_told_of(http):

@@ -96,14 +96,15 @@ async def test_the_best_of_many_come_first_and_say_how_good_they_are(http):
 
 
 async def test_a_link_leads_to_the_picture_for_a_while(http, engine, links):
-    answer = await http.post(URL, json={"prompt": "a fox", "response_format": "url"})
+    body = {"prompt": "a fox", "response_format": "url", "output_format": "avif"}
+    answer = await http.post(URL, json=body)
 
     said = answer.json()
     [datum] = said["data"]
     assert "b64_json" not in datum
     assert "image" not in said
     got = await http.get(datum["url"])
-    assert (got.status_code, got.headers["content-type"]) == (200, "image/png")
+    assert (got.status_code, got.headers["content-type"]) == (200, "image/avif")
     assert got.content == picture(engine.started[0], 0)
     assert (await http.get(datum["url"][:-1])).status_code == 403
     assert (await http.get(datum["url"].replace("expires=", "expires=9"))).status_code == 403

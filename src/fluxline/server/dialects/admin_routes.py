@@ -7,7 +7,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from fluxline.errors import FluxlineError, NotReady
+from fluxline.errors import FluxlineError
 from fluxline.server import envelope
 from fluxline.server.dialects.single import memory_told, model_type
 from fluxline.server.exchange import unless_gone
@@ -52,7 +52,14 @@ def admin_router(service: Service) -> APIRouter:
     @router.post("/apply-lora")
     async def apply_lora() -> Response:
         """Refuse: there is no LoRA yet."""
-        return envelope.of_detail(NotReady(NO_LORA, retry_after_s=86_400), status=501)
+        return envelope.failure(
+            501,
+            NO_LORA,
+            kind="server_error",
+            code="not_implemented",
+            headers=envelope.NO_RETRY,
+            extra={"detail": NO_LORA},
+        )
 
     @router.post("/remove-lora")
     async def remove_lora() -> dict[str, Any]:

@@ -4,8 +4,8 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from fluxline.errors import FluxlineError, error_of
-from fluxline.jobs import JobRow
+from fluxline.errors import EngineError, FluxlineError, NotReady, error_of
+from fluxline.jobs import JobRow, Webhook
 from fluxline.request import (
     CancelledEvent,
     Done,
@@ -35,12 +35,20 @@ def job(row: JobRow, images: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "started_at": _time(row.started_at),
         "finished_at": _time(row.finished_at),
         "attempts": row.attempts,
-        "priority": row.priority,
+        "priority": row.rank,
         "deadline": _time(row.deadline),
-        "request": asked(request_of(row.request)),
+        "request": _asked(row),
         "images": list(images),
         "error": error,
     }
+
+
+def _asked(row: JobRow) -> dict[str, Any] | None:
+    """What was asked; None for a row that another version wrote."""
+    try:
+        return asked(request_of(row.request))
+    except EngineError:
+        return None
 
 
 def asked(request: GenerationRequest) -> dict[str, Any]:
@@ -82,6 +90,16 @@ def image(drawn: Drawn, link: str | None) -> dict[str, Any]:
     }
 
 
+def webhook(hook: Webhook) -> dict[str, Any]:
+    """Spell whether a job's caller was told of its end."""
+    return {
+        "url": hook.url,
+        "attempts": hook.attempts,
+        "delivered_at": _time(hook.delivered_at),
+        "error": hook.error,
+    }
+
+
 async def events(ticket: Ticket) -> AsyncGenerator[bytes, None]:
     """Tell what happens to a job, each event with its number."""
     async with ticket:
@@ -89,6 +107,8 @@ async def events(ticket: Ticket) -> AsyncGenerator[bytes, None]:
             async for happened in ticket:
                 name, data = _told(happened)
                 yield sse.event(name, {"id": ticket.job_id, **data}, ticket.last_number)
+        except NotReady:
+            return  # the server stops, the job does not: whoever asks again hears the rest
         except FluxlineError as exc:
             _, error = envelope.spelt(exc)
             yield sse.event("failed", {"id": ticket.job_id, "error": error}, ticket.last_number)

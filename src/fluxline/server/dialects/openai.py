@@ -83,7 +83,9 @@ def read(fields: Fields, service: Service, *, max_n: int, request_id: str) -> As
     )
 
 
-def answer(asked: Asked, images: Sequence[ImageResult], links: Mapping[str, str]) -> dict[str, Any]:
+def answer(
+    asked: Asked, images: Sequence[ImageResult], links: Mapping[str, str], *, job_id: str
+) -> dict[str, Any]:
     """Spell finished pictures; `links` by their keys in the store, if links were asked for."""
     kept = best(images, asked.request.top_k)
     first = kept[0]
@@ -97,7 +99,7 @@ def answer(asked: Asked, images: Sequence[ImageResult], links: Mapping[str, str]
         "quality": asked.quality,
         "size": f"{first.width}x{first.height}",
         "usage": usage(images),
-        "id": asked.request.id,
+        "id": job_id,
         "model": first.model,
         "gen_time": max(_drawing_s(image) for image in images),
         "timings": {f"{stage}_ms": round(1000 * s, 3) for stage, s in timings_s.items()},

@@ -14,7 +14,8 @@ from fluxline.request import ImageReady, ImageResult, Progress, best, failure_of
 from fluxline.server import envelope, sse
 from fluxline.server.body import in_callers_words
 from fluxline.server.dialects import openai
-from fluxline.server.exchange import caller_of, json_fields, terms_of, unless_gone
+from fluxline.server.exchange import body_of, caller_of, json_fields, terms_of, unless_gone
+from fluxline.server.fields import UnsupportedParam
 from fluxline.server.links import Links
 from fluxline.service import Service, Ticket
 from fluxline.telemetry import request_id_var
@@ -40,14 +41,21 @@ def openai_router(service: Service, links: Links, *, max_n: int) -> APIRouter:
                 ticket = await service.submit(asked.request, terms, caller_of(request))
                 return sse.response(_events(asked, ticket))
             work = service.draw(asked.request, terms, caller_of(request))
-            images = await unless_gone(request, work)
+            job_id, images = await unless_gone(request, work)
         except RequestError as exc:
             raise in_callers_words(exc, fields) from exc
         keys = [image.stored for image in images if image.stored and asked.wants_url]
-        body = openai.answer(asked, images, {key: await links.of(key, request) for key in keys})
+        where = {key: await links.of(key, request) for key in keys}
+        body = openai.answer(asked, images, where, job_id=job_id)
         # Base64 of many large pictures takes a while: not on the event loop.
         raw = await asyncio.to_thread(msgspec.json.encode, body)
         return Response(raw, media_type="application/json")
+
+    async def edit(request: Request) -> Response:
+        """Refuse: pictures are not drawn from pictures yet."""
+        await body_of(request)  # an answer to half a form would be a broken pipe
+        message = "editing is not served here yet: draw of a prompt, at /v1/images/generations"
+        raise UnsupportedParam(message, field="image")
 
     async def list_models() -> dict[str, Any]:
         """List what is served."""
@@ -58,12 +66,12 @@ def openai_router(service: Service, links: Links, *, max_n: int) -> APIRouter:
         """Tell of one model."""
         return openai.model(service.model(name), started_at, max_n)
 
-    router.add_api_route(
-        f"{AZURE}/images/generations", generate, methods=["POST"], include_in_schema=False
-    )
+    for path, posted in (("/images/generations", generate), ("/images/edits", edit)):
+        router.add_api_route(AZURE + path, posted, methods=["POST"], include_in_schema=False)
     for prefix in ("/v1", ""):
         for method, path, answer in (
             ("POST", "/images/generations", generate),
+            ("POST", "/images/edits", edit),
             ("GET", "/models", list_models),
             ("GET", "/models/{name:path}", one_model),
         ):
@@ -97,9 +105,9 @@ async def _events(asked: openai.Asked, ticket: Ticket) -> AsyncGenerator[bytes, 
                     case ImageReady(image=image) if asked.request.top_k:
                         candidates.append(image)
                     case ImageReady(image=image):
-                        yield _completed(asked, image)
+                        yield _completed(asked, image, ticket.job_id)
             for image in best(candidates, asked.request.top_k):
-                yield _completed(asked, image)
+                yield _completed(asked, image, ticket.job_id)
         except FluxlineError as exc:
             _, error_object = envelope.spelt(exc)
             yield sse.event("error", {"type": "error", "error": error_object, "sequence_number": 0})
@@ -123,7 +131,7 @@ def _partial(asked: openai.Asked, event: Progress, number: int) -> bytes:
     return sse.event(kind, data)
 
 
-def _completed(asked: openai.Asked, image: ImageResult) -> bytes:
+def _completed(asked: openai.Asked, image: ImageResult, job_id: str) -> bytes:
     data = {
         "type": "image_generation.completed",
         "b64_json": image.data,
@@ -135,7 +143,7 @@ def _completed(asked: openai.Asked, image: ImageResult) -> bytes:
         "usage": openai.usage([image]),
         "image_index": image.index,
         "seed": image.seed,
-        "id": asked.request.id,
+        "id": job_id,
         "warnings": list(dict.fromkeys((*asked.warnings, *image.warnings))),
     }
     return sse.event("image_generation.completed", data)

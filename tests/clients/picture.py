@@ -1,0 +1,14 @@
+"""Files that came out of a server, looked at as a viewer would."""
+
+import base64
+import io
+
+from PIL import Image
+
+
+def opened(data: bytes | str) -> Image.Image:
+    """Decode a whole picture file, given as bytes or as base64."""
+    raw = base64.b64decode(data, validate=True) if isinstance(data, str) else data
+    with Image.open(io.BytesIO(raw)) as picture:
+        picture.load()
+        return picture

@@ -1,0 +1,171 @@
+"""One request, asked through every door of one server: the same picture, to the last pixel."""
+
+import time
+
+import grpc
+import pytest
+
+from fluxline.server.rpc import image_gen_pb2 as pb
+from fluxline.server.rpc.image_gen_pb2_grpc import ImageGenStub
+from tests.clients.conftest import KEY
+from tests.clients.picture import opened
+
+pytestmark = pytest.mark.slow
+
+PROMPT, SIDE, STEPS, GUIDANCE = "a red fox", 256, 4, 2.0
+SEED = 7
+METADATA = [("api-key", KEY)]
+SIZED = {"prompt": PROMPT, "width": SIDE, "height": SIDE}
+
+
+def posted(http, path, **fields):
+    answer = http.post(path, json=fields)
+    assert answer.is_success, answer.text
+    return answer.json()
+
+
+def awaited(http, path, is_over):
+    """Poll until it is over."""
+    for _ in range(600):
+        said = http.get(path).json()
+        if is_over(said):
+            return said
+        time.sleep(0.05)
+    raise AssertionError(f"still not over: {said}")
+
+
+def fetched(http, link):
+    return opened(http.get(link).content)
+
+
+def by_openai(http, seed, path="/v1/images/generations"):
+    said = posted(http, path, **SIZED, steps=STEPS, guidance=GUIDANCE, seed=seed)
+    return opened(said["data"][0]["b64_json"])
+
+
+def by_openai_of_azure(http, seed):
+    return by_openai(http, seed, "/openai/deployments/mini/images/generations?api-version=1")
+
+
+def by_openai_as_a_link(http, seed):
+    asked = {"size": f"{SIDE}x{SIDE}", "num_inference_steps": STEPS, "guidance_scale": GUIDANCE}
+    said = posted(
+        http,
+        "/v1/images/generations",
+        prompt=PROMPT,
+        **asked,
+        seed=seed - 1,
+        n=2,  # the second has the next seed
+        response_format="url",
+    )
+    return fetched(http, said["data"][1]["url"])
+
+
+def by_single(http, seed):
+    asked = {"num_inference_steps": STEPS, "guidance_scale": GUIDANCE, "seed": seed}
+    return fetched(http, posted(http, "/generate", **SIZED, **asked)["image_url"])
+
+
+def by_batch(http, seed):
+    diversity = {
+        "samplers": ["euler"],
+        "nof_steps": [STEPS],
+        "cfg_scales": [GUIDANCE],
+        "seeds": "fixed",
+        "base_seed": seed,
+    }
+    asked = {"nof_images": 1, "diversity": diversity, "output_format": "png"}
+    return fetched(http, posted(http, "/generate", **SIZED, **asked)["images"][0]["url"])
+
+
+def by_jobs(http, seed):
+    job = posted(http, "/v1/jobs", **SIZED, steps=STEPS, guidance=GUIDANCE, seed=seed)
+    done = awaited(http, f"/v1/jobs/{job['id']}", lambda said: said["finished_at"])
+    return fetched(http, done["images"][0]["url"])
+
+
+def by_queue(http, seed):
+    asked = {"num_inference_steps": STEPS, "guidance_scale": GUIDANCE, "seed": seed}
+    number = posted(http, "/submit-request", **SIZED, **asked)["request_id"]
+    done = awaited(http, f"/request-status/{number}", lambda said: said["completed_at"])
+    return fetched(http, done["result"]["image_url"])
+
+
+def by_a1111(http, seed):
+    asked = {"steps": STEPS, "cfg_scale": GUIDANCE, "seed": seed, "sampler_name": "Euler"}
+    return opened(posted(http, "/sdapi/v1/txt2img", **SIZED, **asked)["images"][0])
+
+
+def by_bfl(http, seed):
+    asked = {"steps": STEPS, "guidance": GUIDANCE, "seed": seed, "output_format": "png"}
+    number = posted(http, "/v1/flux-dev", **SIZED, **asked)["id"]
+    done = awaited(http, f"/v1/get_result?id={number}", lambda said: said["status"] != "Pending")
+    return fetched(http, done["result"]["sample"])
+
+
+HTTP_DOORS = (
+    by_openai_of_azure,
+    by_openai_as_a_link,
+    by_single,
+    by_batch,
+    by_jobs,
+    by_queue,
+    by_a1111,
+    by_bfl,
+)
+
+
+@pytest.fixture(scope="module")
+def wanted(http):
+    return by_openai(http, SEED)
+
+
+@pytest.fixture(scope="module")
+def stub(server):
+    with grpc.insecure_channel(server.grpc) as channel:
+        yield ImageGenStub(channel)
+
+
+@pytest.fixture(scope="module")
+def asked_by_grpc():
+    return pb.GenerateRequest(
+        **SIZED, num_inference_steps=STEPS, guidance_scale=GUIDANCE, seed=SEED
+    )
+
+
+@pytest.mark.parametrize("door", HTTP_DOORS, ids=lambda door: door.__name__)
+def test_a_seed_gives_the_same_pixels_through_every_http_door(door, http, wanted):
+    picture = door(http, SEED)
+
+    assert picture.size == wanted.size == (SIDE, SIDE)
+    assert picture.tobytes() == wanted.tobytes()
+
+
+@pytest.mark.parametrize("door", [by_openai, by_single, by_a1111], ids=lambda door: door.__name__)
+def test_another_seed_gives_another_picture(door, http, wanted):
+    assert door(http, SEED + 1).tobytes() != wanted.tobytes()
+
+
+def test_a_seed_gives_the_same_pixels_by_grpc(stub, asked_by_grpc, wanted):
+    answer = stub.Generate(asked_by_grpc, metadata=METADATA)
+
+    assert answer.seed == SEED
+    assert opened(answer.image_png).tobytes() == wanted.tobytes()
+
+
+def test_a_seed_gives_the_same_pixels_by_grpcs_stream(stub, asked_by_grpc, wanted):
+    told = list(stub.GenerateStream(asked_by_grpc, metadata=METADATA))
+
+    file = b"".join(one.chunk.image_png for one in told if one.HasField("chunk"))
+    assert opened(file).tobytes() == wanted.tobytes()
+
+
+def test_a_seed_gives_the_same_pixels_by_grpcs_jobs(stub, asked_by_grpc, wanted):
+    number = stub.Submit(pb.SubmitRequest(request=asked_by_grpc), metadata=METADATA).job_id
+    for _ in range(600):
+        job = stub.GetJob(pb.GetJobRequest(job_id=number), metadata=METADATA)
+        if job.state not in ("queued", "running"):
+            break
+        time.sleep(0.05)
+
+    assert opened(job.result.image_png).tobytes() == wanted.tobytes()
