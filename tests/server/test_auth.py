@@ -81,6 +81,7 @@ async def test_a_key_is_good_wherever_a_client_puts_it(headers, http):
     "headers",
     [
         {"authorization": "Basic %%%"},
+        {"authorization": b"Basic \xe9"},
         {"authorization": "Basic"},
         {"authorization": "Bearer " + "x" * 20_000},
         {"authorization": "Bearer flx_" + "a" * 12 + "_"},

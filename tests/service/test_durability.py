@@ -4,9 +4,11 @@ import asyncio
 import time
 
 import pytest
+from sqlalchemy import update
 
 from fluxline.errors import DeadlineExceeded, InvalidParams, NotReady, QueueFull, StorageError
 from fluxline.jobs import JobState, Limits, NewJob
+from fluxline.jobs.table import jobs
 from fluxline.request import Done, Failed, ImageReady, SamplingParams, Started
 from fluxline.service import Caller, Terms, record
 from fluxline.service.record import result_of
@@ -73,6 +75,23 @@ async def test_after_a_kill_the_stored_job_is_drawn_again_and_the_attended_is_no
     assert fresh.requests["stored"].seed == replica.requests["stored"].seed
     assert store.get("attended").state == JobState.CANCELLED
     await again.close()
+
+
+@pytest.mark.parametrize("jump_s", [86_400, -86_400])
+async def test_a_clock_that_jumps_takes_no_job_from_who_draws_it(
+    jump_s, opened, replica, store, monkeypatch
+):
+    monkeypatch.setattr("fluxline.service.dispatcher.LEASE_S", 0.9)
+    service = await opened()
+    await service.submit(request(), STORED)
+    await replica.given("a")
+    store._clock = lambda: time.time() + jump_s
+    await asyncio.sleep(0.7)  # leases are renewed, and those that ran out are ended
+    await drawn(replica, "a")
+    row = await finished(store, "a")
+    await service.close()
+
+    assert (row.state, row.attempts) == (JobState.DONE, 1)
 
 
 async def test_what_the_old_server_says_late_changes_nothing(opened, replica, store):
@@ -154,7 +173,7 @@ async def test_a_retry_is_drawn_while_what_it_left_is_still_being_cancelled(serv
 
     retry = asyncio.create_task(service.draw(request("b"), Terms(fingerprint="f", is_retry=True)))
     await drawn(replica, "b")
-    assert len(await retry) == 1
+    assert len((await retry).images) == 1
     assert replica.cancelled == ["a"]
 
 
@@ -195,6 +214,23 @@ async def test_what_waited_beyond_its_deadline_is_not_drawn(opened, replica, sto
     assert (row.state, row.error_code) == (JobState.FAILED, "deadline_exceeded")
     assert list(replica.requests) == ["a"]
     await service.close()
+
+
+async def test_a_row_that_cannot_be_read_fails_by_itself(opened, replica, store, database):
+    service = await opened()
+    await service.submit(request("a"), STORED)
+    await drawn(replica, "a")
+    await finished(store, "a")
+    await service.close()
+    with database.writing() as db:
+        db.execute(update(jobs).values(state=JobState.QUEUED, request="{}"))
+
+    again = await opened(ScriptedReplica())
+    row = await finished(store, "a")
+    await again.close()
+
+    assert (row.state, row.error_code) == (JobState.FAILED, "internal_error")
+    assert "written by another" in row.error_message
 
 
 async def test_a_wrong_size_is_refused_before_anything_is_written(service, store):

@@ -26,6 +26,7 @@ from fluxline.errors import ConfigError, DatabaseDown, FluxlineError
 from fluxline.jobs.table import SCHEMA_VERSION, metadata, schema
 
 BUSY_S = 5.0  # how long a writer waits for another
+STILL_BUSY_S = 0.1  # of SQLite: and the next, as long as nobody got through; they come in a row
 PATIENCE: dict[str, str | int] = {  # libpq's words; without them a lost network is found in hours
     "connect_timeout": 5,
     "keepalives_idle": 5,
@@ -50,6 +51,7 @@ class Database:
     def __init__(self, url: str) -> None:
         self._engine = _opened(url)
         self._lock: IO[str] | None = None
+        self._patience_s = BUSY_S
         try:
             self.secret = self._prepared()
         except ProgrammingError as exc:
@@ -95,11 +97,14 @@ class Database:
 
         If the connection breaks at its very end, it may be written all the same.
         """
-        with (
-            _translated("written"),
-            self._engine.execution_options(writes=True).begin() as db,
-        ):
-            yield db
+        engine = self._engine.execution_options(writes=True, patience_s=self._patience_s)
+        try:
+            with _translated("written"), engine.begin() as db:
+                self._patience_s = BUSY_S
+                yield db
+        except DatabaseDown:
+            self._patience_s = STILL_BUSY_S
+            raise
 
     @contextmanager
     def writing_alone(self) -> Iterator[Connection]:
@@ -172,5 +177,9 @@ def _prepare_sqlite(connection: Any, _: Any) -> None:
 
 
 def _begin_sqlite(connection: Connection) -> None:
-    writes = connection.get_execution_options().get("writes", False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+    options = connection.get_execution_options()
+    if options.get("writes", False):
+        connection.exec_driver_sql(f"PRAGMA busy_timeout = {round(1000 * options['patience_s'])}")
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+    else:
+        connection.exec_driver_sql("BEGIN")

@@ -51,8 +51,10 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
-        yield
-        await mcp.close()
+        try:
+            yield
+        finally:
+            await mcp.close()
 
     app = FastAPI(
         title="Fluxline",
@@ -64,6 +66,7 @@ def create_app(
             HTTPException: envelope.on_http_exception,
             RequestValidationError: envelope.on_validation_error,
         },
+        responses=envelope.DOCUMENTED,
         redirect_slashes=False,
         lifespan=lifespan,
     )

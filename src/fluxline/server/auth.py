@@ -6,7 +6,6 @@ but this machine. Which key may do what is said by the routes.
 
 import asyncio
 import base64
-import binascii
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -17,7 +16,7 @@ from fluxline.jobs import Scope as KeyScope
 from fluxline.server import envelope
 from fluxline.service import Caller
 
-PUBLIC = frozenset({"/", "/health", "/health/live", "/health/ready"})
+PUBLIC = frozenset({"/", "/health", "/health/live", "/health/ready", "/health/startup"})
 METRICS = frozenset({"/metrics", "/metrics/prometheus"})
 SIGNED = "/files/"  # a link is its own permission
 HEADERS = ("api-key", "x-api-key", "x-key")  # of Azure, Anthropic and BFL
@@ -57,7 +56,7 @@ def _presented(headers: Headers) -> str:
     if kind.lower() == "basic":
         try:
             return base64.b64decode(rest, validate=True).decode().partition(":")[2][:KEY_LIMIT]
-        except (binascii.Error, UnicodeDecodeError):
+        except ValueError:  # not ASCII, not base64, not UTF-8
             return ""
     return next((headers[name][:KEY_LIMIT] for name in HEADERS if name in headers), "")
 

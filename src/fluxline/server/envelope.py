@@ -5,6 +5,7 @@ The table below is the only place that turns our errors into HTTP.
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import msgspec
 from fastapi import Request
@@ -49,6 +50,40 @@ _CODE_BY_STATUS = {
     413: "payload_too_large",
     415: "unsupported_media_type",
 }
+
+
+DOCUMENTED: dict[int | str, dict[str, Any]] = {  # Any: JSON
+    "default": {
+        "description": "What went wrong. `error` is OpenAI's object, or a word at the doors of "
+        "programs that have it so.",
+        "content": {
+            "application/json": {
+                "schema": {
+                    "type": "object",
+                    "required": ["error"],
+                    "properties": {
+                        "error": {
+                            "oneOf": [
+                                {
+                                    "type": "object",
+                                    "required": ["message", "type", "param", "code"],
+                                    "properties": {
+                                        "message": {"type": "string"},
+                                        "type": {"type": "string"},
+                                        "param": {"type": ["string", "null"]},
+                                        "code": {"type": ["string", "null"]},
+                                    },
+                                },
+                                {"type": "string"},
+                            ]
+                        }
+                    },
+                }
+            }
+        },
+    }
+}
+"""For the OpenAPI document of every route, in place of FastAPI's own, which is not answered."""
 
 
 def failure(

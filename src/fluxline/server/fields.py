@@ -49,8 +49,9 @@ class Fields:
         return self._used.get(name, name)
 
     def unread(self) -> list[str]:
-        """List the fields nobody has asked for."""
-        return [f"{self._inside}{name}" for name in self._body if name not in self._read]
+        """List the fields nobody has asked for, as they can be told: half a character as "?"."""
+        names = [f"{self._inside}{name}" for name in self._body if name not in self._read]
+        return [name.encode("utf-8", "replace").decode() for name in names]
 
     def has(self, *names: str) -> bool:
         """Say whether one of these fields stands there, null or not. Marks nothing as read."""

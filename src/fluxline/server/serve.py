@@ -19,6 +19,7 @@ from fluxline.fleet.pool import Pool
 from fluxline.fleet.process import ENGINE, WorkerCommand
 from fluxline.jobs import Database, JobStore, KeyRing, WebhookStore
 from fluxline.server.app import create_app
+from fluxline.server.connection import Connection, allow_many_connections, listen
 from fluxline.server.dialects.webhooks import Webhooks
 from fluxline.server.links import Links
 from fluxline.server.origin import is_loopback
@@ -45,8 +46,9 @@ def run(settings: Settings, *, engine: str = ENGINE) -> int:
     `engine` is the module:factory that the worker opens in place of Fluxline's own.
     """
     configure_logging(settings.log_level, settings.log_format)
+    allow_many_connections()
     try:
-        listener = _listen(settings.host, settings.port)
+        listener = listen(settings.host, settings.port)
     except ConfigError as exc:
         _log.error("%s", exc.message)
         return EXIT_CANNOT_START
@@ -232,7 +234,7 @@ class _Server(uvicorn.Server):
 def _config(app: object) -> uvicorn.Config:
     return uvicorn.Config(
         app,  # type: ignore[arg-type]
-        http="h11",  # cuts oversized headers; httptools buffers them without end
+        http=Connection,
         ws="none",
         lifespan="off",
         log_config=None,
@@ -256,16 +258,6 @@ def _signals() -> Iterator["asyncio.Queue[int]"]:
     finally:
         for number in numbers:
             loop.remove_signal_handler(number)
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    """Bind, so that a port that is taken is known before a model is loaded."""
-    try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        family, _, _, _, address = found[0]
-        return socket.create_server(address, family=family, backlog=2048)
-    except OSError as exc:
-        raise ConfigError(f"cannot listen on {host} port {port}: {exc.strerror}") from exc
 
 
 def _ring(settings: Settings, database: Database) -> KeyRing | None:

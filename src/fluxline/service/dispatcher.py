@@ -173,12 +173,7 @@ class Dispatcher:
             else:
                 mine.row = row
             return
-        try:
-            held = Held(row=row, feed=self._feed_of(row))
-        except EngineError as exc:
-            await self._written(partial(self._store.fail, row.token, exc.code, exc.message))
-            return
-        self._held[row.id] = held
+        held = self._held[row.id] = Held(row=row, feed=self._feed_of(row))
         self._idle.clear()
         task = asyncio.create_task(self._carry(held), name=f"service.carry {row.id}")
         self._carrying.add(task)
@@ -231,9 +226,7 @@ class Dispatcher:
             late = DeadlineExceeded("the job waited beyond its deadline", retry_after_s=1.0)
             return await self._end(held, late, [])
         try:
-            request = replace(
-                record.request_of(row.request), priority=row.priority, owner=row.owner
-            )
+            request = replace(record.request_of(row), priority=row.priority, owner=row.owner)
             self._replica.submit(request, news.put_nowait)
         except NotReady as exc:
             return await self._end(held, Failed(row.id, CapacityError.code, exc.message), [])

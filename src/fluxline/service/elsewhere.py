@@ -7,7 +7,7 @@ from fluxline.jobs import JobRow, JobStore
 from fluxline.request import CancelledEvent
 from fluxline.service.clerk import Clerk, endured
 from fluxline.service.feed import Feed
-from fluxline.service.record import request_of
+from fluxline.service.record import told_of
 from fluxline.service.replay import replay
 from fluxline.storage import Pictures
 
@@ -35,17 +35,14 @@ class Elsewhere:
         self._feeds: dict[tuple[str, bool], Feed] = {}
 
     async def feed(self, row: JobRow, *, with_files: bool) -> Feed:
-        """The feed of a job; with_files: somebody wants its pictures, and not only to hear of them.
-
-        Raises EngineError for a row that cannot be read.
-        """
+        """The feed of a job. with_files: somebody wants its pictures, not only to hear of them."""
         if row.is_over:
-            feed = Feed(request_of(row.request), cost=row.cost, keeps=with_files)
+            feed = Feed(told_of(row), cost=row.cost, keeps=with_files)
             await self._tell(feed, row)
             return feed
         known = self._feeds.get((row.id, with_files))
         if known is None or known.is_over:
-            known = Feed(request_of(row.request), cost=row.cost, keeps=with_files)
+            known = Feed(told_of(row), cost=row.cost, keeps=with_files)
             self._feeds[row.id, with_files] = known
         return known
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import msgspec
 
 from fluxline.errors import EngineError
+from fluxline.jobs import JobRow
 from fluxline.request import GenerationRequest, ImageFormat, ImageResult, SamplingParams
 
 
@@ -80,12 +81,21 @@ def request_text(request: GenerationRequest) -> str:
     return msgspec.json.encode(request).decode()
 
 
-def request_of(text: str) -> GenerationRequest:
+def request_of(row: JobRow) -> GenerationRequest:
     """Read a request. Raises EngineError for a row that another version wrote."""
     try:
-        return _request.decode(text)
+        return _request.decode(row.request)
     except msgspec.MsgspecError as exc:
-        raise EngineError("this version cannot read the job: it was written by another") from exc
+        text = "this version cannot read the job: it was written by another"
+        raise EngineError(text) from exc
+
+
+def told_of(row: JobRow) -> GenerationRequest:
+    """Read a request to tell of it; one that cannot be read is told by its id alone."""
+    try:
+        return request_of(row)
+    except EngineError:
+        return GenerationRequest(id=row.id, prompt="", seed=0)
 
 
 def result_text(images: Sequence[ImageResult]) -> str:

@@ -14,7 +14,6 @@ from typing import Any, Literal, NamedTuple
 from fluxline.errors import (
     CapacityError,
     DeadlineExceeded,
-    EngineError,
     FluxlineError,
     NotReady,
     QueueFull,
@@ -112,8 +111,7 @@ class Service:
         """Take up what an earlier server left behind, and begin to work. Raises NotReady."""
         await self._clerk.do(self._store.recover, holder=self._holder)
         for row in await self._clerk.do(self._store.recent, states=[JobState.QUEUED], limit=10_000):
-            with contextlib.suppress(EngineError):  # unreadable: it fails when it is claimed
-                self._feed_of(row)
+            self._feed_of(row)
         self._dispatcher.start()
         self._dispatcher.wake()
         self._begin(self._sweeper.run())
@@ -415,9 +413,7 @@ class Service:
         """The feed of a job that waits or is claimed; one that came from elsewhere gets its own."""
         feed = self._register.get(row.id)
         if feed is None or feed.is_over:
-            feed = self._register.enter(
-                Feed(record.request_of(row.request), cost=row.cost, door=row.door)
-            )
+            feed = self._register.enter(Feed(record.told_of(row), cost=row.cost, door=row.door))
         return feed
 
     def _followed(self, feed: Feed, terms: Terms) -> Ticket:

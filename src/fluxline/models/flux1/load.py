@@ -174,15 +174,16 @@ def _shift(scheduler: Mapping[str, Any]) -> float | DynamicShift:
 
 def _text(folder: Path, length: int, device: torch.device, dtype: torch.dtype) -> TextEncoders:
     transformers_logging.disable_progress_bar()
-    options = {"dtype": dtype, "local_files_only": True, "use_safetensors": True}
+    local = {"local_files_only": True, "trust_remote_code": False}  # left open, users are asked
+    options = {**local, "dtype": dtype, "use_safetensors": True}
     with _reading("text_encoder"):
         clip = CLIPTextModel.from_pretrained(folder / "text_encoder", **options)
     with _reading("text_encoder_2"):
         t5 = T5EncoderModel.from_pretrained(folder / "text_encoder_2", **options)
     with _reading("tokenizer"):
-        words = AutoTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
+        words = AutoTokenizer.from_pretrained(folder / "tokenizer", **local)
     with _reading("tokenizer_2"):
-        words_2 = AutoTokenizer.from_pretrained(folder / "tokenizer_2", local_files_only=True)
+        words_2 = AutoTokenizer.from_pretrained(folder / "tokenizer_2", **local)
     return TextEncoders(
         clip=clip.to(device).eval(),
         clip_tokenizer=words,

@@ -30,7 +30,9 @@ class ClipScorer:
     def open(cls, folder: Path, device: torch.device) -> Self:
         """Open a CLIP folder in float32: it is small beside what it judges. Raises LoadError."""
         try:
-            model = CLIPModel.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+            model = CLIPModel.from_pretrained(
+                folder, dtype=torch.float32, local_files_only=True, use_safetensors=True
+            )
             words = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
             eye = CLIPImageProcessorPil.from_pretrained(folder, local_files_only=True)
         except (OSError, ValueError) as exc:

@@ -2,8 +2,8 @@
 
 import asyncio
 import base64
-import binascii
 import json
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -87,7 +87,7 @@ def a1111_router(service: Service, *, max_n: int) -> APIRouter:
                 drawings.remove(drawing)
         except FluxlineError as exc:
             return _refusal(exc)
-        sent = json.loads(await request.body())
+        sent = _echoed(await request.body())
         # Base64 of many large pictures takes a while: not on the event loop.
         raw = await asyncio.to_thread(a1111.answer, asked, images, sent)
         return Response(raw, media_type="application/json")
@@ -188,7 +188,7 @@ def a1111_router(service: Service, *, max_n: int) -> APIRouter:
             sent = fields.text("image") or ""
             raw = base64.b64decode(sent.rpartition(",")[2], validate=True)
             recipe = read_recipe(raw)
-        except (binascii.Error, UnsupportedFormat, InvalidParams):
+        except (ValueError, UnsupportedFormat, InvalidParams):  # no base64, not even ASCII
             message = "image must be a PNG, JPEG, WebP or AVIF file as base64"
             return _refusal(InvalidParams(message, field="image"))
         text = recipe.to_infotext() if recipe else ""
@@ -221,6 +221,17 @@ async def _followed(ticket: Ticket, drawing: Drawing) -> list[ImageResult]:
     return sorted(images, key=lambda image: image.index)
 
 
+def _echoed(raw: bytes) -> dict[str, Any]:
+    """The body again, as clients expect it back; a number that JSON does not have becomes text."""
+
+    def number(text: str) -> float | str:
+        value = float(text)
+        return value if math.isfinite(value) else text
+
+    sent: dict[str, Any] = json.loads(raw, parse_float=number, parse_constant=str)
+    return sent
+
+
 async def _nothing() -> list[Any]:
     """List what there is none of."""
     return []
@@ -241,5 +252,5 @@ def _refusal(error: FluxlineError) -> Response:
         "body": "",
         "errors": told["message"],
     }
-    raw, headers = json.dumps(body).encode(), envelope.hints(error)
-    return Response(raw, status, headers, media_type="application/json")
+    raw = json.dumps(body).encode()
+    return Response(raw, status, envelope.hints(error), media_type="application/json")

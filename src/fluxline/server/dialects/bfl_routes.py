@@ -26,7 +26,7 @@ from fluxline.server.exchange import caller_of, json_fields, terms_of, unless_go
 from fluxline.server.fields import Fields, UnsupportedParam
 from fluxline.server.links import Links
 from fluxline.service import Service
-from fluxline.service.record import request_of, result_of
+from fluxline.service.record import result_of, told_of
 
 UNSERVED = (
     "input_image",
@@ -93,7 +93,7 @@ def bfl_router(service: Service, links: Links) -> APIRouter:
     async def sample(row: JobRow, request: Request) -> dict[str, Any] | None:
         if not (drawn := result_of(row.result)):
             return None
-        asked, first = request_of(row.request), drawn[0]
+        asked, first = told_of(row), drawn[0]
         return {
             "sample": await links.of(first.key, request) if first.key else None,
             "prompt": asked.prompt,

@@ -4,7 +4,7 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from fluxline.errors import EngineError, FluxlineError, NotReady, error_of
+from fluxline.errors import FluxlineError, NotReady, error_of
 from fluxline.jobs import JobRow, Webhook
 from fluxline.request import (
     CancelledEvent,
@@ -19,7 +19,7 @@ from fluxline.request import (
 )
 from fluxline.server import envelope, sse
 from fluxline.service import Drawn, Ticket
-from fluxline.service.record import request_of
+from fluxline.service.record import told_of
 
 
 def job(row: JobRow, images: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -37,18 +37,10 @@ def job(row: JobRow, images: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "attempts": row.attempts,
         "priority": row.rank,
         "deadline": _time(row.deadline),
-        "request": _asked(row),
+        "request": asked(told_of(row)),
         "images": list(images),
         "error": error,
     }
-
-
-def _asked(row: JobRow) -> dict[str, Any] | None:
-    """What was asked; None for a row that another version wrote."""
-    try:
-        return asked(request_of(row.request))
-    except EngineError:
-        return None
 
 
 def asked(request: GenerationRequest) -> dict[str, Any]:

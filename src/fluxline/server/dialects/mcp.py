@@ -167,7 +167,7 @@ class Tools:
             return _answer(told)
         try:
             async with await self._service.follow(row) as ticket:
-                images = await _drawn(ticket, request_of(row.request), context)
+                images = await _drawn(ticket, request_of(row), context)
         except StorageError as exc:
             return _answer({**told, "warnings": [exc.message]})
         return _answer({**told, "images": await self._spelt(images, context)}, images)

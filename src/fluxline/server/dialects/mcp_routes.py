@@ -6,6 +6,7 @@ takes longer to import than all else in this process.
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from fluxline.server.dialects.mcp import Sessions
 
 ANSWER_S = 5.0  # for the last answers to leave, once nothing is drawn any more
+
+_log = logging.getLogger(__name__)
 
 
 def is_installed() -> bool:
@@ -76,9 +79,14 @@ class McpDoor:
         if request.method != "POST":
             await sessions.handle(scope, receive, send)
             return
-        body = await body_of(request)
+        body, sent = await body_of(request), _Sent(send)
         with self._answer():
-            await sessions.handle(scope, _replayed(body, receive), send)
+            try:
+                await sessions.handle(scope, _replayed(body, receive), sent)
+            except Exception:
+                if not sent.is_whole:
+                    raise
+                _log.debug("a session ended while a notice to it was read", exc_info=True)
 
     async def close(self) -> None:
         """Let the last answers leave, then end every session and the lines still open."""
@@ -115,6 +123,21 @@ class McpDoor:
             self._answering -= 1
             if not self._answering:
                 self._idle.set()
+
+
+class _Sent:
+    """Passes an answer on until it is whole: the package may begin another when a client left."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self.is_whole = False
+
+    async def __call__(self, message: Message) -> None:
+        if self.is_whole:
+            return
+        await self._send(message)
+        is_body = message["type"] == "http.response.body"
+        self.is_whole = is_body and not message.get("more_body", False)
 
 
 def _replayed(body: bytes, receive: Receive) -> Receive:
