@@ -11,7 +11,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from sqlalchemy import Connection, Select, and_, delete, func, insert, not_, or_, select, update
-from sqlalchemy.exc import IntegrityError
 
 from fluxline.errors import InvalidParams, QueueFull, WorkerDied
 from fluxline.jobs.database import Database
@@ -75,7 +74,7 @@ class JobStore:
         beyond the limits, InvalidParams when the key was used for something else, NotReady when
         the database cannot be written.
         """
-        with self._database.writing() as db:
+        with self._database.writing_alone() as db:  # the limits are those of all servers together
             if known := self._known(db, new.owner, new.idempotency_key, new.fingerprint):
                 return known, False
             self._refuse_beyond(db, limits, owner=new.owner, cost=new.cost)
@@ -89,17 +88,10 @@ class JobStore:
                 "lease_until": self._clock() + FIRST_LEASE_S,
             }
             webhook = row.pop("webhook")
-            try:
-                with db.begin_nested():
-                    db.execute(insert(jobs).values(row))
-                    if webhook:
-                        told = {"job_id": new.id, **webhook, **_UNTOLD}
-                        db.execute(insert(webhooks).values(told))
-            except IntegrityError:  # another node wrote the same key in between
-                known = self._known(db, new.owner, new.idempotency_key, new.fingerprint)
-                if known is None:
-                    raise
-                return known, False
+            db.execute(insert(jobs).values(row))
+            if webhook:
+                told = {"job_id": new.id, **webhook, **_UNTOLD}
+                db.execute(insert(webhooks).values(told))
             found = self._one(db, new.id)
             assert found is not None
             return found, True
@@ -143,7 +135,7 @@ class JobStore:
     def cancel(self, job_id: str, *, owner: str | None = None) -> JobRow | None:
         """Cancel a job that waits; ask the holder of one that runs. None: no such job."""
         with self._database.writing() as db:
-            found = self._one(db, job_id)
+            found = self._locked(db, job_id)
             if found is None or owner not in (None, found.owner):
                 return None
             if found.state == JobState.QUEUED:
@@ -158,8 +150,8 @@ class JobStore:
         Whoever asked first waits no more, so nobody need be there and no time is set. Raises
         QueueFull.
         """
-        with self._database.writing() as db:
-            found = self._one(db, job_id)
+        with self._database.writing_alone() as db:
+            found = self._locked(db, job_id)
             if found is None or owner not in (None, found.owner):
                 return None
             if found.state in (JobState.FAILED, JobState.CANCELLED):
@@ -191,26 +183,25 @@ class JobStore:
 
     def claim(self, holder: str, *, lease_s: float, limit: int) -> list[JobRow]:
         """Take up to `limit` jobs: by priority, then in turn between owners, then by age."""
-        with self._database.writing() as db:
-            ids = [row.id for row in db.execute(_next_in_turn(holder, limit))]
-            locked = select(jobs.c.id).where(jobs.c.id.in_(ids), jobs.c.state == JobState.QUEUED)
-            free = set(db.scalars(locked.with_for_update(skip_locked=True)))
+        with self._database.writing_alone() as db:  # who else claims would choose the same
+            ids = list(db.scalars(_next_in_turn(holder, limit)))
+            waiting = select(jobs.c.id).where(jobs.c.id.in_(ids), jobs.c.state == JobState.QUEUED)
+            free = list(db.scalars(waiting.with_for_update(skip_locked=True)))
             now = self._clock()
-            for job_id in free:
-                db.execute(
-                    update(jobs)
-                    .where(jobs.c.id == job_id)
-                    .values(
-                        state=JobState.RUNNING,
-                        attempts=jobs.c.attempts + 1,
-                        fence=jobs.c.fence + 1,
-                        holder=holder,
-                        lease_until=now + lease_s,
-                        started_at=func.coalesce(jobs.c.started_at, now),
-                    )
+            db.execute(
+                update(jobs)
+                .where(jobs.c.id.in_(free))
+                .values(
+                    state=JobState.RUNNING,
+                    attempts=jobs.c.attempts + 1,
+                    fence=jobs.c.fence + 1,
+                    holder=holder,
+                    lease_until=now + lease_s,
+                    started_at=func.coalesce(jobs.c.started_at, now),
                 )
-            taken = (self._one(db, job_id) for job_id in ids if job_id in free)
-            return [row for row in taken if row is not None]
+            )
+            rows = db.execute(select(jobs).where(jobs.c.id.in_(free))).mappings()
+            return sorted((JobRow.of(row) for row in rows), key=lambda row: ids.index(row.id))
 
     def renew(
         self, holder: str, tokens: Sequence[tuple[str, int]], *, lease_s: float
@@ -233,20 +224,15 @@ class JobStore:
 
     def finish(self, token: tuple[str, int], result: str) -> bool:
         """Write a job's result down. False: the lease was lost, somebody else finishes it."""
-        with self._database.writing() as db:
-            return self._end(db, _held(token), JobState.DONE, result=result)
+        return self._end_held(token, JobState.DONE, result=result)
 
     def fail(self, token: tuple[str, int], code: str, message: str) -> bool:
         """Write down why a job failed. False: the lease was lost."""
-        with self._database.writing() as db:
-            return self._end(
-                db, _held(token), JobState.FAILED, error_code=code, error_message=message
-            )
+        return self._end_held(token, JobState.FAILED, error_code=code, error_message=message)
 
     def drop(self, token: tuple[str, int]) -> bool:
         """Write down that a job was cancelled as its caller asked. False: the lease was lost."""
-        with self._database.writing() as db:
-            return self._end(db, _held(token), JobState.CANCELLED)
+        return self._end_held(token, JobState.CANCELLED)
 
     def put_back(self, token: tuple[str, int]) -> bool:
         """Give a job back to the queue, its attempt not counted. False: the lease was lost.
@@ -297,7 +283,8 @@ class JobStore:
         """Delete up to `limit` jobs that were over before then, and return how many they were."""
         with self._database.writing() as db:
             old = and_(jobs.c.state.in_(OVER), jobs.c.finished_at < finished_before)
-            ids = list(db.scalars(select(jobs.c.id).where(old).limit(limit)))
+            found = select(jobs.c.id).where(old).limit(limit).with_for_update(skip_locked=True)
+            ids = list(db.scalars(found))
             db.execute(delete(webhooks).where(webhooks.c.job_id.in_(ids)))
             db.execute(delete(jobs).where(jobs.c.id.in_(ids)))
             return len(ids)
@@ -308,7 +295,26 @@ class JobStore:
         values |= {"state": state, "finished_at": self._clock(), "lease_until": None}
         return bool(db.execute(update(jobs).where(which).values(values)).rowcount)
 
+    def _end_held(self, token: tuple[str, int], state: JobState, **values: Any) -> bool:
+        """End a job that is held. The same end again, its answer having been lost, is one end."""
+        job_id, fence = token
+        is_same = [jobs.c[name] == value for name, value in values.items()]
+        ended = and_(jobs.c.id == job_id, jobs.c.fence == fence, jobs.c.state == state, *is_same)
+        with self._database.writing() as db:
+            if self._end(db, _held(token), state, **values):
+                return True
+            return bool(db.scalar(select(func.count()).where(ended)))
+
+    def _locked(self, db: Connection, job_id: str) -> JobRow | None:
+        """One job, which nobody else writes before this transaction is over."""
+        if found := self._one(db, job_id):
+            db.execute(select(jobs.c.id).where(jobs.c.id == job_id).with_for_update())
+            return self._one(db, found.id)
+        return None
+
     def _one(self, db: Connection, job_id: str) -> JobRow | None:
+        if "\0" in job_id:  # which PostgreSQL takes for no text
+            return None
         row = db.execute(select(jobs).where(jobs.c.id == job_id)).mappings().first()
         return None if row is None else JobRow.of(row)
 

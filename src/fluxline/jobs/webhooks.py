@@ -58,7 +58,7 @@ class WebhookStore:
             )
             .order_by(webhooks.c.next_at)
             .limit(limit)
-            .with_for_update(skip_locked=True)
+            .with_for_update(skip_locked=True, of=webhooks)
         )
         with self._database.writing() as db:
             taken = []

@@ -7,7 +7,7 @@ from typing import Any
 
 from fastapi import APIRouter, Response
 
-from fluxline.errors import NotReady
+from fluxline.errors import DatabaseDown, NotReady
 from fluxline.server import envelope
 from fluxline.service import Service, Status
 
@@ -52,7 +52,7 @@ def health_router(service: Service) -> APIRouter:
             503,
             f"not ready: {status.reason}",
             kind="server_error",
-            code=NotReady.code,
+            code=(DatabaseDown if status.state == "cut_off" else NotReady).code,
             headers={"retry-after": "2"},
             extra={"status": status.state, "reason": status.reason},
         )

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import uvicorn
 
-from fluxline.errors import ConfigError, NotReady
+from fluxline.errors import ConfigError, NotReady, StorageError
 from fluxline.fleet.local import LocalReplica
 from fluxline.fleet.pool import Pool
 from fluxline.fleet.process import ENGINE, WorkerCommand
@@ -131,6 +131,7 @@ async def _serve(settings: Settings, commands: list[WorkerCommand], ground: _Gro
     )
     server = _Server(_config(app))
     try:
+        await _try_out(pictures)
         rpc = await _open_rpc(settings, service, ground)
         await service.start()
     except (ConfigError, NotReady) as exc:
@@ -163,6 +164,14 @@ async def _serve(settings: Settings, commands: list[WorkerCommand], ground: _Gro
         _log.error("cannot go on: %s", replica.reason)
         return EXIT_CANNOT_START
     return EXIT_OK
+
+
+async def _try_out(pictures: Pictures) -> None:
+    """See that pictures can be stored; a store that is away is waited for. Raises ConfigError."""
+    try:
+        await pictures.try_out()
+    except StorageError as exc:
+        _log.warning("%s; pictures wait for it", exc.message)
 
 
 async def _open_rpc(settings: Settings, service: Service, ground: _Ground) -> "GrpcServer | None":

@@ -8,13 +8,14 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
 from fluxline.errors import (
     Cancelled,
     CapacityError,
+    DatabaseDown,
     DeadlineExceeded,
     EngineError,
     FluxlineError,
@@ -38,6 +39,7 @@ from fluxline.service.feed import Feed, News
 from fluxline.storage import Pictures
 
 LEASE_S = 15.0
+RENEWALS = 3  # of a lease, in its time
 CLOSE_S = 5.0  # for the last words to be written
 RETRY_S = (0.2, 0.5, 1.0, 2.0, 5.0)
 """Between tries to reach a store that does not answer; the last again and again."""
@@ -85,6 +87,8 @@ class Dispatcher:
         self._idle = asyncio.Event()
         self._idle.set()
         self._is_claiming = True
+        self._answers = 0  # of the job store to renewals, in a row
+        self.is_cut_off = False  # whether the job store did not answer when it was asked last
         self._spooled = 0
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -143,13 +147,14 @@ class Dispatcher:
                 async with asyncio.timeout(1.0):  # others may have queued some
                     await self._woken.wait()
             self._woken.clear()
-            await endured(self._claim())
+            await endured(self._noticed(self._claim()))
 
     async def _claim(self) -> None:
         while (room := self._room()) > 0:
             rows = await self._clerk.do(
                 self._store.claim, self._holder, lease_s=LEASE_S, limit=room
             )
+            self.is_cut_off = False
             for row in rows:
                 await self._take(row)
             if len(rows) < room:
@@ -176,8 +181,16 @@ class Dispatcher:
 
     async def _renew_for_ever(self) -> None:
         while True:
-            await asyncio.sleep(LEASE_S / 3)
-            await endured(self._renew())
+            await asyncio.sleep(LEASE_S / RENEWALS)
+            await endured(self._noticed(self._renew()))
+
+    async def _noticed(self, work: Awaitable[None]) -> None:
+        """Take note when the job store does not answer."""
+        try:
+            await work
+        except DatabaseDown:
+            self._answers, self.is_cut_off = 0, True
+            raise
 
     async def _renew(self) -> None:
         tokens = [held.row.token for held in self._held.values()]
@@ -185,7 +198,9 @@ class Dispatcher:
         for job_id, _ in tokens:
             if answers.get(job_id, True):  # lost, or its caller wants it no more
                 self.cancel(job_id)
-        await self._clerk.do(self._store.recover)
+        self._answers, self.is_cut_off = self._answers + 1, False
+        if self._answers >= RENEWALS:  # else other servers had no time to renew theirs
+            await self._clerk.do(self._store.recover)
 
     # ---- one job from its claim to its end
 

@@ -18,6 +18,7 @@ class Elsewhere:
     """Tells the ends of jobs that are not held here. Lives on one event loop.
 
     strays: feeds of jobs that were accepted here and that another server may have claimed.
+    let_go: called with one that it drew, before its end is told: the other server counts it.
     """
 
     def __init__(
@@ -27,9 +28,10 @@ class Elsewhere:
         pictures: Pictures,
         *,
         strays: Callable[[], Iterable[Feed]],
+        let_go: Callable[[Feed], None],
     ) -> None:
         self._store, self._clerk, self._pictures = store, clerk, pictures
-        self._strays = strays
+        self._strays, self._let_go = strays, let_go
         self._feeds: dict[tuple[str, bool], Feed] = {}
 
     async def feed(self, row: JobRow, *, with_files: bool) -> Feed:
@@ -62,6 +64,7 @@ class Elsewhere:
         for feed in feeds:
             row = rows.get(feed.request.id)
             if row is None or row.is_over:
+                self._let_go(feed)
                 await self._tell(feed, row)
 
     async def _tell(self, feed: Feed, row: JobRow | None) -> None:

@@ -9,7 +9,7 @@ import contextlib
 import hashlib
 import time
 from collections.abc import Coroutine, Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from fluxline.errors import (
     CapacityError,
@@ -19,7 +19,7 @@ from fluxline.errors import (
     QueueFull,
     UnknownModel,
 )
-from fluxline.fleet.replica import Replica
+from fluxline.fleet.replica import Replica, ReplicaState
 from fluxline.jobs import JobRow, JobState, JobStore, Limits, NewJob
 from fluxline.request import (
     CancelledEvent,
@@ -96,7 +96,13 @@ class Service:
             store, self._clerk, pictures, keep_days=keep_days, max_bytes=keep_bytes
         )
         self._register, self._quota = Register(replica), Quota()
-        self._elsewhere = Elsewhere(store, self._clerk, pictures, strays=self._strays)
+        self._elsewhere = Elsewhere(
+            store,
+            self._clerk,
+            pictures,
+            strays=self._strays,
+            let_go=self._register.let_go,
+        )
         self._is_closing = False
         self._at_the_door = 0  # requests that wait for the model
         self._tasks: set[asyncio.Task[None]] = set()
@@ -122,9 +128,15 @@ class Service:
     def status(self) -> Status:
         """How things stand."""
         replica = self._replica
+        state: ReplicaState | Literal["cut_off"] = replica.state
+        reason = replica.reason
+        if self._is_closing:
+            state, reason = "stopped", "the server is shutting down"
+        elif state == "ready" and self._dispatcher.is_cut_off:
+            state, reason = "cut_off", "the job database does not answer"
         return Status(
-            state="stopped" if self._is_closing else replica.state,
-            reason="the server is shutting down" if self._is_closing else replica.reason,
+            state=state,
+            reason=reason,
             models=tuple(model.name for model in replica.models),
             waiting=self._register.waiting,
             running=self._register.running,
@@ -329,7 +341,7 @@ class Service:
 
     def _admitted(self, request: GenerationRequest) -> ModelInfo:
         status = self.status
-        if status.state not in ("ready", "restarting"):
+        if status.state not in ("ready", "restarting", "cut_off"):
             raise NotReady(f"not ready: {status.reason}", retry_after_s=2.0)
         info = self.model(request.model)
         for params in {picture.params for picture in request.pictures()}:

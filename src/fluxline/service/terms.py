@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import dataclass, field
+from typing import Literal
 
 from fluxline.fleet.replica import ReplicaState
 from fluxline.jobs import NewWebhook
@@ -9,9 +10,9 @@ from fluxline.jobs import NewWebhook
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
-    """How the server is, for people and probes."""
+    """How the server is, for people and probes. cut_off: the job database does not answer."""
 
-    state: ReplicaState
+    state: ReplicaState | Literal["cut_off"]
     reason: str  # why it is not ready; empty when it is
     models: tuple[str, ...]
     waiting: int

@@ -1,6 +1,6 @@
 """Jobs: asked now, fetched later. What a row looks like to its owner, and the events of one."""
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,10 +16,11 @@ from fluxline.request import (
     Progress,
     Queued,
     Started,
+    ranks,
 )
 from fluxline.server import envelope, sse
 from fluxline.service import Drawn, Ticket
-from fluxline.service.record import told_of
+from fluxline.service.record import result_of, told_of
 
 
 def job(row: JobRow, images: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -63,6 +64,15 @@ def asked(request: GenerationRequest) -> dict[str, Any]:
         "top_k": request.top_k,
     }
     return {name: value for name, value in given.items() if value is not None}
+
+
+async def images(row: JobRow, link: Callable[[str], Awaitable[str]]) -> list[dict[str, Any]]:
+    """Spell what a job has drawn; `link` leads to a picture by its key in the store."""
+    drawn = result_of(row.result)
+    places = ranks(drawn)
+    return [
+        image(one, await link(one.key) if one.key else None, places.get(one.index)) for one in drawn
+    ]
 
 
 def image(drawn: Drawn, link: str | None, rank: int | None) -> dict[str, Any]:

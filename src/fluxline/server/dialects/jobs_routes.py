@@ -10,7 +10,6 @@ from starlette.exceptions import HTTPException
 
 from fluxline.errors import RequestError
 from fluxline.jobs import JobRow, JobState
-from fluxline.request import ranks
 from fluxline.server import sse
 from fluxline.server.body import in_callers_words, read_request, warnings_of
 from fluxline.server.dialects import jobs
@@ -18,7 +17,6 @@ from fluxline.server.dialects.webhooks import Webhooks
 from fluxline.server.exchange import caller_of, json_fields, terms_of, unless_gone
 from fluxline.server.links import Links
 from fluxline.service import Service
-from fluxline.service.record import result_of
 
 MOST_PRIORITY = 10
 
@@ -100,11 +98,6 @@ def jobs_router(service: Service, links: Links, webhooks: Webhooks, *, max_n: in
         return row
 
     async def spelt(row: JobRow, request: Request) -> dict[str, Any]:
-        result = result_of(row.result)
-        places, images = ranks(result), []
-        for drawn in result:
-            link = await links.of(drawn.key, request) if drawn.key else None
-            images.append(jobs.image(drawn, link, places.get(drawn.index)))
-        return jobs.job(row, images)
+        return jobs.job(row, await jobs.images(row, lambda key: links.of(key, request)))
 
     return router

@@ -21,7 +21,6 @@ from fluxline.server.dialects import jobs
 from fluxline.server.fields import Fields
 from fluxline.server.links import Links
 from fluxline.server.outside import Outside, Unreachable
-from fluxline.service.record import result_of
 
 LOOK_S = 1.0  # between two looks for jobs that are over
 AGAIN_S = (15.0, 60.0, 300.0, 1800.0, 7200.0, 21_600.0, 43_200.0)  # until the next attempt
@@ -84,10 +83,7 @@ class Webhooks:
         await asyncio.to_thread(self._store.record, row.id, row.fence, error)
 
     async def _body(self, row: JobRow, hook: Webhook) -> bytes:
-        images = [
-            jobs.image(drawn, await self._links.at(drawn.key, hook.base_url) if drawn.key else None)
-            for drawn in result_of(row.result)
-        ]
+        images = await jobs.images(row, lambda key: self._links.at(key, hook.base_url))
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
         told = {"type": f"job.{row.state}", "timestamp": now, "data": jobs.job(row, images)}
         return msgspec.json.encode(told)
