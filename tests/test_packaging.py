@@ -227,7 +227,7 @@ def free_port():
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(1800)
 def test_a_container_without_a_key_says_what_it_lacks(image):
     process = begin(image, FLUXLINE_PORT=str(free_port()))
     _, err = process.communicate(timeout=60)
@@ -237,7 +237,7 @@ def test_a_container_without_a_key_says_what_it_lacks(image):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(1800)
 def test_a_container_draws_answers_both_ports_and_stops_when_told(image):
     port, grpc_port = free_port(), free_port()
     ports = {"FLUXLINE_PORT": str(port), "FLUXLINE_GRPC_PORT": str(grpc_port)}
@@ -270,7 +270,7 @@ def test_a_container_draws_answers_both_ports_and_stops_when_told(image):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(1800)
 def test_the_image_holds_the_pinned_versions_and_no_installer(image):
     lines = (ROOT / "constraints.txt").read_text().splitlines()
     pins = {line.lower().replace("_", "-") for line in lines}
