@@ -75,6 +75,9 @@ class Settings(BaseSettings):
     public_url: str = Field(
         "", description="this server as seen from outside, for links; empty: as each caller asks"
     )
+    cors: str = Field(
+        "", description="origins whose web pages may call, with commas between; *: all pages"
+    )
     queue_limit: int = Field(
         64, ge=1, description="requests that may wait; further ones are answered 429"
     )

@@ -448,7 +448,7 @@ def test_closing_with_patience_lets_pictures_finish(schnell):
 @pytest.mark.parametrize(
     ("params", "field"),
     [
-        ({"width": 8}, "width"),
+        ({"width": 0}, "width"),
         ({"height": 0}, "height"),
         ({"width": 10**9}, "width"),
         ({"steps": 0}, "steps"),

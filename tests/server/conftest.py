@@ -107,5 +107,5 @@ def app(service, links, webhooks):
 @pytest.fixture
 async def http(app):
     transport = httpx.ASGITransport(app)
-    async with httpx.AsyncClient(transport=transport, base_url="http://fluxline") as client:
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
         yield client

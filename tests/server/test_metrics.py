@@ -33,7 +33,7 @@ async def test_a_json_client_reads_five_numbers(http):
 async def test_grpc_is_told_alive_where_it_is_served(service, links, webhooks):
     app = create_app(service, links, webhooks, max_n=4, body_limit_bytes=40_000, has_grpc=True)
     transport = httpx.ASGITransport(app)
-    async with httpx.AsyncClient(transport=transport, base_url="http://fluxline") as http:
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as http:
         assert (await http.get("/metrics")).json()["grpc_alive"] is True
 
 
@@ -89,6 +89,6 @@ async def test_beyond_this_machine_metrics_ask_for_a_key(service, links, webhook
         service, links, webhooks, max_n=4, body_limit_bytes=9999, ring=ring, opens_metrics=False
     )
     transport = httpx.ASGITransport(app)
-    async with httpx.AsyncClient(transport=transport, base_url="http://fluxline") as http:
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as http:
         assert (await http.get("/metrics")).status_code == 401
         assert (await http.get("/metrics", headers={"api-key": "k"})).status_code == 200

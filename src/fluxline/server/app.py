@@ -1,12 +1,13 @@
 """The HTTP application: routes, error handlers and middleware put together around a service."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Collection
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Route
 
 from fluxline.errors import FluxlineError
@@ -27,6 +28,7 @@ from fluxline.server.health import health_router
 from fluxline.server.links import Links, files_router
 from fluxline.server.metrics import metrics_router
 from fluxline.server.middleware import BodyLimit, Exchange
+from fluxline.server.origin import Gate
 from fluxline.service import Service
 
 
@@ -41,13 +43,14 @@ def create_app(
     ring: KeyRing | None = None,
     opens_metrics: bool = True,
     has_grpc: bool = False,
+    pages: Collection[str] = (),
 ) -> FastAPI:
     """Make the application of a service. Starts nothing and listens nowhere.
 
     ring: the keys that are good; None: no key is asked for. opens_metrics: not for the metrics.
-    has_grpc: gRPC is served beside this.
+    has_grpc: gRPC is served beside this. pages: origins whose pages may call, "*" for all.
     """
-    mcp = mcp_door(service, links, max_n=max_n, asks_for_keys=ring is not None)
+    mcp = mcp_door(service, links, max_n=max_n)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
@@ -73,7 +76,16 @@ def create_app(
     app.add_middleware(BodyLimit, limit_bytes=body_limit_bytes)
     if ring is not None:
         app.add_middleware(Auth, ring=ring, opens_metrics=opens_metrics)
-    app.add_middleware(Exchange)  # added last: outermost
+    app.add_middleware(Gate, base_url=links.base_url, pages=pages, asks_for_keys=ring is not None)
+    app.add_middleware(Exchange)
+    if pages:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=pages,
+            allow_methods=["*"],
+            allow_headers=["*"],
+            expose_headers=["x-request-id", "retry-after", "location"],
+        )  # added last: outermost
     app.include_router(health_router(service))
     app.include_router(
         discovery_router(service, max_n=max_n, max_batch=max_batch, has_mcp=is_installed())

@@ -127,6 +127,7 @@ async def _serve(settings: Settings, commands: list[WorkerCommand], ground: _Gro
         body_limit_bytes=settings.body_limit_bytes,
         ring=ring,
         has_grpc=settings.grpc_port is not None,
+        pages=[page.strip().rstrip("/") for page in settings.cors.split(",") if page.strip()],
         opens_metrics=settings.open_metrics or is_loopback(settings.host),
     )
     server = _Server(_config(app))

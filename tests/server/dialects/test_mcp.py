@@ -18,7 +18,6 @@ from fluxline.server.app import create_app
 from fluxline.server.dialects import mcp as dialect
 from fluxline.server.dialects.mcp_routes import McpDoor
 from fluxline.server.middleware import Exchange
-from fluxline.server.origin import Neighbours
 from fluxline.service import register
 from fluxline.service.record import result_of
 from tests.worker.fake_engine import picture
@@ -553,7 +552,7 @@ async def test_what_breaks_after_an_answer_is_not_told_twice(is_answered, status
                 await Response(status_code=202)(scope, receive, send)
             raise RuntimeError("the session is gone")
 
-    door = McpDoor(Breaking, Neighbours("", asks_for_keys=True))
+    door = McpDoor(Breaking)
     async with web(transport=httpx2.ASGITransport(Exchange(door)), base_url="http://a") as client:
         answer = await client.post("/mcp", json=CALL)
     await door.close()
@@ -565,7 +564,7 @@ async def test_what_is_not_installed_says_how_to():
     def load():
         raise ImportError("no such package")
 
-    door = McpDoor(load, Neighbours("", asks_for_keys=True))
+    door = McpDoor(load)
     transport = httpx2.ASGITransport(door)
     async with web(transport=transport, base_url="http://a") as client:
         answers = [await client.post("/mcp", json=CALL) for _ in range(2)]

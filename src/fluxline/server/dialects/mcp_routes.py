@@ -18,7 +18,6 @@ from fluxline.errors import NotReady
 from fluxline.server import envelope
 from fluxline.server.exchange import body_of
 from fluxline.server.links import Links
-from fluxline.server.origin import Neighbours
 from fluxline.service import Service
 
 if TYPE_CHECKING:
@@ -34,7 +33,7 @@ def is_installed() -> bool:
     return find_spec("mcp") is not None
 
 
-def mcp_door(service: Service, links: Links, *, max_n: int, asks_for_keys: bool) -> "McpDoor":
+def mcp_door(service: Service, links: Links, *, max_n: int) -> "McpDoor":
     """Make the door of a service."""
 
     def load() -> "Sessions":
@@ -42,7 +41,7 @@ def mcp_door(service: Service, links: Links, *, max_n: int, asks_for_keys: bool)
 
         return Sessions(service, links, max_n=max_n)
 
-    return McpDoor(load, Neighbours(links.base_url, asks_for_keys=asks_for_keys))
+    return McpDoor(load)
 
 
 class McpDoor:
@@ -51,8 +50,8 @@ class McpDoor:
     load: imports the package, away from the loop. Raises ImportError.
     """
 
-    def __init__(self, load: "Callable[[], Sessions]", neighbours: Neighbours) -> None:
-        self._load, self._neighbours = load, neighbours
+    def __init__(self, load: "Callable[[], Sessions]") -> None:
+        self._load = load
         self._loading = asyncio.Lock()
         self._sessions: Sessions | None = None
         self._opened, self._closing, self._idle = asyncio.Event(), asyncio.Event(), asyncio.Event()
@@ -63,9 +62,6 @@ class McpDoor:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one HTTP exchange."""
         request = Request(scope, receive)
-        if refusal := self._neighbours.refusal(request.headers):
-            await refusal(scope, receive, send)
-            return
         try:
             sessions = await self._open()
         except NotReady as exc:
