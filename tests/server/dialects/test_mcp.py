@@ -55,7 +55,7 @@ async def address(app):
 
 def web(**options):
     """An HTTP client that loads no certificates, which takes long and is of no use here."""
-    return httpx2.AsyncClient(verify=False, timeout=10, **options)
+    return httpx2.AsyncClient(verify=False, timeout=40, **options)
 
 
 @contextlib.asynccontextmanager
@@ -86,7 +86,10 @@ async def client(address, mode):
             await left.wait()
 
     keeping = asyncio.create_task(keep())
-    yield await opened
+    await asyncio.wait({keeping, opened}, return_when=asyncio.FIRST_COMPLETED)
+    if keeping.done():
+        await keeping  # raises why it could not begin
+    yield opened.result()
     left.set()
     await keeping
 
