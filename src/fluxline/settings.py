@@ -58,10 +58,12 @@ class Settings(BaseSettings):
         "data folder",
     )
     database: str = Field(
-        "", description="URL of the job database: postgresql+psycopg://…; empty: SQLite in data"
+        "", description="URL of the job database: postgresql://…; empty: SQLite in data"
     )
     storage: str = Field(
-        "", description="where pictures are kept: memory:, a folder, s3://bucket; empty: in data"
+        "",
+        description="where pictures are kept: memory:, a folder, s3://bucket?endpoint=…; empty: in "
+        "data",
     )
     storage_url: str = Field(
         "", description="where anybody can read the stored pictures; empty: links are signed"

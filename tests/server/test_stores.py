@@ -58,7 +58,8 @@ class Served:
 
     def kill(self):
         self.process.kill()
-        self.process.communicate()
+        if not self.process.stdout.closed:
+            self.process.communicate()
         self.http.close()
 
 
