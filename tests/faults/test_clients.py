@@ -7,6 +7,7 @@ import socket
 import pytest
 
 from tests.faults.conftest import CANARY, Footprint, scaled
+from tests.running import Running
 
 pytestmark = pytest.mark.slow
 IMPATIENT = """
@@ -172,8 +173,6 @@ NONSENSE = {
 
 @pytest.fixture(scope="module")
 def impatient():
-    from tests.running import Running
-
     server = Running(first=IMPATIENT)
     server.line()
     yield server

@@ -23,16 +23,22 @@ async def arrive(rate, count, ask):
     return await asyncio.gather(*asking)
 
 
+async def alone(ledger, http):
+    """What a request takes on this machine, now, when nobody else asks."""
+    entries = [await ledger.draw(http, CANARY) for _ in range(7)]
+    return statistics.median(entry.took_s for entry in entries)
+
+
 async def test_a_steady_load_is_answered_and_hardly_waits(start, client, ledger, data):
     server = start(EVALUATION_S)
     async with client(server) as http:
-        rate, count = 0.7 / PICTURE_S, scaled(50)
+        alone_s = await alone(ledger, http)
+        rate, count = 0.7 / alone_s, scaled(50)
         entries = await arrive(rate, count, lambda prompt: ledger.draw(http, prompt))
     server.end()
 
     assert {entry.status for entry in entries} == {200}
-    overhead_s = statistics.median(entry.took_s for entry in entries) - PICTURE_S
-    assert overhead_s < 0.25  # about 0.015 s on an idle machine
+    assert statistics.median(entry.took_s for entry in entries) < 3 * alone_s
     ledger.check(data)
 
 
@@ -48,21 +54,23 @@ async def test_beyond_the_queue_the_rest_is_told_at_once_when_to_come_again(
                 health.append((await http.get("/health/live")).status_code)
                 await asyncio.sleep(0.1)
 
+        alone_s = await alone(ledger, http)
         watching = asyncio.create_task(watch())
-        entries = await arrive(5 / PICTURE_S, scaled(200), lambda prompt: ledger.draw(http, prompt))
+        rate, count = 5 / alone_s, scaled(200)
+        entries = await arrive(rate, count, lambda prompt: ledger.draw(http, prompt))
         recovered = await ledger.draw(http, CANARY)
         watching.cancel()
         said = (await http.get("/health")).json()
     server.end()
 
     assert {entry.status for entry in entries} == {200, 429}
-    assert max(entry.took_s for entry in ledger.accepted) < 15 * PICTURE_S + 2
-    refusals_s = [entry.took_s for entry in ledger.refused]
-    assert statistics.median(refusals_s) < 0.25
+    # At most ten stand before anybody; who is refused waits for none of them.
+    assert max(entry.took_s for entry in ledger.accepted) < 15 * alone_s + 20
+    assert statistics.median(entry.took_s for entry in ledger.refused) < 2 * alone_s + 1
     assert len(health) > 5
     assert set(health) == {200}
     assert (recovered.status, said["waiting"], said["running"]) == (200, 0, 0)
-    assert recovered.took_s < PICTURE_S + 1
+    assert recovered.took_s < alone_s + 5
     ledger.check(data)
 
 

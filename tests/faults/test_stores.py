@@ -4,7 +4,6 @@ accepted falsely, what was accepted is finished when the store is back."""
 import asyncio
 import resource
 import sqlite3
-import time
 
 import pytest
 
@@ -95,20 +94,18 @@ async def test_a_store_that_refuses_keeps_its_jobs_until_it_is_back(start, clien
 
 
 async def test_a_job_that_another_version_wrote_harms_no_other(start, client, ledger, data):
-    start(0.0).end()
+    server = start(0.0)
+    async with client(server) as http:
+        old = (await http.post("/v1/jobs", json={"prompt": CANARY})).json()["id"]
+    server.end()
     with sqlite3.connect(data / "jobs.sqlite3") as db:
-        db.execute(
-            "INSERT INTO jobs (id, owner, fingerprint, door, request, cost, priority, is_attended,"
-            " created_at, state, attempts, fence, cancel_requested) VALUES"
-            " ('job_new', '', '', 'jobs', '{\"id\": 7}', 1, 0, 0, ?, 'queued', 0, 0, 0)",
-            [time.time()],
-        )
+        db.execute("UPDATE jobs SET state = 'queued', result = NULL, request = '{\"id\": 7}'")
     db.close()
     server = start(0.0)
     async with client(server) as http:
         await ledger.submit(http, CANARY)
         await ledger.settle(http)
-        found = await http.get("/v1/jobs/job_new")
+        found = await http.get(f"/v1/jobs/{old}")
         listed = (await http.get("/v1/jobs")).json()["data"]
     server.end()
 
