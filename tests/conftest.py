@@ -1,6 +1,7 @@
 """Models poured into the tests: random small ones, and the embedded one."""
 
 import os
+import sys
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -8,14 +9,44 @@ import pytest
 
 from fluxline.engine.build import open_model
 from tests.models.flux1.oracle import small_config
+from tests.postgres import Postgres
 from tests.random_clip import save_random_clip
 from tests.random_flux import save_random_flux
+from tests.seaweed import Seaweed
 
 
 @pytest.fixture(scope="session", autouse=True)
 def data_home(tmp_path_factory):
     """Where servers started by the tests keep their jobs."""
     os.environ["XDG_DATA_HOME"] = str(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="session")
+def postgres():
+    """A PostgreSQL server. Who stops it starts it again."""
+    postgres = Postgres()
+    yield postgres
+    postgres.close()
+
+
+@pytest.fixture(scope="session")
+def seaweed():
+    """An S3 server. Who kills it starts it again."""
+    if sys.platform != "linux":
+        pytest.skip("SeaweedFS is packaged for Linux alone")
+    seaweed = Seaweed()
+    yield seaweed
+    seaweed.close()
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
+def database_url(request, tmp_path):
+    """A new and empty database of each kind."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path}/jobs.sqlite3"
+        return
+    with request.getfixturevalue("postgres").database() as url:
+        yield url
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,7 @@ from fluxline.request import (
     SamplingParams,
     best,
     cost,
+    ranks,
 )
 from fluxline.samplers import evaluations
 from tests.worker.fake_engine import INFO
@@ -53,3 +54,9 @@ def test_the_best_come_first_and_of_equals_the_earlier():
     images = [image(0, 0.1), image(1, 0.9), image(2, 0.9), image(3, -0.5)]
     assert [i.index for i in best(reversed(images), 3)] == [1, 2, 0]
     assert [i.index for i in best(reversed(images), None)] == [0, 1, 2, 3]
+
+
+def test_ranks_are_places_among_those_that_have_a_score():
+    images = [image(0, 0.1), image(1, None), image(2, 0.9), image(3, 0.9)]
+    assert ranks(images) == {2: 1, 3: 2, 0: 3}
+    assert ranks([image(0, None)]) == {}

@@ -55,7 +55,7 @@ RECIPES = {
         shapes=0.0, heads=4, depth_double=1, depth_single=4, batch=32,
     ),
     "cpu": Recipe(
-        things=245, styles=2, faces=0.05, placed=0.1, paired=0.1, recoloured=0.1,
+        things=245, styles=2, faces=0.08, placed=0.2, paired=0.25, recoloured=0.1,
         shapes=0.2, heads=4, depth_double=1, depth_single=4, batch=32,
     ),
     "gpu": Recipe(

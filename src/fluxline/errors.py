@@ -10,6 +10,7 @@
     ├ CapacityError         not now; says when to come again          HTTP 429 / 503 / 504
     │ ├ QueueFull
     │ ├ NotReady              the model is still loading
+    │ │ └ DatabaseDown          the database of the jobs does not answer
     │ └ DeadlineExceeded
     ├ LoadError             cannot start                              exit code 2
     │ ├ CheckpointMismatch    tensors missing, unexpected or misshapen
@@ -37,6 +38,7 @@ __all__ = [
     "CapacityError",
     "QueueFull",
     "NotReady",
+    "DatabaseDown",
     "DeadlineExceeded",
     "LoadError",
     "CheckpointMismatch",
@@ -108,6 +110,12 @@ class NotReady(CapacityError):
     """The model is loading, or the worker is being restarted."""
 
     code = "model_loading"
+
+
+class DatabaseDown(NotReady):
+    """The database of the jobs does not answer: nothing was written."""
+
+    code = "database_unavailable"
 
 
 class DeadlineExceeded(CapacityError):
@@ -206,6 +214,7 @@ _BY_CODE: dict[str, type[FluxlineError]] = {
         CapacityError,
         QueueFull,
         NotReady,
+        DatabaseDown,
         DeadlineExceeded,
         LoadError,
         ConfigError,

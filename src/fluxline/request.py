@@ -7,13 +7,14 @@ the tests can hold them. Who writes and who reads each field is said beside it.
 import secrets
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, Protocol, TypeVar
 
 from fluxline.errors import Cancelled, FluxlineError, InvalidParams, error_of
 
 SamplerName = Literal["euler", "heun", "ddim", "dpmpp_2m", "euler_ancestral", "unipc"]
 ScheduleName = Literal["simple", "karras", "beta", "exponential"]
-ImageFormat = Literal["png", "jpeg", "webp"]
+ScorerName = Literal["clip", "technical"]
+ImageFormat = Literal["png", "jpeg", "webp", "avif"]
 
 SMALLEST_SIDE = 1  # px
 SEED_LIMIT = 2**63
@@ -70,7 +71,7 @@ class GenerationRequest:
     plan: tuple[Planned, ...] = ()  # every picture by itself, in place of n, seed and params
     spread: int = 1  # most replicas that may share its pictures; read by the fleet
     output_format: ImageFormat = "png"  # read by the worker
-    compression: int | None = None  # 0-100: quality of jpeg and webp; png ignores it
+    compression: int | None = None  # 0-100: quality; png ignores it
     top_k: int | None = None  # score the n pictures and keep the best so many; None: keep all
     preview_every: int = 0  # evaluations between two previews; 0: none
     priority: int = 0  # higher goes first; read by the scheduler
@@ -104,7 +105,8 @@ class ImageResult:
     timings_s: Mapping[str, float]  # queue, encode, denoise, decode, compress
     text_tokens: int = 0  # that the model read, padding too
     image_tokens: int = 0  # that it drew
-    score: float | None = None  # how well it fits the prompt, if top_k was asked; more is better
+    score: float | None = None  # how good it is, if top_k was asked; more is better
+    scorer: ScorerName | None = None  # who says so; only a clip has read the prompt
     stored: str | None = None  # its key in the store; written by the service, read by the doors
     warnings: tuple[str, ...] = ()  # e.g. drawn smaller and resampled
 
@@ -247,12 +249,35 @@ Event = Queued | Started | Progress | ImageReady | Done | Failed | CancelledEven
 Terminal = Done | Failed | CancelledEvent
 
 
-def best(images: Iterable[ImageResult], top_k: int | None) -> list[ImageResult]:
+class Scored(Protocol):
+    """A picture, with its file or without."""
+
+    @property
+    def index(self) -> int:
+        """Which of the request's pictures."""
+        ...
+
+    @property
+    def score(self) -> float | None:
+        """How good it is."""
+        ...
+
+
+ScoredT = TypeVar("ScoredT", bound=Scored)
+
+
+def best(images: Iterable[ScoredT], top_k: int | None) -> list[ScoredT]:
     """The top_k best of a request's pictures, best first; of equals the earlier. None: all, in
     their order."""
     if top_k is None:
         return sorted(images, key=lambda image: image.index)
     return sorted(images, key=lambda image: (-(image.score or 0.0), image.index))[:top_k]
+
+
+def ranks(images: Iterable[Scored]) -> dict[int, int]:
+    """The places of pictures by their index, 1 the best; empty where none has a score."""
+    scored = [image for image in images if image.score is not None]
+    return {image.index: place for place, image in enumerate(best(scored, len(scored)), 1)}
 
 
 def failure_of(event: Event) -> FluxlineError | None:

@@ -97,6 +97,11 @@ class Settings(BaseSettings):
     api_keys: str = Field(
         "", description="keys that are good besides those in the database, with commas between"
     )
+    webhook_hosts: str = Field(
+        "",
+        description="hosts that may be told of finished jobs, with commas between; *: all public "
+        "ones; empty: no webhooks",
+    )
     grpc_port: int | None = Field(
         None, ge=0, le=65535, description="port for gRPC; 0 picks a free one; absent: no gRPC"
     )

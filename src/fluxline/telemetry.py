@@ -29,6 +29,9 @@ def configure_logging(level: LogLevel, log_format: LogFormat, stream: TextIO | N
     # Their information lines tell of every connection and say nothing that ours do not.
     for chatty in ("uvicorn", "asyncio", "httpx"):
         logging.getLogger(chatty).setLevel(logging.DEBUG if level == "debug" else logging.WARNING)
+    # Theirs hold what was asked and what was drawn: not even for debugging.
+    for telltale in ("mcp", "sse_starlette"):
+        logging.getLogger(telltale).setLevel(logging.WARNING)
 
 
 class _TextFormatter(logging.Formatter):

@@ -30,7 +30,7 @@ from fluxline.errors import (
     UnknownModel,
     UnsupportedFormat,
 )
-from fluxline.images import read_recipe
+from fluxline.images import read_recipe, technical_score
 from fluxline.request import (
     CancelledEvent,
     Done,
@@ -596,7 +596,8 @@ def test_top_k_keeps_the_pictures_that_the_scorer_likes_best(judging, clip_folde
     assert [image.index for image in kept] == wanted
     assert [image.data for image in kept] == [every[k].data for k in wanted]
     assert [image.score for image in kept] == pytest.approx([scores[k] for k in wanted], abs=1e-5)
-    assert all(image.score is None for image in every)
+    assert {image.scorer for image in kept} == {"clip"}
+    assert all((image.score, image.scorer) == (None, None) for image in every)
 
 
 def test_top_k_above_n_keeps_all_best_first(judging):
@@ -618,9 +619,16 @@ def test_a_wrong_top_k_is_refused(judging, top_k):
         judging.generate("a fox", top_k=top_k)
 
 
-def test_top_k_without_a_scorer_is_refused(engine):
-    with pytest.raises(InvalidParams, match="scorer"):
-        engine.generate("a fox", n=2, top_k=1)
+def test_top_k_without_a_clip_keeps_the_technically_best_and_says_so(engine):
+    every = engine.generate("a fox", n=4, seed=3, steps=2)
+    kept = engine.generate("a fox", n=4, top_k=2, seed=3, steps=2)
+    scores = [technical_score(pixels(image).astype(np.uint8)) for image in every]
+    wanted = sorted(range(4), key=lambda k: -scores[k])[:2]
+    assert [image.index for image in kept] == wanted
+    assert [image.score for image in kept] == pytest.approx([scores[k] for k in wanted], abs=1e-3)
+    assert {image.scorer for image in kept} == {"technical"}
+    assert all("not the prompt" in image.warnings[-1] for image in kept)
+    assert not any(image.warnings for image in every)
 
 
 def test_a_scorer_that_cannot_be_opened_is_told_at_the_start(schnell, tmp_path):

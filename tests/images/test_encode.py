@@ -16,6 +16,8 @@ from fluxline.images import Recipe, encode, preview, read_recipe
 from fluxline.request import SamplingParams
 from tests.images.pictures import noise, photo, ramp
 
+LOSSY = ["jpeg", "webp", "avif"]
+
 
 def decoded(data):
     with Image.open(BytesIO(data)) as picture:
@@ -54,6 +56,7 @@ def test_view_into_a_larger_picture_is_encoded_as_what_it_shows():
     assert np.array_equal(decoded(encode(view, format="png")), view)
     assert decoded(encode(view, format="jpeg")).shape == view.shape
     assert decoded(encode(view, format="webp")).shape == view.shape
+    assert decoded(encode(view, format="avif")).shape == view.shape
 
 
 def test_png_of_a_photo_is_no_larger_than_pillow_level_1():
@@ -65,7 +68,7 @@ def test_png_of_a_photo_is_no_larger_than_pillow_level_1():
 
 def test_png_chunks_stand_in_order_with_right_checksums():
     kinds = [kind for kind, _ in chunks(encode(noise(5, 5), format="png", recipe=recipe()))]
-    assert kinds == [b"IHDR", b"tEXt", b"tEXt", b"IDAT", b"IEND"]
+    assert kinds == [b"IHDR", b"tEXt", b"tEXt", b"iTXt", b"IDAT", b"IEND"]
 
 
 @pytest.mark.parametrize(
@@ -83,7 +86,7 @@ def test_pillow_reads_the_infotext_from_a_png(prompt):
         assert picture.text["parameters"] == mine.to_infotext()
 
 
-@pytest.mark.parametrize("format", ["jpeg", "webp"])
+@pytest.mark.parametrize("format", LOSSY)
 def test_pillow_reads_the_infotext_from_exif_user_comment(format):
     mine = recipe("狐 🦊, café")
     with Image.open(BytesIO(encode(noise(4, 4), format=format, recipe=mine))) as picture:
@@ -92,17 +95,23 @@ def test_pillow_reads_the_infotext_from_exif_user_comment(format):
     assert comment[8:].decode("utf-16-be") == mine.to_infotext()
 
 
-@pytest.mark.parametrize("format", ["jpeg", "webp"])
+@pytest.mark.parametrize("format", LOSSY)
 def test_lossy_formats_stay_close_at_their_default_quality(format):
     pixels = ramp(96, 64)
     error = decoded(encode(pixels, format=format)).astype(int) - pixels
     assert np.abs(error).mean() < 2  # levels of 255; what is seen on a smooth ramp, doubled
 
 
-@pytest.mark.parametrize("format", ["jpeg", "webp"])
+@pytest.mark.parametrize("format", LOSSY)
 def test_lower_quality_makes_a_smaller_file_down_to_zero(format):
     sizes = [len(encode(photo(64), format=format, compression=q)) for q in (0, 50, 100)]
     assert sizes == sorted(set(sizes))
+
+
+def test_avif_of_the_largest_side_is_read_again_and_its_bytes_are_the_same_each_time():
+    pixels = np.zeros((1, 32768, 3), np.uint8)
+    assert decoded(encode(pixels, format="avif")).shape == pixels.shape
+    assert encode(photo(300), format="avif") == encode(photo(300), format="avif")
 
 
 def test_png_ignores_compression():
@@ -121,7 +130,7 @@ def test_compression_out_of_range_is_refused_by_field(compression):
     assert caught.value.field == "output_compression"
 
 
-@pytest.mark.parametrize(("format", "side"), [("webp", 16384), ("jpeg", 65501)])
+@pytest.mark.parametrize(("format", "side"), [("webp", 16384), ("jpeg", 65501), ("avif", 32769)])
 def test_side_the_format_cannot_hold_is_refused_by_field(format, side):
     with pytest.raises(InvalidParams, match=f"got {side}") as caught:
         encode(np.zeros((1, side, 3), np.uint8), format=format)
@@ -155,7 +164,7 @@ def test_preview_is_a_small_jpeg_of_the_same_shape():
     assert decoded(data).shape == (150, 300, 3)
 
 
-@pytest.mark.parametrize("format", ["png", "jpeg", "webp"])
+@pytest.mark.parametrize("format", ["png", *LOSSY])
 def test_preview_never_enlarges_and_has_the_asked_format(format):
     data = preview(ramp(40, 20), format)
     assert decoded(data).shape == (20, 40, 3)

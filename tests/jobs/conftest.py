@@ -1,4 +1,6 @@
-"""A database in a folder of the test, and a clock that the test moves."""
+"""A database of the test, and a clock that the test moves."""
+
+from contextlib import ExitStack
 
 import pytest
 
@@ -18,12 +20,18 @@ def clock():
 
 
 @pytest.fixture
-def url(tmp_path):
-    return f"sqlite:///{tmp_path}/jobs.db"
+def opened(database_url):
+    """Open the database once more, as another server would."""
+    with ExitStack() as stack:
+
+        def opened():
+            database = Database(database_url)
+            stack.callback(database.close)
+            return database
+
+        yield opened
 
 
 @pytest.fixture
-def database(url):
-    database = Database(url)
-    yield database
-    database.close()
+def database(opened):
+    return opened()

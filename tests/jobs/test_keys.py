@@ -31,7 +31,9 @@ def test_a_key_that_is_nearly_right_is_wrong(ring, change):
     assert ring.check(change(secret)) is None
 
 
-@pytest.mark.parametrize("wrong", ["", "flx", "flx_", "flx__", "client", "client11", "é", "\udcff"])
+@pytest.mark.parametrize(
+    "wrong", ["", "flx", "flx_", "flx__", "client", "client11", "é", "\udcff", "flx_\0_x"]
+)
 def test_what_is_no_key_is_wrong(ring, wrong):
     assert ring.check(wrong) is None
 

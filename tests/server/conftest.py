@@ -6,10 +6,12 @@ import httpx
 import pytest
 
 from fluxline.errors import NotReady
-from fluxline.jobs import Database, JobStore
+from fluxline.jobs import Database, JobStore, WebhookStore
 from fluxline.request import EngineStats
 from fluxline.server.app import create_app
+from fluxline.server.dialects.webhooks import Webhooks
 from fluxline.server.links import Links
+from fluxline.server.outside import Outside
 from fluxline.service import Service
 from fluxline.storage import open_pictures
 from tests.worker.fake_engine import FakeEngine
@@ -93,8 +95,13 @@ def links(pictures, database):
 
 
 @pytest.fixture
-def app(service, links):
-    return create_app(service, links, max_n=4, body_limit_bytes=40_000)
+def webhooks(database, links):
+    return Webhooks(WebhookStore(database), links, Outside(""))
+
+
+@pytest.fixture
+def app(service, links, webhooks):
+    return create_app(service, links, webhooks, max_n=4, body_limit_bytes=40_000)
 
 
 @pytest.fixture

@@ -1,6 +1,8 @@
 """Around every route: envelopes, headers, limits, probes, and a caller who leaves."""
 
 import asyncio
+import gzip
+import json
 import logging
 
 import pytest
@@ -36,8 +38,18 @@ async def test_a_wrong_address_is_told_in_the_envelope(method, path, status, cod
 
 @pytest.mark.parametrize(
     "raw",
-    [b"", b"{", b"[]", b'"a"', b"null", b"\xff\xfe", b"[" * 30_000, b'{"n": ' + b"9" * 5000 + b"}"],
-    ids=["empty", "cut", "list", "string", "null", "bytes", "deep", "long number"],
+    [
+        b"",
+        b"{",
+        b"[]",
+        b'"a"',
+        b"null",
+        b"\xff\xfe",
+        b"[" * 30_000,
+        b'{"n": ' + b"9" * 5000 + b"}",
+        b'{"\\ud800": 1}',
+    ],
+    ids=["empty", "cut", "list", "string", "null", "bytes", "deep", "long number", "half name"],
 )
 async def test_a_body_that_is_no_object_is_refused(raw, http):
     answer = await http.post(URL, content=raw, headers=JSON)
@@ -74,6 +86,43 @@ async def test_a_full_queue_says_when_to_come_again(http, engine, monkeypatch):
 
     assert (answer.status_code, envelope(answer)["code"]) == (429, "queue_full")
     assert (answer.headers["retry-after"], answer.headers["retry-after-ms"]) == ("3", "2500")
+
+
+@pytest.mark.parametrize(
+    "path", [URL, "/v1/jobs", "/generate", "/sdapi/v1/txt2img", "/v1/flux-dev", "/submit-request"]
+)
+@pytest.mark.parametrize(("state", "status"), [("ready", 429), ("failed", 503)])
+async def test_every_door_says_when_to_come_again(path, state, status, http, replica, service):
+    replica.state, service.queue_limit = state, 0
+    answer = await http.post(path, json=FOX)
+
+    assert answer.status_code == status
+    assert int(answer.headers["retry-after"]) >= 1
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        (URL, {**FOX, "strict": True, "\ud800": 1}),
+        ("/v1/jobs", {**FOX, "strict": True, "\ud800": 1}),
+        ("/generate", {**FOX, "diversity": {"\ud800": [1]}}),
+        ("/v1/batches/generate", {**FOX, "\ud800": 1}),
+        ("/submit-request", {**FOX, "\ud800": 1}),
+        ("/sdapi/v1/txt2img", {**FOX, "override_settings": {"\ud800": 1}}),
+    ],
+)
+async def test_half_a_character_in_a_name_is_told_as_it_can_be(path, body, http):
+    answer = await http.post(path, content=json.dumps(body), headers=JSON)
+
+    assert answer.status_code < 500
+    answer.json()
+
+
+async def test_a_packed_body_is_not_unpacked(http):
+    packed = gzip.compress(b'{"prompt": "a fox"}')
+    answer = await http.post(URL, content=packed, headers={**JSON, "content-encoding": "gzip"})
+
+    assert (answer.status_code, envelope(answer)["code"]) == (400, "invalid_json")
 
 
 async def crash():
@@ -128,6 +177,14 @@ async def test_probes_tell_alive_from_ready(http, replica):
     assert "the model is loading" in envelope(ready)["message"]
     replica.state, replica.reason = "ready", ""
     assert (await http.get("/health/ready")).json() == {"status": "ready", "models": ["fake"]}
+
+
+@pytest.mark.parametrize(
+    ("state", "status"), [("starting", 503), ("failed", 503), ("ready", 200), ("restarting", 200)]
+)
+async def test_what_has_started_once_has_started(state, status, http, replica):
+    replica.state, replica.reason = state, "why"
+    assert (await http.get("/health/startup")).status_code == status
 
 
 async def test_a_request_before_the_model_is_loaded_is_a_503(http, replica):

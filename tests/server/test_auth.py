@@ -5,6 +5,7 @@ import logging
 
 import pytest
 
+from fluxline.errors import NotReady
 from fluxline.jobs import KeyRing, Scope
 from fluxline.server.app import create_app
 from fluxline.server.auth import METRICS, PUBLIC, SIGNED
@@ -19,8 +20,8 @@ def ring(database):
 
 
 @pytest.fixture
-def app(service, links, ring):
-    return create_app(service, links, max_n=4, body_limit_bytes=40_000, ring=ring)
+def app(service, links, webhooks, ring):
+    return create_app(service, links, webhooks, max_n=4, body_limit_bytes=40_000, ring=ring)
 
 
 def bearer(secret):
@@ -80,6 +81,7 @@ async def test_a_key_is_good_wherever_a_client_puts_it(headers, http):
     "headers",
     [
         {"authorization": "Basic %%%"},
+        {"authorization": b"Basic \xe9"},
         {"authorization": "Basic"},
         {"authorization": "Bearer " + "x" * 20_000},
         {"authorization": "Bearer flx_" + "a" * 12 + "_"},
@@ -154,3 +156,12 @@ async def test_no_key_reaches_the_log(http, ring, caplog):
         await http.post(URL, json=FOX, headers=headers)
 
     assert secret not in caplog.text
+
+
+async def test_a_database_that_is_away_is_no_crash(http, ring):
+    def away(presented):
+        raise NotReady("the job database cannot be read now", retry_after_s=5)
+
+    ring.check = away
+    answer = await http.get(JOBS, headers=bearer("from-the-environment"))
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")

@@ -30,8 +30,8 @@ async def test_a_json_client_reads_five_numbers(http):
     assert said["grpc_alive"] is False
 
 
-async def test_grpc_is_told_alive_where_it_is_served(service, links):
-    app = create_app(service, links, max_n=4, body_limit_bytes=40_000, has_grpc=True)
+async def test_grpc_is_told_alive_where_it_is_served(service, links, webhooks):
+    app = create_app(service, links, webhooks, max_n=4, body_limit_bytes=40_000, has_grpc=True)
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://fluxline") as http:
         assert (await http.get("/metrics")).json()["grpc_alive"] is True
@@ -83,10 +83,10 @@ async def test_no_caller_makes_the_series_grow(http):
     assert not any("fox" in name or "who" in name for name in grown)
 
 
-async def test_beyond_this_machine_metrics_ask_for_a_key(service, links, database):
+async def test_beyond_this_machine_metrics_ask_for_a_key(service, links, webhooks, database):
     ring = KeyRing(database, given=["k"])
     app = create_app(
-        service, links, max_n=4, body_limit_bytes=40_000, ring=ring, opens_metrics=False
+        service, links, webhooks, max_n=4, body_limit_bytes=9999, ring=ring, opens_metrics=False
     )
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://fluxline") as http:

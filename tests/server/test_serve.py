@@ -3,26 +3,19 @@
 import asyncio
 import base64
 import json
-import os
-import re
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import httpx
 import openai
+import psutil
 import pytest
+from mcp import Client
 
-ROOT = Path(__file__).parents[2]
-PROGRAM = """
-import json, sys
-from fluxline.server.serve import run
-from fluxline.settings import load_settings
-options = json.loads(sys.argv[1])
-sys.exit(run(load_settings(options), engine="tests.worker.fake_engine:open_engine"))
-"""
+from tests.running import Running
+
 FLUES_BODY = """{
   "prompt": "A futuristic city skyline at sunset",
   "width": 512,
@@ -30,32 +23,6 @@ FLUES_BODY = """{
   "steps": 4,
   "guidance_scale": 7.5
 }"""
-
-
-class Running:
-    """A server in a process of its own."""
-
-    def __init__(self, **options):
-        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-        self.began = time.monotonic()
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, json.dumps({"port": 0, "model": "fake", **options})],
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        found = re.search(r"listens on (http://\S+)", self.line())
-        self.url = found[1] if found else ""
-
-    def line(self):
-        return self.process.stdout.readline()
-
-    def end(self, number=signal.SIGTERM):
-        if self.process.poll() is None:
-            self.process.send_signal(number)
-        out, err = self.process.communicate(timeout=20)
-        return self.process.returncode, out, err
 
 
 @pytest.fixture
@@ -68,9 +35,7 @@ def start():
 
     yield begin
     for server in running:
-        if server.process.poll() is None:
-            server.process.kill()
-        server.process.communicate()
+        server.kill()
 
 
 @pytest.fixture(scope="module")
@@ -200,6 +165,18 @@ async def test_what_runs_is_finished_or_failed_within_the_limit(number, start):
     assert server.end()[0] == 0
 
 
+async def test_an_agent_that_stays_connected_does_not_hold_up_the_end(start):
+    server = start()
+    server.line()
+    async with Client(f"{server.url}/mcp", mode="legacy") as client:
+        result = await client.call_tool("generate_image", {"prompt": "a fox"})
+        code, _, err = await asyncio.to_thread(server.end)
+
+    assert base64.b64decode(result.content[0].data).startswith(b"picture of a fox")
+    assert (code, "Traceback" in err) == (0, False)
+    assert "timeout graceful shutdown exceeded" not in err  # uvicorn's, of lines still open
+
+
 async def test_a_second_signal_does_not_wait(start):
     server = start(drain_s=600)
     server.line()
@@ -217,9 +194,10 @@ async def test_a_second_signal_does_not_wait(start):
 
 def test_a_model_that_cannot_load_ends_it_with_2_and_the_reason(start):
     server = start(model="absent")
-    _, err = server.process.communicate(timeout=20)
+    server.process.wait(20)
+    code, _, err = server.end()
 
-    assert server.process.returncode == 2
+    assert code == 2
     assert "cannot go on: no model called absent" in err
 
 
@@ -254,6 +232,13 @@ def test_with_keys_the_world_may_come_and_who_has_none_is_refused(start, monkeyp
 
     _, out, err = server.end()
     assert "secret" not in out + err
+
+
+def test_nothing_but_its_port_can_be_reached(server):
+    processes = [psutil.Process(server.process.pid), *server.workers]
+    lines = [line for process in processes for line in process.net_connections("inet")]
+
+    assert {line.laddr for line in lines if line.status == "LISTEN"} == {("127.0.0.1", server.port)}
 
 
 async def test_an_oversized_header_is_cut(server):

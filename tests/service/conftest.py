@@ -63,8 +63,8 @@ def replica():
 
 
 @pytest.fixture
-def database(tmp_path):
-    database = Database(f"sqlite:///{tmp_path}/jobs.sqlite3")
+def database(database_url):
+    database = Database(database_url)
     yield database
     database.close()
 

@@ -4,11 +4,13 @@ import asyncio
 import time
 
 import pytest
+from sqlalchemy import update
 
-from fluxline.errors import DeadlineExceeded, InvalidParams, NotReady, StorageError
-from fluxline.jobs import JobState
+from fluxline.errors import DeadlineExceeded, InvalidParams, NotReady, QueueFull, StorageError
+from fluxline.jobs import JobState, Limits, NewJob
+from fluxline.jobs.table import jobs
 from fluxline.request import Done, Failed, ImageReady, SamplingParams, Started
-from fluxline.service import Caller, Terms
+from fluxline.service import Caller, Terms, record
 from fluxline.service.record import result_of
 from tests.service.conftest import ScriptedReplica, picture, request
 
@@ -49,7 +51,7 @@ async def test_a_stored_job_ends_with_pictures_that_can_be_fetched(
 async def test_pictures_of_a_caller_who_waits_are_not_stored(service, replica, store):
     drawing = asyncio.create_task(service.draw(request()))
     await drawn(replica, "a")
-    (image,) = await drawing
+    _, (image,) = await drawing
     assert image.stored is None
     assert result_of(store.get("a").result)[0].key is None
 
@@ -75,12 +77,30 @@ async def test_after_a_kill_the_stored_job_is_drawn_again_and_the_attended_is_no
     await again.close()
 
 
+@pytest.mark.parametrize("jump_s", [86_400, -86_400])
+async def test_a_clock_that_jumps_takes_no_job_from_who_draws_it(
+    jump_s, opened, replica, store, monkeypatch
+):
+    monkeypatch.setattr("fluxline.service.dispatcher.LEASE_S", 0.9)
+    service = await opened()
+    await service.submit(request(), STORED)
+    await replica.given("a")
+    store._clock = lambda: time.time() + jump_s
+    await asyncio.sleep(0.7)  # leases are renewed, and those that ran out are ended
+    await drawn(replica, "a")
+    row = await finished(store, "a")
+    await service.close()
+
+    assert (row.state, row.attempts) == (JobState.DONE, 1)
+
+
 async def test_what_the_old_server_says_late_changes_nothing(opened, replica, store):
     old = await opened()
     await old.submit(request(), STORED)
     await replica.given("a")
     fresh = ScriptedReplica()
     new = await opened(fresh)
+    await fresh.given("a")
     await drawn(replica, "a")
     await asyncio.sleep(0.02)
     assert store.get("a").state == JobState.RUNNING
@@ -99,9 +119,10 @@ async def test_a_key_asked_again_gets_the_same_job_and_its_pictures(service, rep
     await drawn(replica, "a")
     one, two = await asyncio.gather(first, second)
     service._register.forget(service._register.get("a"))  # as it will be in a while
-    (three,) = await service.draw(request("c"), keyed)
+    three = await service.draw(request("c"), keyed)
 
-    assert one[0].data == two[0].data == three.data
+    assert one.images[0].data == two.images[0].data == three.images[0].data
+    assert [one.job_id, two.job_id, three.job_id] == ["a", "a", "a"]
     assert (list(replica.requests), store.get("b"), store.get("c")) == (["a"], None, None)
 
 
@@ -124,7 +145,7 @@ async def test_a_clients_own_retry_follows_what_runs_and_a_failed_one_is_tried_a
 
     third = asyncio.create_task(service.draw(request("c"), Terms(fingerprint="f", is_retry=True)))
     await drawn(replica, "c")
-    assert len(await third) == 1
+    assert (await third).job_id == "c"
 
 
 @pytest.mark.parametrize("terms", [{"patience_s": 0.05}, {"may_retry": True}])
@@ -141,20 +162,7 @@ async def test_who_hangs_up_out_of_impatience_is_expected_back(terms, service, r
     second = asyncio.create_task(service.draw(request("b"), again))
     await asyncio.sleep(0.02)
     await drawn(replica, "a")
-    assert len(await second) == 1
-
-
-async def test_a_retry_is_drawn_while_what_it_left_is_still_being_cancelled(service, replica):
-    replica.cancel = replica.cancelled.append  # it is in the middle of an evaluation
-    first = asyncio.create_task(service.draw(request("a"), Terms(fingerprint="f")))
-    await replica.given("a")
-    first.cancel()
-    await asyncio.sleep(0.02)
-
-    retry = asyncio.create_task(service.draw(request("b"), Terms(fingerprint="f", is_retry=True)))
-    await drawn(replica, "b")
-    assert len(await retry) == 1
-    assert replica.cancelled == ["a"]
+    assert (await second).job_id == "a"
 
 
 async def test_who_leaves_while_the_row_is_written_is_not_drawn_for(opened, replica, store):
@@ -196,6 +204,23 @@ async def test_what_waited_beyond_its_deadline_is_not_drawn(opened, replica, sto
     await service.close()
 
 
+async def test_a_row_that_cannot_be_read_fails_by_itself(opened, replica, store, database):
+    service = await opened()
+    await service.submit(request("a"), STORED)
+    await drawn(replica, "a")
+    await finished(store, "a")
+    await service.close()
+    with database.writing() as db:
+        db.execute(update(jobs).values(state=JobState.QUEUED, request="{}"))
+
+    again = await opened(ScriptedReplica())
+    row = await finished(store, "a")
+    await again.close()
+
+    assert (row.state, row.error_code) == (JobState.FAILED, "internal_error")
+    assert "written by another" in row.error_message
+
+
 async def test_a_wrong_size_is_refused_before_anything_is_written(service, store):
     with pytest.raises(InvalidParams, match="width"):
         await service.submit(request(params=SamplingParams(width=4096)), STORED)
@@ -234,14 +259,13 @@ async def test_who_comes_late_hears_all_and_who_was_there_hears_the_rest(service
     late = await service.follow(row)
     heard = [event async for event in late]
     rest = [event async for event in await service.follow(row, after=2)]
+    nothing = [event async for event in await service.follow(row, after=4)]
     service._register.forget(service._register.get("a"))
     told = [event async for event in await service.follow(row, after=9)]
 
     assert [type(event).__name__ for event in heard] == ["Queued", "Started", "ImageReady", "Done"]
-    assert rest == heard[2:]
-    assert [event.image.data for event in told if isinstance(event, ImageReady)] == [
-        picture("a", 0).image.data
-    ]
+    assert (rest, nothing) == (heard[2:], [])
+    assert [event.image.seed for event in told if isinstance(event, ImageReady)] == [1]
 
 
 class Shelf:
@@ -310,7 +334,7 @@ async def test_an_end_that_cannot_be_written_is_written_later_and_told_then(
     store.finish = late
     drawing = asyncio.create_task(service.draw(request()))
     await drawn(replica, "a")
-    assert len(await drawing) == 1
+    assert len((await drawing).images) == 1
     assert (len(tries), store.get("a").state) == (3, JobState.DONE)
     await service.close()
 
@@ -342,4 +366,128 @@ async def test_what_a_stopped_replica_held_goes_back_with_its_attempt(opened, re
     await service.close()
 
     row = store.get("a")
-    assert (row.state, row.attempts, row.holder) == (JobState.QUEUED, 0, None)
+    assert (row.state, row.attempts) == (JobState.QUEUED, 0)
+
+
+async def test_a_row_that_cannot_be_read_fails_and_stops_nothing_else(opened, replica, store):
+    for name, text in (("odd", "{}"), ("later", record.request_text(request("later")))):
+        store.accept(NewJob(id=name, request=text, fingerprint=name), Limits(waiting=9))
+    service = await opened(queue_limit=9)
+    await drawn(replica, "later")
+
+    assert (await finished(store, "later")).state == JobState.DONE
+    assert "another" in (await finished(store, "odd")).error_message
+    await service.close()
+
+
+async def test_a_fault_of_ours_ends_no_loop(opened, replica, store):
+    claim, faults = store.claim, [RuntimeError("once")]
+
+    def faulty(*words, **more):
+        if faults:
+            raise faults.pop()
+        return claim(*words, **more)
+
+    store.claim = faulty
+    service = await opened()
+    await service.submit(request(), STORED)
+    await drawn(replica, "a")
+
+    assert (await finished(store, "a")).state == JobState.DONE
+    assert faults == []
+    await service.close()
+
+
+async def test_a_store_that_is_away_holds_up_nobody_who_does_not_need_it(
+    opened, replica, store, pictures, monkeypatch
+):
+    monkeypatch.setattr("fluxline.service.dispatcher.RETRY_S", (0.01,))
+    shelf = Shelf(pictures)
+    service = await opened(pictures=shelf, queue_limit=9, window=1)
+    await service.submit(request("stored"), STORED)
+    await drawn(replica, "stored")
+    drawing = asyncio.create_task(service.draw(request("at once")))
+    await drawn(replica, "at once")
+    await drawing
+    assert store.get("stored").state == JobState.RUNNING
+
+    await service.cancel("stored")
+    assert (await finished(store, "stored")).state == JobState.CANCELLED
+    await service.close()
+
+
+async def test_who_asks_again_after_hanging_up_gets_a_job_that_is_not_being_cancelled(
+    service, replica
+):
+    first = asyncio.create_task(service.draw(request("a"), Terms(fingerprint="f")))
+    await replica.given("a")
+    replica.cancel = replica.cancelled.append  # it takes an evaluation until it is
+    first.cancel()
+    await asyncio.sleep(0.02)
+    again = asyncio.create_task(service.draw(request("b"), Terms(fingerprint="f", is_retry=True)))
+    await drawn(replica, "b")
+
+    assert replica.cancelled == ["a"]
+    assert (await again).job_id == "b"
+
+
+async def test_a_known_key_is_answered_by_a_full_queue_and_costs_nothing(opened, replica):
+    service = await opened(queue_limit=1)
+    ann, keyed = Caller(owner="ann", rate=1.0), Terms(idempotency_key="k", fingerprint="f")
+    first = await service.submit(request("a"), keyed, ann)
+    again = await service.submit(request("b"), keyed, ann)
+    with pytest.raises(QueueFull):
+        await service.submit(request("c"), Terms(), ann)
+
+    assert again.job_id == first.job_id
+    await service.close()
+
+
+async def test_two_servers_of_one_database_draw_each_job_once_and_both_tell_its_end(opened, store):
+    here, there = ScriptedReplica(), ScriptedReplica()
+    here.state = "restarting"
+    near = await opened(replica=here, holder="near", queue_limit=9)
+    far = await opened(replica=there, holder="far", queue_limit=9)
+    keyed = asyncio.create_task(near.draw(request("keyed"), Terms(idempotency_key="k")))
+    alone = asyncio.create_task(near.draw(request("alone")))
+    await drawn(there, "keyed")
+
+    assert len((await keyed).images) == 1
+    assert list(there.requests) == ["keyed"]
+    here.state = "ready"
+    near._dispatcher.wake()
+    await drawn(here, "alone")
+    assert len((await alone).images) == 1
+    await near.close()
+    await far.close()
+
+
+async def test_a_lease_that_was_lost_and_claimed_again_here_is_drawn_on(opened, replica, store):
+    service = await opened()
+    drawing = asyncio.create_task(service.draw(request("a"), Terms(idempotency_key="k")))
+    await replica.given("a")
+    store.recover(holder="local")  # as if this server had been silent for long
+    service._dispatcher.wake()
+    async with asyncio.timeout(5):
+        while store.get("a").fence < 2:
+            await asyncio.sleep(0.002)
+    await drawn(replica, "a")
+
+    assert len((await drawing).images) == 1
+    assert (store.get("a").state, list(replica.requests)) == (JobState.DONE, ["a"])
+    await service.close()
+
+
+async def test_who_follows_a_stored_job_is_not_told_that_it_failed_when_the_server_stops(
+    opened, replica, store
+):
+    service = await opened()
+    ticket = await service.submit(request(), STORED)
+    await replica.given("a")
+    await service.drain(0.01)
+    replica.publish["a"](Failed("a", "overloaded", "the server is shutting down"))
+    await service.close()
+
+    with pytest.raises(NotReady, match="goes on"):
+        _ = [event async for event in ticket]
+    assert "failed" not in service.meter.text().decode()

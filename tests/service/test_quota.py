@@ -17,30 +17,44 @@ def clock():
     return Clock()
 
 
+def spend(quota, owner, rate, cost):
+    with quota.spent(owner, rate, cost):
+        pass
+
+
 def test_a_share_is_used_up_and_comes_back_by_the_second(clock):
     quota = Quota(clock)
     for _ in range(3):
-        quota.spend("ann", 60.0, 20.0)
+        spend(quota, "ann", 60.0, 20.0)
     with pytest.raises(QueueFull) as refused:
-        quota.spend("ann", 60.0, 20.0)
-    quota.spend("bob", 60.0, 20.0)
+        spend(quota, "ann", 60.0, 20.0)
+    spend(quota, "bob", 60.0, 20.0)
     clock.now += refused.value.retry_after_s
 
-    quota.spend("ann", 60.0, 20.0)
+    spend(quota, "ann", 60.0, 20.0)
 
 
 def test_work_larger_than_a_share_is_done_and_owed(clock):
     quota = Quota(clock)
-    quota.spend("ann", 60.0, 600.0)
+    spend(quota, "ann", 60.0, 600.0)
     clock.now += 539
     with pytest.raises(QueueFull):
-        quota.spend("ann", 60.0, 1.0)
+        spend(quota, "ann", 60.0, 1.0)
     clock.now += 2
 
-    quota.spend("ann", 60.0, 1.0)
+    spend(quota, "ann", 60.0, 1.0)
 
 
 def test_a_key_without_a_rate_has_no_bucket(clock):
     quota = Quota(clock)
     for _ in range(100):
-        quota.spend("ann", None, 1e9)
+        spend(quota, "ann", None, 1e9)
+
+
+def test_what_was_refused_in_the_end_costs_nothing(clock):
+    quota = Quota(clock)
+    for _ in range(100):
+        with pytest.raises(ValueError, match="no"), quota.spent("ann", 60.0, 60.0):
+            raise ValueError("no")
+
+    spend(quota, "ann", 60.0, 60.0)

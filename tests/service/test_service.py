@@ -32,7 +32,7 @@ async def test_pictures_come_back_in_order(service, replica):
     for event in (Queued("a"), Started("a"), picture("a", 1), picture("a", 0), Done("a")):
         replica.publish["a"](event)
 
-    assert [image.index for image in await task] == [0, 1]
+    assert [image.index for image in (await task).images] == [0, 1]
     assert (service.status.waiting, service.status.running) == (0, 0)
 
 

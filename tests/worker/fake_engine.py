@@ -12,6 +12,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from typing import get_args
 
 from fluxline.errors import InvalidParams, LoadError, QueueFull
@@ -28,7 +29,6 @@ from fluxline.request import (
     Progress,
     Queued,
     SamplerName,
-    SamplingParams,
     ScheduleName,
     Started,
 )
@@ -115,10 +115,12 @@ class FakeEngine:
         publish(Done(request.id))
 
     def _ready(self, request: GenerationRequest, index: int) -> ImageReady:
-        params = SamplingParams(width=64, height=48, steps=request.params.steps or 4)
+        planned = request.pictures()[index]
+        steps = planned.params.steps or 4
+        params = replace(planned.params, width=64, height=48, steps=steps)
         image = ImageResult(
             index=index,
-            seed=request.pictures()[index].seed,
+            seed=planned.seed,
             data=picture(request, index),
             format=request.output_format,
             width=request.params.width or 64,
@@ -135,6 +137,7 @@ class FakeEngine:
             text_tokens=64,
             image_tokens=16,
             score=None if request.top_k is None else float(index),
+            scorer=None if request.top_k is None else "clip",
             warnings=() if request.params.guidance is None else ("guidance has no effect",),
         )
         return ImageReady(request.id, image)

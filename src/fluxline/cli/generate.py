@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from fluxline.errors import (
+    ConfigError,
     FluxlineError,
     InvalidParams,
     LoadError,
@@ -35,8 +36,9 @@ from fluxline.request import (
 from fluxline.request import Progress as Evaluated
 
 if TYPE_CHECKING:
+    from fluxline.cli.replay import Original
     from fluxline.engine import Engine
-    from fluxline.images import Recipe
+    from fluxline.images import Receipt
 
 FAILED, CANNOT_START, INTERRUPTED = 1, 2, 130
 FORMATS: dict[str, ImageFormat] = {
@@ -44,9 +46,9 @@ FORMATS: dict[str, ImageFormat] = {
     ".jpg": "jpeg",
     ".jpeg": "jpeg",
     ".webp": "webp",
+    ".avif": "avif",
 }
 PREVIEW_COLUMNS = 40
-BESIDE_RECIPE = {"again", "output", "model", "device", "show"}
 
 
 def generate(
@@ -59,10 +61,11 @@ def generate(
     ] = None,
     n: Annotated[int, typer.Option("-n", min=1, max=1024, help="pictures")] = 1,
     top_k: Annotated[
-        int | None, typer.Option(min=1, help="keep so many of them, the best by a scorer")
+        int | None, typer.Option(min=1, help="keep so many of them, the best by --scorer")
     ] = None,
     scorer: Annotated[
-        str | None, typer.Option(help="a CLIP folder or hub id; the model's own if absent")
+        str | None,
+        typer.Option(help="a CLIP folder or hub id, or technical; the model's own if absent"),
     ] = None,
     seed: Annotated[int | None, typer.Option(help="of the first picture; random if absent")] = None,
     size: Annotated[
@@ -78,49 +81,57 @@ def generate(
     model: Annotated[str, typer.Option(help="a name, a folder, a file or a hub id")] = "mini",
     device: Annotated[str, typer.Option(help="auto | cuda | mps | cpu")] = "auto",
     again: Annotated[
-        Path | None, typer.Option("--from", help="a picture of ours, to make again from its recipe")
+        Path | None,
+        typer.Option(
+            "--from", help="a picture of ours, to make again; flags beside override its recipe"
+        ),
     ] = None,
     show: Annotated[bool, typer.Option(help="show the picture in the terminal")] = True,
 ) -> None:
     """Draw pictures of a prompt and write them to files."""
     console = Console(stderr=True)
     try:
-        output_format = _format_of(output)
         if scorer is not None and top_k is None:
             raise InvalidParams("scorer acts only with --top-k: give both", field="scorer")
-        if again is not None:
-            given = _refuse_beside_recipe(context)
-            request = replace(_recipe_of(again).to_request("generate"), output_format=output_format)
-            model = model if "model" in given else _registered(request.model)
-        else:
-            width, height = parse_size(size)
-            params = SamplingParams(
-                width=width,
-                height=height,
-                steps=steps,
-                guidance=guidance,
-                sampler=sampler,  # type: ignore[arg-type]  # a flag's text: the engine checks it
-                schedule=schedule,  # type: ignore[arg-type]
-                cfg_scale=cfg_scale,
-                negative_prompt=negative_prompt,
-                eta=eta,
-            )
-            request = GenerationRequest(
-                id="generate",
-                prompt=_text(prompt),
-                seed=random_seed() if seed is None else seed,
-                n=n,
-                top_k=top_k,
-                params=params,
-                output_format=output_format,
-            )
+        width, height = parse_size(size)
+        params = SamplingParams(
+            width=width,
+            height=height,
+            steps=steps,
+            guidance=guidance,
+            sampler=sampler,  # type: ignore[arg-type]  # a flag's text: the engine checks it
+            schedule=schedule,  # type: ignore[arg-type]
+            cfg_scale=cfg_scale,
+            negative_prompt=negative_prompt,
+            eta=eta,
+        )
+        asked = GenerationRequest(
+            id="generate",
+            prompt="" if again and prompt is None else _text(prompt),
+            seed=random_seed() if seed is None else seed,
+            n=n,
+            top_k=top_k,
+            params=params,
+            output_format=_format_of(output),
+        )
         _check_folder(output)
-        with _engine(model, device, scorer, console) as engine:
-            pictures = _drawn(engine, request, console)
-            for picture in pictures if top_k is None else best(pictures, top_k):
-                _write(picture, _path_of(picture, output, request), console)
-                if show:
-                    _show(picture)
+        if again is None:
+            with _engine(model, device, scorer, console) as engine:
+                _deliver(engine, asked, output, console, show=show)
+        else:
+            from fluxline.cli import replay
+
+            original, given = replay.opened(again), _given(context)
+            request = replay.overridden(original.request, asked, given)
+            if changes := replay.overrides(original.request, request):
+                _say(console, f"note: overrides the recipe: {', '.join(changes)}", style="yellow")
+            model = model if "model" in given else _registered(original.recipe.model)
+            receipt = original.recipe.receipt
+            device = device if "device" in given or receipt is None else _device_of(receipt)
+            like = None if changes else receipt
+            with _engine(model, device, scorer, console, like=like) as engine:
+                request = replace(request, model=engine.models[0].name)
+                _draw_again(engine, original, request, output, console, show=show)
     except FluxlineError as exc:
         _say(console, f"fluxline: {exc.message}", style="red")
         wrong = isinstance(exc, RequestError | LoadError)
@@ -158,17 +169,13 @@ def _format_of(output: Path | None) -> ImageFormat:
     return FORMATS[output.suffix.lower()]
 
 
-def _refuse_beside_recipe(context: typer.Context) -> set[str]:
-    """Refuse options that a recipe decides; return what was given."""
+def _given(context: typer.Context) -> set[str]:
+    """The options that were typed."""
     sources = {name: context.get_parameter_source(name) for name in context.params}
-    given = {name for name, source in sources.items() if source and source.name == "COMMANDLINE"}
-    if wrong := sorted(given - BESIDE_RECIPE):
-        message = f"{wrong[0].replace('_', '-')} cannot be given with --from: the recipe says it"
-        raise InvalidParams(message, field=wrong[0])
-    return given
+    return {name for name, source in sources.items() if source and source.name == "COMMANDLINE"}
 
 
-def _registered(model: str | None) -> str:
+def _registered(model: str) -> str:
     """The model of a recipe, if its name says where it lies."""
     from fluxline.models.registry import MODELS
 
@@ -178,28 +185,81 @@ def _registered(model: str | None) -> str:
     raise InvalidParams(message, field="model")
 
 
-def _recipe_of(path: Path) -> "Recipe":
-    from fluxline import images
+def _device_of(receipt: "Receipt") -> str:
+    """The kind of device that a picture was drawn on, or the best one if it is not here."""
+    from fluxline.engine.build import pick_device
 
+    kind = receipt.device.split(" ")[0]
     try:
-        data = path.read_bytes()
-    except OSError as exc:
-        raise InvalidParams(f"cannot read {path}: {exc.strerror}", field="from") from exc
-    recipe = images.read_recipe(data)
-    if recipe is None:
-        raise InvalidParams(f"{path} carries no recipe of ours", field="from")
-    return recipe
+        return pick_device(kind).type
+    except ConfigError:
+        return "auto"
 
 
 @contextmanager
-def _engine(model: str, device: str, scorer: str | None, console: Console) -> Iterator["Engine"]:
+def _engine(
+    model: str,
+    device: str,
+    scorer: str | None,
+    console: Console,
+    *,
+    like: "Receipt | None" = None,
+) -> Iterator["Engine"]:
+    """Open an engine; `like` the one of a receipt, it draws one picture at a time."""
     with console.status(f"opening {model}"):
-        from fluxline.engine import Engine, keep_memory
+        from fluxline.engine import Budget, Engine, keep_memory
 
         keep_memory()
-        engine = Engine(model, device=device, scorer=scorer)
+        budget = None if like is None else Budget(batch_tokens=1, resident_tokens=1)
+        threads = None if like is None else like.threads
+        engine = Engine(model, device=device, scorer=scorer, budget=budget, threads=threads)
     with engine:
         yield engine
+
+
+def _draw_again(
+    engine: "Engine",
+    original: "Original",
+    request: GenerationRequest,
+    output: Path | None,
+    console: Console,
+    *,
+    show: bool,
+) -> None:
+    """Draw a picture from its own file; say before what may differ, and after what does."""
+    from fluxline.cli import replay
+    from fluxline.engine.finish import SOFTWARE
+
+    now = engine.receipts(request)[0]
+    if doubts := replay.doubts(original, request, now, SOFTWARE):
+        lines = "; ".join(doubts)
+        _say(
+            console,
+            f"note: the bytes may not be those of {original.path.name}: {lines}",
+            style="yellow",
+        )
+    picture = _deliver(engine, request, output, console, show=show)
+    is_same_kind = request.output_format == original.format
+    if is_same_kind and not replay.overrides(original.request, request):
+        _say(console, replay.verdict(original, picture.data), style="default")
+
+
+def _deliver(
+    engine: "Engine",
+    request: GenerationRequest,
+    output: Path | None,
+    console: Console,
+    *,
+    show: bool,
+) -> ImageResult:
+    """Draw, write and show the pictures of a request; return the last."""
+    pictures = _drawn(engine, request, console)
+    kept = pictures if request.top_k is None else best(pictures, request.top_k)
+    for rank, picture in enumerate(kept, 1):
+        _write(picture, _path_of(picture, output, request), rank, console)
+        if show:
+            _show(picture)
+    return picture
 
 
 def _drawn(engine: "Engine", request: GenerationRequest, console: Console) -> Iterator[ImageResult]:
@@ -231,7 +291,8 @@ def _drawn(engine: "Engine", request: GenerationRequest, console: Console) -> It
                     raise error
 
 
-def _write(picture: ImageResult, path: Path, console: Console) -> None:
+def _write(picture: ImageResult, path: Path, rank: int, console: Console) -> None:
+    """Write a file and say so; rank: its place among scored pictures."""
     try:
         path.write_bytes(picture.data)
     except OSError as exc:
@@ -239,7 +300,9 @@ def _write(picture: ImageResult, path: Path, console: Console) -> None:
     seconds = sum(v for k, v in picture.timings_s.items() if k != "queue")
     for warning in picture.warnings:
         _say(console, f"note: {warning}", style="yellow")
-    score = "" if picture.score is None else f"  score {picture.score:.3f}"
+    score = ""
+    if picture.score is not None:
+        score = f"  score {picture.score:.3f} ({picture.scorer}), rank {rank}"
     size = f"{picture.width}x{picture.height}"
     print(f"{path}  seed {picture.seed}  {size}  {seconds:.2f} s{score}")
 
@@ -251,7 +314,7 @@ def _say(console: Console, text: str, *, style: str) -> None:
 def _path_of(picture: ImageResult, output: Path | None, request: GenerationRequest) -> Path:
     if output is None:
         words = re.sub(r"[^a-z0-9]+", "-", request.prompt.lower()).strip("-")[:40] or "picture"
-        return _free(Path(f"{words}-{picture.seed}.png"))
+        return _free(Path(f"{words}-{picture.seed}.{request.output_format}"))
     if min(request.count, request.top_k or request.count) == 1:
         return output
     return output.with_stem(f"{output.stem}-{picture.index}")

@@ -3,10 +3,11 @@
 from collections.abc import Callable
 
 from fluxline.engine.engine import Engine
+from fluxline.engine.scheduler import Budget
 from fluxline.engine.ticket import Ticket
 from fluxline.engine.tune import keep_memory
 
-__all__ = ["Engine", "Ticket", "keep_memory", "open_engine"]
+__all__ = ["Budget", "Engine", "Ticket", "keep_memory", "open_engine"]
 
 
 def open_engine(model: str, device: str, on_lost: Callable[[], None]) -> Engine:

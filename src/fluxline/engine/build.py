@@ -12,10 +12,11 @@ from fluxline.engine.faults import is_out_of_memory
 from fluxline.errors import ConfigError, LoadError
 from fluxline.models.base import DiffusionModel
 from fluxline.models.registry import MODELS, entry_for, open_family
-from fluxline.models.scorers import ClipScorer
+from fluxline.models.scorers import ClipScorer, Scorer, TechnicalScorer
 from fluxline.weights.locate import locate, safetensors_in
 from fluxline.weights.stream import Checkpoint
 
+TECHNICAL = TechnicalScorer.name
 DEVICES = ("auto", "cuda", "mps", "cpu")
 
 
@@ -42,8 +43,10 @@ def open_model(model: str, device: str = "auto") -> DiffusionModel[Any]:
         raise LoadError(f"{model} does not fit into the memory of {where.type}") from exc
 
 
-def open_scorer(source: str, device: torch.device) -> ClipScorer:
-    """Open a prompt-image scorer by folder or hub id. Raises LoadError."""
+def open_scorer(source: str, device: torch.device) -> Scorer:
+    """Open a CLIP by folder or hub id, or the TECHNICAL scorer. Raises LoadError."""
+    if source == TECHNICAL:
+        return TechnicalScorer()
     return ClipScorer.open(locate(source), device)
 
 

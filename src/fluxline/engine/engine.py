@@ -17,15 +17,16 @@ from types import TracebackType
 from typing import Any, Self
 
 from fluxline import images
-from fluxline.engine.build import open_model, open_scorer
+from fluxline.engine.build import TECHNICAL, open_model, open_scorer
 from fluxline.engine.faults import is_out_of_memory
 from fluxline.engine.finish import finish
 from fluxline.engine.job import BatchKey, Change, Job
 from fluxline.engine.ledger import Ledger, Publish
+from fluxline.engine.receipt import receipt_of
 from fluxline.engine.runner import Runner
 from fluxline.engine.scheduler import Budget, Scheduler
 from fluxline.engine.ticket import Ticket, new_request
-from fluxline.engine.tune import Tuning, tune, use_threads
+from fluxline.engine.tune import Tuning, threads_in_use, tune, use_threads
 from fluxline.errors import (
     DeviceLost,
     EngineError,
@@ -36,7 +37,7 @@ from fluxline.errors import (
 )
 from fluxline.models.base import DiffusionModel
 from fluxline.models.registry import entry_for
-from fluxline.models.scorers import ClipScorer
+from fluxline.models.scorers import Scorer
 from fluxline.request import (
     SEED_LIMIT,
     EngineStats,
@@ -61,9 +62,10 @@ class Engine:
 
     model: a registry name, a diffusers folder, a .safetensors file or a hub id, or a model already
     open. device: auto, cuda, mps or cpu. scorer: a CLIP folder or hub id that requests with top_k
-    are judged by; None: the one the registry names for the model. budget: how much at once; None:
-    measured now. on_lost: called on the engine's thread should the device be lost; by default every
-    request fails.
+    are judged by, or "technical", which reads no prompt; None: the CLIP that the registry names for
+    the model, else "technical". budget: how much at once; None: measured now. threads: of the CPU,
+    in a forward; None: measured with the budget. on_lost: called on the engine's thread should the
+    device be lost; by default every request fails.
     Raises LoadError. Methods may be called from any thread but the engine's own.
     """
 
@@ -74,14 +76,16 @@ class Engine:
         device: str = "auto",
         scorer: str | None = None,
         budget: Budget | None = None,
+        threads: int | None = None,
         on_lost: Callable[[], None] | None = None,
     ) -> None:
         self._model = open_model(model, device) if isinstance(model, str) else model
-        self._scorer = scorer or (entry_for(model).scorer if isinstance(model, str) else None)
+        own = entry_for(model).scorer if isinstance(model, str) else None
+        self._scorer = scorer or own or TECHNICAL
         self._open_scorer = functools.cache(self._opened_scorer)
         if scorer is not None:
             self._open_scorer()  # a wrong one is told now, not after the first picture
-        self._budget = budget
+        self._budget, self._asked_threads = budget, threads
         self._on_lost = on_lost or self._give_up
         self._ledger = Ledger()
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
@@ -144,6 +148,14 @@ class Engine:
         self._ledger.open(request, publish)
         self._inbox.put(lambda: self._accept(jobs))
 
+    def receipts(self, request: GenerationRequest) -> list[images.Receipt]:
+        """What the pictures of a request would be made with, each drawn alone. Nothing is drawn.
+
+        Raises RequestError.
+        """
+        jobs = self._jobs_of(request)
+        return [receipt_of(job, self._model, threads=self._threads) for job in jobs]
+
     def cancel(self, request_id: str) -> None:
         """End a request before its next evaluation. Harmless if it has ended."""
         self._inbox.put(lambda: self._cancel(request_id))
@@ -202,6 +214,9 @@ class Engine:
         if self._budget is None:
             tuning = tune(self._model)
             use_threads(tuning.threads)
+        if self._asked_threads is not None:
+            use_threads(self._asked_threads)
+        self._threads = threads_in_use()
         budget = self._budget or Budget(
             batch_tokens=tuning.batch_tokens,
             resident_tokens=RESIDENT_BATCHES * tuning.batch_tokens,
@@ -247,8 +262,7 @@ class Engine:
         if change.error is not None:
             self._fail(job.request.id, change.error)
 
-    def _opened_scorer(self) -> ClipScorer:
-        assert self._scorer is not None  # checked at the door
+    def _opened_scorer(self) -> Scorer:
         return open_scorer(self._scorer, self._model.device)
 
     def _give_up(self) -> None:
@@ -280,13 +294,10 @@ class Engine:
         if not 1 <= request.count <= MOST_PICTURES:
             message = f"n must be from 1 to {MOST_PICTURES}; got {request.count}"
             raise InvalidParams(message, field="n")
-        if request.top_k is not None:
-            if type(request.top_k) is not int or request.top_k < 1:
-                message = f"top_k must be a whole number from 1; got {request.top_k!r}"
-                raise InvalidParams(message, field="top_k")
-            if self._scorer is None:
-                message = f"top_k needs a scorer, and {name} comes without one: name a CLIP"
-                raise InvalidParams(message, field="top_k")
+        top_k = request.top_k
+        if top_k is not None and (type(top_k) is not int or top_k < 1):
+            message = f"top_k must be a whole number from 1; got {top_k!r}"
+            raise InvalidParams(message, field="top_k")
         if not isinstance(request.prompt, str):
             kind = type(request.prompt).__name__
             raise InvalidParams(f"prompt must be text; got {kind}", field="prompt")
@@ -298,6 +309,10 @@ class Engine:
     def _job(self, request: GenerationRequest, index: int, picture: Planned) -> Job:
         spec = self._model.spec
         params, warnings = spec.resolve(picture.params)
+        if request.top_k is not None and self._scorer == TECHNICAL:
+            warnings.append(
+                "top_k judges sharpness, contrast and range, not the prompt: a CLIP would"
+            )
         assert params.width is not None
         assert params.height is not None
         assert params.steps is not None
@@ -325,7 +340,7 @@ class Engine:
     def _finish(self, change: Change, decoded_at: float) -> None:
         job = change.job
         try:
-            image = finish(change, model=self._model.spec.name, decoded_at=decoded_at)
+            image = finish(change, model=self._model, threads=self._threads, decoded_at=decoded_at)
         except FluxlineError as exc:
             self._fail_later(job, exc)
         except Exception:  # noqa: BLE001 - the door of the finishing thread: logged, told

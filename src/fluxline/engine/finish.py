@@ -2,16 +2,24 @@
 
 import time
 from importlib.metadata import version
+from typing import Any
 
 from fluxline import images
 from fluxline.engine.job import Change
+from fluxline.engine.receipt import receipt_of
+from fluxline.models.base import DiffusionModel
 from fluxline.request import ImageResult
 
 SOFTWARE = f"fluxline {version('fluxline')}"
 
 
-def finish(change: Change, *, model: str, decoded_at: float) -> ImageResult:
-    """Fit a change's picture, pixels (h, w, 3), to the asked size and encode it with its recipe."""
+def finish(
+    change: Change, *, model: DiffusionModel[Any], threads: int, decoded_at: float
+) -> ImageResult:
+    """Fit a change's picture, pixels (h, w, 3), to the asked size and encode it with its recipe.
+
+    threads: of the CPU, that it was drawn with; for its receipt.
+    """
     job = change.job
     width, height = job.params.width, job.params.height
     assert width is not None  # resolved
@@ -19,11 +27,12 @@ def finish(change: Change, *, model: str, decoded_at: float) -> ImageResult:
     recipe = images.Recipe(
         prompt=job.request.prompt,
         seed=job.seed,
-        model=model,
+        model=model.spec.name,
         params=job.params,
         software=SOFTWARE,
         rendered=None if job.drawn == (width, height) else job.drawn,
-        warnings=job.warnings,
+        compression=job.request.compression,
+        receipt=receipt_of(job, model, threads=threads),
     )
     data = images.encode(
         images.fit(change.picture, width, height),
@@ -38,7 +47,7 @@ def finish(change: Change, *, model: str, decoded_at: float) -> ImageResult:
         format=job.request.output_format,
         width=width,
         height=height,
-        model=model,
+        model=model.spec.name,
         params=job.params,
         text_tokens=job.key.text_tokens,
         image_tokens=job.key.image_tokens,
@@ -49,6 +58,7 @@ def finish(change: Change, *, model: str, decoded_at: float) -> ImageResult:
             "decode": decoded_at - job.drawn_at,
             "compress": time.monotonic() - decoded_at,
         },
-        score=change.score,
+        score=None if change.score is None else change.score.value,
+        scorer=None if change.score is None else change.score.scorer,
         warnings=job.warnings,
     )

@@ -6,10 +6,10 @@ A job is one picture. A request for n pictures is n jobs; the ledger puts them t
 import sys
 from dataclasses import dataclass, field
 from enum import Enum, auto
-from typing import Any
+from typing import Any, NamedTuple
 
 from fluxline.errors import FluxlineError
-from fluxline.request import GenerationRequest, SamplingParams
+from fluxline.request import GenerationRequest, SamplingParams, ScorerName
 
 
 class Stage(Enum):
@@ -52,6 +52,7 @@ class Job:
     admitted_at: float = 0.0
     encoded_at: float = 0.0
     drawn_at: float = 0.0  # at sigma 0
+    beside: int = 0  # most others it shared a batch with: prompts, forwards, decoding
 
     def __post_init__(self) -> None:
         self.id = f"{self.request.id}/{self.index}"
@@ -82,12 +83,19 @@ class Plan:
     evaluate: tuple[Job, ...] = ()  # all of one batch key
 
 
+class Score(NamedTuple):
+    """How good a picture is, and who says so."""
+
+    value: float
+    scorer: ScorerName
+
+
 @dataclass(slots=True)
 class Outcome:
     """What became of a plan. Pixels are the runner's and go through untouched."""
 
     pictures: dict[str, Any] = field(default_factory=dict)  # job id -> uint8 pixels
-    scores: dict[str, float] = field(default_factory=dict)  # job id -> how well it fits its prompt
+    scores: dict[str, Score] = field(default_factory=dict)  # job id -> how good it is
     notes: dict[str, str] = field(default_factory=dict)  # job id -> what its owner should know
     admitted_at: float = 0.0  # when the plan's admissions began,
     encoded_at: float = 0.0  # and when they were done
@@ -109,5 +117,5 @@ class Change:
     advanced: bool = False
     preview: Any = None
     picture: Any = None
-    score: float | None = None
+    score: Score | None = None
     error: FluxlineError | None = None

@@ -19,11 +19,11 @@ from torch import Tensor
 from fluxline import samplers
 from fluxline.engine.cache import ByteLRU
 from fluxline.engine.faults import is_lost, is_out_of_memory
-from fluxline.engine.job import Job, Outcome, Plan
+from fluxline.engine.job import Job, Outcome, Plan, Score
 from fluxline.engine.tally import Tally
 from fluxline.errors import DeviceLost, EngineError, FluxlineError, NotFinite, OutOfMemory
 from fluxline.models.base import Conditioning, DiffusionModel, DynamicShift, ModelSpec
-from fluxline.models.scorers import ClipScorer
+from fluxline.models.scorers import Scorer
 
 _log = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ class Runner:
     def __init__(
         self,
         model: DiffusionModel[Any],
-        open_scorer: Callable[[], ClipScorer],
+        open_scorer: Callable[[], Scorer],
         *,
         conditioning_bytes: int = CONDITIONING_BYTES,
     ) -> None:
@@ -136,14 +136,17 @@ class Runner:
             outcome.scores.update(self._scored(good, pixels))
             outcome.pictures.update({job.id: pixels[i] for i, job in enumerate(good)})
 
-    def _scored(self, jobs: Sequence[Job], pixels: NDArray[np.uint8]) -> dict[str, float]:
-        """How well pictures fit their prompts, where somebody wants the best of several."""
+    def _scored(self, jobs: Sequence[Job], pixels: NDArray[np.uint8]) -> dict[str, Score]:
+        """How good pictures are, where somebody wants the best of several."""
         rows = [row for row, job in enumerate(jobs) if job.request.top_k is not None]
         if not rows:
             return {}
         prompts = [jobs[row].request.prompt for row in rows]
-        scores = self._open_scorer().score(list(pixels[rows]), prompts)
-        return {jobs[row].id: score for row, score in zip(rows, scores, strict=True)}
+        scorer = self._open_scorer()
+        scores = scorer.score(list(pixels[rows]), prompts)
+        return {
+            jobs[row].id: Score(score, scorer.name) for row, score in zip(rows, scores, strict=True)
+        }
 
     def _admit(self, jobs: Sequence[Job], outcome: Outcome) -> None:
         conditioning = self._encode([text for job in jobs for text in _texts(job)])

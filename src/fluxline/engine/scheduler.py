@@ -86,6 +86,9 @@ class Scheduler:
     def settle(self, plan: Plan, outcome: Outcome) -> list[Change]:
         """Write down what became of a plan, and say what its owners want to hear."""
         changes: list[Change] = []
+        for batch in (plan.admit, plan.evaluate, plan.decode):
+            for job in batch:
+                job.beside = max(job.beside, len(batch) - 1)
         for job in plan.admit:
             if job.id not in outcome.failed and job.id not in outcome.no_room:
                 changes.append(self._begin(job, outcome))

@@ -38,6 +38,11 @@ def use_threads(threads: int) -> None:
         torch.set_num_threads(threads)
 
 
+def threads_in_use() -> int:
+    """How many CPU threads forwards of the calling thread take."""
+    return torch.get_num_threads()
+
+
 def keep_memory() -> None:
     """Let the C library keep what a forward frees, for the next one; harmless where it cannot.
 

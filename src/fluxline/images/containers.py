@@ -1,4 +1,4 @@
-"""Where text lives inside PNG, JPEG and WebP files: written as chunks and EXIF, found again.
+"""Where text lives inside PNG, JPEG, WebP and AVIF files: as chunks and EXIF, found again.
 
 Knows nothing of what the text says. Finding it never decodes a pixel and never inflates more
 than `MAX_TEXT_BYTES`, so a hostile file costs no more than its own length.
@@ -10,6 +10,8 @@ import zlib
 from isal import isal_zlib
 
 from fluxline.errors import InvalidParams, UnsupportedFormat
+from fluxline.images.boxes import AVIF_START, find_item
+from fluxline.request import ImageFormat
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 MAX_TEXT_BYTES = 1 << 20
@@ -39,7 +41,13 @@ def png_text(keyword: str, text: str) -> bytes:
     try:
         return png_chunk(b"tEXt", key + b"\0" + clean.encode("latin-1"))
     except UnicodeEncodeError:
-        return png_chunk(b"iTXt", key + b"\0\0\0\0\0" + clean.encode("utf-8", "replace"))
+        return png_international_text(keyword, clean)
+
+
+def png_international_text(keyword: str, text: str) -> bytes:
+    """Frame `text`, which has no NUL, as an uncompressed iTXt chunk, as XMP must stand."""
+    key = keyword.encode("latin-1")
+    return png_chunk(b"iTXt", key + b"\0\0\0\0\0" + text.encode("utf-8", "replace"))
 
 
 def exif(comment: str, keyword: str, note: str) -> bytes:
@@ -67,23 +75,33 @@ def exif(comment: str, keyword: str, note: str) -> bytes:
 def find_text(data: bytes, keyword: str) -> str | None:
     """Find the text an image file carries under `keyword`; None where it carries none.
 
-    In a PNG a text chunk before the pixels, in JPEG and WebP the MakerNote of `exif`. Raises
+    In a PNG a text chunk before the pixels, in the others the MakerNote of `exif`. Raises
     UnsupportedFormat for any other file, InvalidParams for a broken one or for a text above
     MAX_TEXT_BYTES.
     """
-    key = keyword.encode("latin-1") + b"\0"
+    key, format = keyword.encode("latin-1") + b"\0", format_of(data)
     try:
-        if data.startswith(PNG_SIGNATURE):
+        if format == "png":
             return _png_find(data, key)
-        if data.startswith(b"\xff\xd8\xff"):
-            return _exif_find(_jpeg_exif(data), key)
-        if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
-            return _exif_find(_webp_exif(data), key)
+        exif_of = {"jpeg": _jpeg_exif, "webp": _webp_exif, "avif": _avif_exif}[format]
+        return _exif_find(exif_of(data), key)
     except (struct.error, zlib.error, UnicodeDecodeError, ValueError) as exc:
         raise InvalidParams(
             "image must be a whole file; its structure is broken", field="image"
         ) from exc
-    raise UnsupportedFormat("image must be a PNG, JPEG or WebP file; got something else")
+
+
+def format_of(data: bytes) -> ImageFormat:
+    """Tell the format of an image file by its first bytes. Raises UnsupportedFormat."""
+    if data.startswith(PNG_SIGNATURE):
+        return "png"
+    if data.startswith(b"\xff\xd8\xff"):
+        return "jpeg"
+    if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
+        return "webp"
+    if data.startswith(AVIF_START, 4):
+        return "avif"
+    raise UnsupportedFormat("image must be a PNG, JPEG, WebP or AVIF file; got something else")
 
 
 def _png_find(data: bytes, key: bytes) -> str | None:
@@ -135,6 +153,13 @@ def _webp_exif(data: bytes) -> bytes:
     return b""
 
 
+def _avif_exif(data: bytes) -> bytes:
+    if not (item := find_item(data, b"Exif")):
+        return b""
+    (header_bytes,) = struct.unpack_from(">I", item)
+    return item[4 + header_bytes :]
+
+
 def _exif_find(tiff: bytes, key: bytes) -> str | None:
     if not tiff:
         return None
@@ -158,7 +183,7 @@ def _tiff_fields(tiff: bytes, at: int, order: str) -> dict[int, bytes]:
         tag, kind, number = struct.unpack_from(order + "HHI", tiff, entry)
         size = number * _TYPE_BYTES.get(kind, 0)
         value_at = entry + 8 if size <= 4 else struct.unpack_from(order + "I", tiff, entry + 8)[0]
-        if tag in (_EXIF_POINTER, _MAKER_NOTE):
+        if tag in (_EXIF_POINTER, _MAKER_NOTE) and tag not in fields:
             fields[tag] = tiff[value_at : value_at + size]
     return fields
 

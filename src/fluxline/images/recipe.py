@@ -6,7 +6,7 @@ exact and is what `read_recipe` trusts. Where in a file they stand is `container
 
 import json
 import math
-from dataclasses import MISSING, Field, asdict, dataclass
+from dataclasses import MISSING, Field, asdict, dataclass, replace
 from types import UnionType
 from typing import (
     Any,
@@ -22,6 +22,7 @@ from typing import (
 
 from fluxline.errors import InvalidParams
 from fluxline.images.containers import MAX_TEXT_BYTES, find_text
+from fluxline.images.receipt import Receipt
 from fluxline.request import SEED_LIMIT, GenerationRequest, SamplingParams
 
 INFOTEXT_KEYWORD = "parameters"
@@ -60,7 +61,9 @@ class Recipe:
     params: SamplingParams  # resolved
     software: str  # name and version, e.g. "fluxline 0.1.0"
     rendered: tuple[int, int] | None = None  # px (width, height), where not the asked size
-    warnings: tuple[str, ...] = ()
+    compression: int | None = None  # of the file, as asked
+    receipt: Receipt | None = None
+    unread: tuple[str, ...] = ()  # what a newer version said beside; never written
 
     def __post_init__(self) -> None:
         for name in ("width", "height", "steps"):
@@ -85,8 +88,13 @@ class Recipe:
         return "\n".join([*lines, pairs])
 
     def to_json(self) -> str:
-        """Write every field as one line of ASCII JSON, `schema` saying how to read it."""
-        return json.dumps({"schema": SCHEMA, **asdict(self)}, separators=(",", ":"))
+        """Write every field as one line of ASCII JSON, `schema` saying how to read it.
+
+        A field may be added without a new schema: older readers put it among the `unread`.
+        """
+        said = {"schema": SCHEMA, **asdict(self)}
+        del said["unread"]
+        return json.dumps(said, separators=(",", ":"))
 
     @classmethod
     def from_json(cls, text: str) -> "Recipe":
@@ -104,11 +112,13 @@ class Recipe:
         schema = found.pop("schema", None)
         if type(schema) is not int or schema != SCHEMA:
             raise InvalidParams(f"schema must be {SCHEMA}; got {_shown(schema)}", field="schema")
-        params = _built(SamplingParams, found.get("params"), "params")
-        for name in ("rendered", "warnings"):  # JSON has no tuples
-            if isinstance(found.get(name), list):
-                found[name] = tuple(found[name])
-        return _built(cls, {**found, "params": params}, "recipe")
+        unread: list[str] = []
+        found["params"] = _built(SamplingParams, found.get("params"), "params", unread)
+        if found.get("receipt") is not None:
+            found["receipt"] = _built(Receipt, found["receipt"], "receipt", unread)
+        found.pop("unread", None)
+        recipe = _built(cls, found, "recipe", unread)
+        return replace(recipe, unread=tuple(unread))
 
     def to_request(self, request_id: str) -> GenerationRequest:
         """State the request that makes this one picture again."""
@@ -118,6 +128,7 @@ class Recipe:
             seed=self.seed,
             model=self.model,
             params=self.params,
+            compression=self.compression,
         )
 
     def _pairs(self) -> list[tuple[str, str]]:
@@ -139,7 +150,7 @@ class Recipe:
 
 
 def read_recipe(data: bytes) -> Recipe | None:
-    """Read the recipe back from a PNG, JPEG or WebP file of ours; None where there is none.
+    """Read the recipe back from a PNG, JPEG, WebP or AVIF file of ours; None where there is none.
 
     No pixel is decoded. Raises UnsupportedFormat for another kind of file, InvalidParams for
     a broken file, a text above MAX_TEXT_BYTES, or a recipe that is not one.
@@ -158,16 +169,23 @@ def _number(value: float) -> str:
     return repr(float(value)).removesuffix(".0")
 
 
-def _built(cls: type[T], found: Any, where: str) -> T:  # Any: fresh from JSON, checked here
-    """Build a dataclass from a JSON object, each value held against the field's own type."""
+def _built(cls: type[T], found: Any, where: str, unread: list[str]) -> T:  # Any: fresh from JSON
+    """Build a dataclass from a JSON object, each value held against the field's own type.
+
+    What has no field is added to `unread`.
+    """
     found = _checked(found, dict, where)
     known = cls.__dataclass_fields__
-    if unknown := sorted(found.keys() - known.keys()):
-        raise InvalidParams(f"{where} has no field {_shown(unknown[0])}", field=where)
+    unread += [_shown(f"{where}.{name}") for name in sorted(found.keys() - known.keys())]
     hints = get_type_hints(cls)
-    values = {name: _checked(value, hints[name], name) for name, value in found.items()}
-    for name in known.keys() - values.keys():
-        if known[name].default is MISSING and known[name].default_factory is MISSING:
+    values = {
+        name: _checked(tuple(value) if isinstance(value, list) else value, hints[name], name)
+        for name, value in found.items()
+        if name in known
+    }
+    for name, field in known.items():
+        is_needed = field.default is MISSING and field.default_factory is MISSING
+        if is_needed and name not in values:
             raise InvalidParams(f"{where} lacks its field {name}", field=name)
     return cls(**values)
 

@@ -2,8 +2,9 @@
 
 from fluxline.jobs.database import Database
 from fluxline.jobs.keys import Key, KeyRing, Scope
-from fluxline.jobs.store import JobStore, Limits, NewJob
+from fluxline.jobs.store import JobStore, Limits, NewJob, NewWebhook
 from fluxline.jobs.table import JobRow, JobState
+from fluxline.jobs.webhooks import Webhook, WebhookStore
 
 __all__ = [
     "Database",
@@ -14,5 +15,8 @@ __all__ = [
     "KeyRing",
     "Limits",
     "NewJob",
+    "NewWebhook",
     "Scope",
+    "Webhook",
+    "WebhookStore",
 ]

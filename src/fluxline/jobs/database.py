@@ -4,41 +4,62 @@ Transactions are short and block; any thread may open one.
 """
 
 import fcntl
+import logging
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO, Any
 
-from sqlalchemy import Connection, Engine, create_engine, event, insert, select
+from sqlalchemy import URL, Connection, Engine, create_engine, event, func, insert, select
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import (
+    ArgumentError,
+    DBAPIError,
+    InterfaceError,
+    InternalError,
+    OperationalError,
+    ProgrammingError,
+)
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from fluxline.errors import ConfigError, NotReady
+from fluxline.errors import ConfigError, DatabaseDown, FluxlineError
 from fluxline.jobs.table import SCHEMA_VERSION, metadata, schema
 
-BUSY_S = 5.0  # how long a writer of SQLite waits for another
+BUSY_S = 5.0  # how long a writer waits for another
+STILL_BUSY_S = 0.1  # of SQLite: and the next, as long as nobody got through; they come in a row
+PATIENCE: dict[str, str | int] = {  # libpq's words; without them a lost network is found in hours
+    "connect_timeout": 5,
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 10_000,  # milliseconds
+    # A server that was stopped amid a transaction must not hold up the others.
+    "options": f"-c lock_timeout={BUSY_S:.0f}s -c idle_in_transaction_session_timeout=10s",
+}
+MAKING = 0x666C7578  # the advisory lock of who makes the tables
+
+_log = logging.getLogger(__name__)
 
 
 class Database:
-    """Opens the database and makes its tables when they are not there. Raises ConfigError.
+    """Opens the database and makes its tables when they are not there.
 
-    url: sqlite:///path or postgresql+psycopg://… secret: the same for all servers that use it.
+    url: sqlite:///path or postgresql://…, whose query may hold libpq's words. secret: the same for
+    all servers that use it. Raises ConfigError, DatabaseDown.
     """
 
     def __init__(self, url: str) -> None:
         self._engine = _opened(url)
         self._lock: IO[str] | None = None
-        with self.writing() as db:
-            metadata.create_all(db)
-            found = db.execute(select(schema)).first()
-            if found is None:
-                fresh = {"version": SCHEMA_VERSION, "secret": secrets.token_hex(32)}
-                db.execute(insert(schema).values(fresh))
-                found = db.execute(select(schema)).one()
-            if found.version != SCHEMA_VERSION:
-                message = f"the database has schema {found.version}; this reads {SCHEMA_VERSION}"
-                raise ConfigError(message)
-            self.secret = bytes.fromhex(found.secret)
+        self._patience_s = BUSY_S
+        try:
+            self.secret = self._prepared()
+        except ProgrammingError as exc:
+            self.close()
+            raise ConfigError(f"the database cannot be prepared: {_reason(exc)}") from exc
+        except FluxlineError:
+            self.close()
+            raise
 
     @property
     def is_shared(self) -> bool:
@@ -66,34 +87,87 @@ class Database:
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
-        """A transaction that sees one state of the database. Raises NotReady."""
-        try:
-            with self._engine.connect() as db:
-                yield db
-        except OperationalError as exc:
-            raise NotReady("the job database cannot be read now", retry_after_s=5.0) from exc
+        """A transaction that writes nothing. Raises DatabaseDown."""
+        with _translated("read"), self._engine.connect() as db:
+            yield db
 
     @contextmanager
     def writing(self) -> Iterator[Connection]:
-        """A transaction that is written whole or not at all. Raises NotReady."""
+        """A transaction that is written whole or not at all. Raises DatabaseDown.
+
+        If the connection breaks at its very end, it may be written all the same.
+        """
+        engine = self._engine.execution_options(writes=True, patience_s=self._patience_s)
         try:
-            with self._engine.execution_options(writes=True).begin() as db:
+            with _translated("written"), engine.begin() as db:
+                self._patience_s = BUSY_S
                 yield db
-        except OperationalError as exc:  # locked, full, or not there: nothing was written
-            raise NotReady("the job database cannot be written now", retry_after_s=5.0) from exc
+        except DatabaseDown:
+            self._patience_s = STILL_BUSY_S
+            raise
+
+    @contextmanager
+    def writing_alone(self) -> Iterator[Connection]:
+        """A transaction beside which no other of its kind runs, on whatever server."""
+        with self.writing() as db:
+            db.execute(select(schema.c.version).with_for_update())  # SQLite has one writer anyway
+            yield db
+
+    def _prepared(self) -> bytes:
+        """Make what is not there; return the secret."""
+        with self.writing() as db:
+            if self.is_shared:
+                db.execute(select(func.pg_advisory_xact_lock(MAKING)))
+            metadata.create_all(db)
+            if (found := db.execute(select(schema)).first()) is None:
+                fresh = {"version": SCHEMA_VERSION, "secret": secrets.token_hex(32)}
+                db.execute(insert(schema).values(fresh))
+                found = db.execute(select(schema)).one()
+        if found.version != SCHEMA_VERSION:
+            message = f"the database has schema {found.version}; this reads {SCHEMA_VERSION}"
+            raise ConfigError(message)
+        return bytes.fromhex(found.secret)
+
+
+@contextmanager
+def _translated(verb: str) -> Iterator[None]:
+    """Say in our words that the database is away, locked, full or not to be written now."""
+    try:
+        yield
+    except (OperationalError, InternalError, InterfaceError, PoolTimeout) as exc:
+        _log.warning("the job database cannot be %s: %s", verb, _reason(exc))
+        message = f"the job database cannot be {verb} now"
+        raise DatabaseDown(message, retry_after_s=5.0) from exc
+
+
+def _reason(exc: Exception) -> str:
+    """What the driver said, on one line and without the statement."""
+    said = exc.orig if isinstance(exc, DBAPIError) else exc
+    return " ".join(str(said).split())
 
 
 def _opened(url: str) -> Engine:
-    parsed = make_url(url)
-    if parsed.get_backend_name() == "sqlite":
-        engine = create_engine(url, connect_args={"timeout": BUSY_S})
+    try:
+        parsed = make_url(url)
+    except ArgumentError:
+        raise ConfigError("database must be a URL, like postgresql://user@host/name") from None
+    if parsed.drivername.startswith("sqlite"):
+        engine = create_engine(parsed, connect_args={"timeout": BUSY_S})
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
         return engine
-    if parsed.get_backend_name() == "postgresql":
-        options = {"connect_timeout": 5, "keepalives_idle": 5, "tcp_user_timeout": 10_000}
-        return create_engine(url, pool_pre_ping=True, connect_args=options)
-    raise ConfigError(f"jobs live in SQLite or PostgreSQL; got {parsed.get_backend_name()}")
+    if parsed.drivername in ("postgresql", "postgres", "postgresql+psycopg"):
+        return _opened_postgres(parsed.set(drivername="postgresql+psycopg"))
+    raise ConfigError(f"jobs live in SQLite or PostgreSQL; got {parsed.drivername}")
+
+
+def _opened_postgres(url: URL) -> Engine:
+    words = {word: value for word, value in PATIENCE.items() if word not in url.query}
+    try:
+        return create_engine(url, pool_pre_ping=True, pool_timeout=BUSY_S, connect_args=words)
+    except ImportError as exc:
+        message = "PostgreSQL's driver is not installed: pip install 'fluxline[postgres]'"
+        raise ConfigError(message) from exc
 
 
 def _prepare_sqlite(connection: Any, _: Any) -> None:
@@ -103,5 +177,9 @@ def _prepare_sqlite(connection: Any, _: Any) -> None:
 
 
 def _begin_sqlite(connection: Connection) -> None:
-    writes = connection.get_execution_options().get("writes", False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+    options = connection.get_execution_options()
+    if options.get("writes", False):
+        connection.exec_driver_sql(f"PRAGMA busy_timeout = {round(1000 * options['patience_s'])}")
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+    else:
+        connection.exec_driver_sql("BEGIN")

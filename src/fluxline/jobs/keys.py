@@ -110,7 +110,7 @@ class KeyRing:
         digest = _digest(presented)
         matches = [i for known, i in self._given if hmac.compare_digest(known, digest)]
         key_id, _, secret = presented.removeprefix(f"{PREFIX}_").partition("_")
-        looked_for = key_id if key_id.isascii() else ""
+        looked_for = key_id if key_id.isascii() and key_id.isalnum() else ""
         with self._database.reading() as db:
             row = db.execute(select(keys).where(keys.c.id == looked_for)).mappings().first()
         known = _NOBODY if row is None else row["digest"]

@@ -10,14 +10,25 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Select, and_, delete, func, insert, or_, select, update
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy import Connection, Select, and_, delete, func, insert, not_, or_, select, update
 
 from fluxline.errors import InvalidParams, QueueFull, WorkerDied
 from fluxline.jobs.database import Database
-from fluxline.jobs.table import OVER, JobRow, JobState, jobs
+from fluxline.jobs.table import OVER, JobRow, JobState, jobs, webhooks
 
+_UNTOLD = {"attempts": 0, "next_at": 0.0, "delivered_at": None, "error": None}
+
+FIRST_LEASE_S = 60.0  # of a job whose caller waits, until its server first renews it
 MAX_ATTEMPTS = 10  # claims; a worker that dies is counted by the fleet, and much sooner
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewWebhook:
+    """Who wants to be told when a job is over; the table's columns say what each field means."""
+
+    url: str
+    secret: str | None
+    base_url: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,9 +43,11 @@ class NewJob:
     door: str = "jobs"
     cost: float = 0.0
     priority: int = 0
+    rank: int = 0
     is_attended: bool = False
     holder: str | None = None
     deadline: float | None = None
+    webhook: NewWebhook | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,13 +74,10 @@ class JobStore:
         beyond the limits, InvalidParams when the key was used for something else, NotReady when
         the database cannot be written.
         """
-        with self._database.writing() as db:
-            if (known := self._by_key(db, new)) is not None:
-                if known.fingerprint != new.fingerprint:
-                    message = "this Idempotency-Key was used for another request"
-                    raise InvalidParams(message, field="Idempotency-Key")
+        with self._database.writing_alone() as db:  # the limits are those of all servers together
+            if known := self._known(db, new.owner, new.idempotency_key, new.fingerprint):
                 return known, False
-            self._refuse_beyond(db, new, limits)
+            self._refuse_beyond(db, limits, owner=new.owner, cost=new.cost)
             row = {
                 **asdict(new),
                 "created_at": self._clock(),
@@ -75,14 +85,13 @@ class JobStore:
                 "attempts": 0,
                 "fence": 0,
                 "cancel_requested": False,
+                "lease_until": self._clock() + FIRST_LEASE_S,
             }
-            try:
-                with db.begin_nested():
-                    db.execute(insert(jobs).values(row))
-            except IntegrityError:  # another node wrote the same key in between
-                if (known := self._by_key(db, new)) is None:
-                    raise
-                return known, False
+            webhook = row.pop("webhook")
+            db.execute(insert(jobs).values(row))
+            if webhook:
+                told = {"job_id": new.id, **webhook, **_UNTOLD}
+                db.execute(insert(webhooks).values(told))
             found = self._one(db, new.id)
             assert found is not None
             return found, True
@@ -92,6 +101,17 @@ class JobStore:
         with self._database.reading() as db:
             found = self._one(db, job_id)
         return found if found and owner in (None, found.owner) else None
+
+    def known(self, owner: str, idempotency_key: str, fingerprint: str) -> JobRow | None:
+        """The job that was accepted under that key. Raises InvalidParams if it asked for else."""
+        with self._database.reading() as db:
+            return self._known(db, owner, idempotency_key, fingerprint)
+
+    def those(self, ids: Sequence[str]) -> list[JobRow]:
+        """The jobs of those ids that are there, in any order."""
+        query = select(jobs).where(jobs.c.id.in_(ids))
+        with self._database.reading() as db:
+            return [JobRow.of(row) for row in db.execute(query).mappings()]
 
     def recent(
         self,
@@ -115,7 +135,7 @@ class JobStore:
     def cancel(self, job_id: str, *, owner: str | None = None) -> JobRow | None:
         """Cancel a job that waits; ask the holder of one that runs. None: no such job."""
         with self._database.writing() as db:
-            found = self._one(db, job_id)
+            found = self._locked(db, job_id)
             if found is None or owner not in (None, found.owner):
                 return None
             if found.state == JobState.QUEUED:
@@ -124,25 +144,33 @@ class JobStore:
                 db.execute(update(jobs).where(jobs.c.id == job_id).values(cancel_requested=True))
             return self._one(db, job_id)
 
-    def retry(self, job_id: str, *, owner: str | None = None) -> JobRow | None:
-        """Queue a failed or cancelled job again, from its seed. None: no such job."""
-        with self._database.writing() as db:
-            found = self._one(db, job_id)
+    def retry(self, job_id: str, limits: Limits, *, owner: str | None = None) -> JobRow | None:
+        """Queue a failed or cancelled job again, from its seed. None: no such job.
+
+        Whoever asked first waits no more, so nobody need be there and no time is set. Raises
+        QueueFull.
+        """
+        with self._database.writing_alone() as db:
+            found = self._locked(db, job_id)
             if found is None or owner not in (None, found.owner):
                 return None
             if found.state in (JobState.FAILED, JobState.CANCELLED):
+                self._refuse_beyond(db, limits, owner=found.owner, cost=found.cost)
                 db.execute(
                     update(jobs)
                     .where(jobs.c.id == job_id)
                     .values(
                         state=JobState.QUEUED,
                         attempts=0,
+                        is_attended=False,
+                        deadline=None,
                         cancel_requested=False,
                         finished_at=None,
                         error_code=None,
                         error_message=None,
                     )
                 )
+                db.execute(update(webhooks).where(webhooks.c.job_id == job_id).values(_UNTOLD))
             return self._one(db, job_id)
 
     def counts(self) -> Mapping[JobState, int]:
@@ -151,81 +179,74 @@ class JobStore:
         with self._database.reading() as db:
             return {JobState(state): count for state, count in db.execute(query)}
 
-    def oldest_waiting(self) -> float | None:
-        """When the job that waits longest was accepted."""
-        with self._database.reading() as db:
-            found: float | None = db.scalar(
-                select(func.min(jobs.c.created_at)).where(jobs.c.state == JobState.QUEUED)
-            )
-            return found
-
     # ---- the holders' side
 
     def claim(self, holder: str, *, lease_s: float, limit: int) -> list[JobRow]:
         """Take up to `limit` jobs: by priority, then in turn between owners, then by age."""
-        with self._database.writing() as db:
-            ids = [row.id for row in db.execute(_next_in_turn(limit))]
-            locked = select(jobs.c.id).where(jobs.c.id.in_(ids), jobs.c.state == JobState.QUEUED)
-            free = set(db.scalars(locked.with_for_update(skip_locked=True)))
+        with self._database.writing_alone() as db:  # who else claims would choose the same
+            ids = list(db.scalars(_next_in_turn(holder, limit)))
+            waiting = select(jobs.c.id).where(jobs.c.id.in_(ids), jobs.c.state == JobState.QUEUED)
+            free = list(db.scalars(waiting.with_for_update(skip_locked=True)))
             now = self._clock()
-            for job_id in free:
-                db.execute(
-                    update(jobs)
-                    .where(jobs.c.id == job_id)
-                    .values(
-                        state=JobState.RUNNING,
-                        attempts=jobs.c.attempts + 1,
-                        fence=jobs.c.fence + 1,
-                        holder=holder,
-                        lease_until=now + lease_s,
-                        started_at=func.coalesce(jobs.c.started_at, now),
-                    )
+            db.execute(
+                update(jobs)
+                .where(jobs.c.id.in_(free))
+                .values(
+                    state=JobState.RUNNING,
+                    attempts=jobs.c.attempts + 1,
+                    fence=jobs.c.fence + 1,
+                    holder=holder,
+                    lease_until=now + lease_s,
+                    started_at=func.coalesce(jobs.c.started_at, now),
                 )
-            taken = (self._one(db, job_id) for job_id in ids if job_id in free)
-            return [row for row in taken if row is not None]
+            )
+            rows = db.execute(select(jobs).where(jobs.c.id.in_(free))).mappings()
+            return sorted((JobRow.of(row) for row in rows), key=lambda row: ids.index(row.id))
 
-    def renew(self, tokens: Sequence[tuple[str, int]], *, lease_s: float) -> dict[str, bool]:
-        """Renew leases. For each job still held: whether its caller wants it cancelled."""
+    def renew(
+        self, holder: str, tokens: Sequence[tuple[str, int]], *, lease_s: float
+    ) -> dict[str, bool]:
+        """Renew leases. For each job still held: whether its caller wants it cancelled.
+
+        Jobs that wait with their caller are renewed too: while this server lives, so does the line.
+        """
         held: dict[str, bool] = {}
         with self._database.writing() as db:
+            waits = and_(jobs.c.state == JobState.QUEUED, jobs.c.holder == holder, _is_with_caller)
+            until = {"lease_until": self._clock() + lease_s}
+            db.execute(update(jobs).where(waits).values(until))
             for token in tokens:
                 mine = _held(token)
-                changed = db.execute(
-                    update(jobs).where(mine).values(lease_until=self._clock() + lease_s)
-                )
+                changed = db.execute(update(jobs).where(mine).values(until))
                 if changed.rowcount:
                     held[token[0]] = bool(db.scalar(select(jobs.c.cancel_requested).where(mine)))
         return held
 
     def finish(self, token: tuple[str, int], result: str) -> bool:
         """Write a job's result down. False: the lease was lost, somebody else finishes it."""
-        with self._database.writing() as db:
-            return self._end(db, _held(token), JobState.DONE, result=result)
+        return self._end_held(token, JobState.DONE, result=result)
 
     def fail(self, token: tuple[str, int], code: str, message: str) -> bool:
         """Write down why a job failed. False: the lease was lost."""
-        with self._database.writing() as db:
-            return self._end(
-                db, _held(token), JobState.FAILED, error_code=code, error_message=message
-            )
+        return self._end_held(token, JobState.FAILED, error_code=code, error_message=message)
 
     def drop(self, token: tuple[str, int]) -> bool:
         """Write down that a job was cancelled as its caller asked. False: the lease was lost."""
-        with self._database.writing() as db:
-            return self._end(db, _held(token), JobState.CANCELLED)
+        return self._end_held(token, JobState.CANCELLED)
 
     def put_back(self, token: tuple[str, int]) -> bool:
-        """Give a job back to the queue, its attempt not counted. False: the lease was lost."""
+        """Give a job back to the queue, its attempt not counted. False: the lease was lost.
+
+        One that its caller wants no more is cancelled instead.
+        """
         with self._database.writing() as db:
+            unwanted = and_(_held(token), jobs.c.cancel_requested)
+            if self._end(db, unwanted, JobState.CANCELLED):
+                return True
             changed = db.execute(
                 update(jobs)
                 .where(_held(token))
-                .values(
-                    state=JobState.QUEUED,
-                    attempts=jobs.c.attempts - 1,
-                    holder=None,
-                    lease_until=None,
-                )
+                .values(state=JobState.QUEUED, attempts=jobs.c.attempts - 1)
             )
             return bool(changed.rowcount)
 
@@ -235,18 +256,15 @@ class JobStore:
         Their jobs are queued again; those that had their attempts fail, named as the cause, and
         those whose caller waited on a connection that is gone are cancelled. Returns them all.
         """
-        is_unattended = and_(jobs.c.is_attended, jobs.c.idempotency_key.is_(None))
         is_running = jobs.c.state == JobState.RUNNING
-        is_open = or_(is_running, and_(jobs.c.state == JobState.QUEUED, is_unattended))
-        if holder is None:
-            lost = and_(is_running, jobs.c.lease_until < self._clock())
-        else:
-            lost = and_(is_open, jobs.c.holder == holder)
+        is_leased = or_(is_running, and_(jobs.c.state == JobState.QUEUED, _is_with_caller))
+        is_lost = jobs.c.lease_until < self._clock() if holder is None else jobs.c.holder == holder
+        lost = and_(is_leased, is_lost)
         gave_up = f"the job was begun {MAX_ATTEMPTS} times and never ended"
         with self._database.writing() as db:
             ids = list(db.scalars(select(jobs.c.id).where(lost).with_for_update(skip_locked=True)))
             mine = jobs.c.id.in_(ids)
-            is_gone = or_(jobs.c.cancel_requested, is_unattended)
+            is_gone = or_(jobs.c.cancel_requested, _is_with_caller)
             self._end(db, and_(mine, is_gone), JobState.CANCELLED)
             running = and_(mine, is_running)
             self._end(
@@ -261,13 +279,15 @@ class JobStore:
             rows = db.execute(select(jobs).where(mine)).mappings()
             return [JobRow.of(row) for row in rows]
 
-    def forget(self, *, finished_before: float) -> list[JobRow]:
-        """Delete jobs that were over before then, and return them, so that their files can go."""
+    def forget(self, *, finished_before: float, limit: int) -> int:
+        """Delete up to `limit` jobs that were over before then, and return how many they were."""
         with self._database.writing() as db:
             old = and_(jobs.c.state.in_(OVER), jobs.c.finished_at < finished_before)
-            rows = [JobRow.of(row) for row in db.execute(select(jobs).where(old)).mappings()]
-            db.execute(delete(jobs).where(jobs.c.id.in_([row.id for row in rows])))
-            return rows
+            found = select(jobs.c.id).where(old).limit(limit).with_for_update(skip_locked=True)
+            ids = list(db.scalars(found))
+            db.execute(delete(webhooks).where(webhooks.c.job_id.in_(ids)))
+            db.execute(delete(jobs).where(jobs.c.id.in_(ids)))
+            return len(ids)
 
     # ---- inside
 
@@ -275,30 +295,54 @@ class JobStore:
         values |= {"state": state, "finished_at": self._clock(), "lease_until": None}
         return bool(db.execute(update(jobs).where(which).values(values)).rowcount)
 
+    def _end_held(self, token: tuple[str, int], state: JobState, **values: Any) -> bool:
+        """End a job that is held. The same end again, its answer having been lost, is one end."""
+        job_id, fence = token
+        is_same = [jobs.c[name] == value for name, value in values.items()]
+        ended = and_(jobs.c.id == job_id, jobs.c.fence == fence, jobs.c.state == state, *is_same)
+        with self._database.writing() as db:
+            if self._end(db, _held(token), state, **values):
+                return True
+            return bool(db.scalar(select(func.count()).where(ended)))
+
+    def _locked(self, db: Connection, job_id: str) -> JobRow | None:
+        """One job, which nobody else writes before this transaction is over."""
+        if found := self._one(db, job_id):
+            db.execute(select(jobs.c.id).where(jobs.c.id == job_id).with_for_update())
+            return self._one(db, found.id)
+        return None
+
     def _one(self, db: Connection, job_id: str) -> JobRow | None:
+        if "\0" in job_id:  # which PostgreSQL takes for no text
+            return None
         row = db.execute(select(jobs).where(jobs.c.id == job_id)).mappings().first()
         return None if row is None else JobRow.of(row)
 
-    def _by_key(self, db: Connection, new: NewJob) -> JobRow | None:
-        if new.idempotency_key is None:
+    def _known(
+        self, db: Connection, owner: str, key: str | None, fingerprint: str
+    ) -> JobRow | None:
+        if key is None:
             return None
-        same = and_(jobs.c.owner == new.owner, jobs.c.idempotency_key == new.idempotency_key)
+        same = and_(jobs.c.owner == owner, jobs.c.idempotency_key == key)
         row = db.execute(select(jobs).where(same)).mappings().first()
+        if row is not None and row["fingerprint"] != fingerprint:
+            message = "this Idempotency-Key was used for another request"
+            raise InvalidParams(message, field="Idempotency-Key")
         return None if row is None else JobRow.of(row)
 
-    def _refuse_beyond(self, db: Connection, new: NewJob, limits: Limits) -> None:
+    def _refuse_beyond(self, db: Connection, limits: Limits, *, owner: str, cost: float) -> None:
         waiting = select(func.count(), func.coalesce(func.sum(jobs.c.cost), 0.0)).where(
             jobs.c.state == JobState.QUEUED
         )
-        count, cost = db.execute(waiting).one()
+        count, ahead = db.execute(waiting).one()
         if count >= limits.waiting:
             message = f"{count} requests are waiting; at most {limits.waiting} may"
             raise QueueFull(message, retry_after_s=1.0)
-        if cost and cost + new.cost > limits.cost:
+        if ahead and ahead + cost > limits.cost:
             raise QueueFull("the queue holds as much work as it may", retry_after_s=1.0)
         if limits.of_owner is not None:
             states = (JobState.QUEUED, JobState.RUNNING)
-            mine = and_(jobs.c.owner == new.owner, jobs.c.state.in_(states))
+            mine = and_(jobs.c.owner == owner, jobs.c.state.in_(states))
             count = db.scalar(select(func.count()).where(mine)) or 0
             if count >= limits.of_owner:
                 message = f"{count} requests of this key are open; at most {limits.of_owner} may be"
@@ -310,22 +354,30 @@ def _held(token: tuple[str, int]) -> Any:
     return and_(jobs.c.id == job_id, jobs.c.fence == fence, jobs.c.state == JobState.RUNNING)
 
 
-def _next_in_turn(limit: int) -> Select[Any]:
-    """Who is next: by priority; of equals, owners in turn, counting what runs of theirs already."""
+_is_with_caller = and_(jobs.c.is_attended, jobs.c.idempotency_key.is_(None))
+"""Its caller waits on a connection to the server that accepted it, and nobody will come back."""
+
+
+def _next_in_turn(holder: str, limit: int) -> Select[Any]:
+    """Who is next: by priority; of equals, owners in turn, counting what runs of theirs already,
+    and of one owner by rank.
+
+    What somebody waits for on a line to another server is that one's to draw.
+    """
     running = (
         select(jobs.c.owner, func.count().label("running"))
         .where(jobs.c.state == JobState.RUNNING)
         .group_by(jobs.c.owner)
         .subquery()
     )
-    own = [jobs.c.priority.desc(), jobs.c.created_at, jobs.c.id]
+    own = [jobs.c.priority.desc(), jobs.c.rank.desc(), jobs.c.created_at, jobs.c.id]
     place = func.row_number().over(partition_by=jobs.c.owner, order_by=own) + func.coalesce(
         running.c.running, 0
     )
     waiting = (
         select(jobs.c.id, jobs.c.priority, jobs.c.created_at, place.label("place"))
         .outerjoin(running, running.c.owner == jobs.c.owner)
-        .where(jobs.c.state == JobState.QUEUED)
+        .where(jobs.c.state == JobState.QUEUED, or_(not_(_is_with_caller), jobs.c.holder == holder))
         .subquery()
     )
     return (

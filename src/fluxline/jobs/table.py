@@ -18,7 +18,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 class JobState(StrEnum):
@@ -52,7 +52,8 @@ jobs = Table(
     Column("door", String(32), nullable=False),  # the dialect that asked
     Column("request", Text, nullable=False),  # JSON of what shall be drawn
     Column("cost", Float, nullable=False),  # predicted, in pixels x evaluations
-    Column("priority", Integer, nullable=False),
+    Column("priority", Integer, nullable=False),  # before all others
+    Column("rank", Integer, nullable=False),  # before its owner's others
     Column("is_attended", Boolean, nullable=False),  # somebody waits on an open connection
     Column("created_at", Float, nullable=False),  # seconds since 1970, as all times here
     Column("deadline", Float),
@@ -60,7 +61,7 @@ jobs = Table(
     Column("attempts", Integer, nullable=False),  # times it was claimed
     Column("fence", Integer, nullable=False),  # of the last claim; older ones may not write
     Column("holder", String(64)),  # who holds the lease; of a job that waits, who accepted it
-    Column("lease_until", Float),
+    Column("lease_until", Float),  # of a job that waits with its caller, too
     Column("cancel_requested", Boolean, nullable=False),
     Column("started_at", Float),
     Column("finished_at", Float),
@@ -70,6 +71,19 @@ jobs = Table(
     UniqueConstraint("owner", "idempotency_key", name="one_job_a_key"),
     Index("jobs_by_state", "state", "priority", "created_at"),
     Index("jobs_by_owner", "owner", "created_at"),
+)
+
+webhooks = Table(
+    "webhooks",
+    metadata,
+    Column("job_id", String(64), primary_key=True),
+    Column("url", Text, nullable=False),
+    Column("secret", Text),  # what is told is signed with it; null: it is not signed
+    Column("base_url", Text, nullable=False),  # of this server as its caller saw it, for links
+    Column("attempts", Integer, nullable=False),
+    Column("next_at", Float, nullable=False),  # the next attempt is not before then
+    Column("delivered_at", Float),
+    Column("error", Text),  # of the last attempt
 )
 
 keys = Table(
@@ -100,6 +114,7 @@ class JobRow:
     request: str
     cost: float
     priority: int
+    rank: int
     is_attended: bool
     created_at: float
     deadline: float | None

@@ -126,6 +126,10 @@ class Checkpoint(Protocol):
         """Every tensor's name and shape."""
         ...
 
+    def fingerprint(self) -> str:
+        """A short name for what the tensors say: the same for the same."""
+        ...
+
     def fill(
         self,
         model: nn.Module,
@@ -189,6 +193,11 @@ class DiffusionModel(Protocol[ContextT]):
     @property
     def dtype(self) -> torch.dtype:
         """What it computes in."""
+        ...
+
+    @property
+    def weights(self) -> str:
+        """Fingerprint of all its weights, for receipts."""
         ...
 
     def encode(self, prompts: Sequence[str]) -> list[Conditioning]:

@@ -1,10 +1,13 @@
 """The HTTP application: routes, error handlers and middleware put together around a service."""
 
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from importlib.metadata import version
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.routing import Route
 
 from fluxline.errors import FluxlineError
 from fluxline.jobs import KeyRing
@@ -16,8 +19,10 @@ from fluxline.server.dialects.bfl_routes import bfl_router
 from fluxline.server.dialects.discovery_routes import discovery_router
 from fluxline.server.dialects.generate_routes import generate_router
 from fluxline.server.dialects.jobs_routes import jobs_router
+from fluxline.server.dialects.mcp_routes import is_installed, mcp_door
 from fluxline.server.dialects.openai_routes import openai_router
 from fluxline.server.dialects.queue_routes import queue_router
+from fluxline.server.dialects.webhooks import Webhooks
 from fluxline.server.health import health_router
 from fluxline.server.links import Links, files_router
 from fluxline.server.metrics import metrics_router
@@ -28,6 +33,7 @@ from fluxline.service import Service
 def create_app(
     service: Service,
     links: Links,
+    webhooks: Webhooks,
     *,
     max_n: int,
     max_batch: int = 64,
@@ -39,8 +45,17 @@ def create_app(
     """Make the application of a service. Starts nothing and listens nowhere.
 
     ring: the keys that are good; None: no key is asked for. opens_metrics: not for the metrics.
-    has_grpc: gRPC is served beside it, which the metrics tell.
+    has_grpc: gRPC is served beside this.
     """
+    mcp = mcp_door(service, links, max_n=max_n, asks_for_keys=ring is not None)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
+        try:
+            yield
+        finally:
+            await mcp.close()
+
     app = FastAPI(
         title="Fluxline",
         version=version("fluxline"),
@@ -51,16 +66,20 @@ def create_app(
             HTTPException: envelope.on_http_exception,
             RequestValidationError: envelope.on_validation_error,
         },
+        responses=envelope.DOCUMENTED,
         redirect_slashes=False,
+        lifespan=lifespan,
     )
     app.add_middleware(BodyLimit, limit_bytes=body_limit_bytes)
     if ring is not None:
         app.add_middleware(Auth, ring=ring, opens_metrics=opens_metrics)
     app.add_middleware(Exchange)  # added last: outermost
     app.include_router(health_router(service))
-    app.include_router(discovery_router(service, max_n=max_n, max_batch=max_batch))
+    app.include_router(
+        discovery_router(service, max_n=max_n, max_batch=max_batch, has_mcp=is_installed())
+    )
     app.include_router(openai_router(service, links, max_n=max_n))
-    app.include_router(jobs_router(service, links, max_n=max_n))
+    app.include_router(jobs_router(service, links, webhooks, max_n=max_n))
     app.include_router(generate_router(service, links, most=max_batch))
     app.include_router(a1111_router(service, max_n=max_n))
     app.include_router(bfl_router(service, links))
@@ -68,4 +87,5 @@ def create_app(
     app.include_router(admin_router(service))
     app.include_router(metrics_router(service, has_grpc=has_grpc))
     app.include_router(files_router(links))
+    app.router.routes.append(Route("/mcp", mcp))
     return app

@@ -6,17 +6,17 @@ but this machine. Which key may do what is said by the routes.
 
 import asyncio
 import base64
-import binascii
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from fluxline.errors import NotReady
 from fluxline.jobs import Key, KeyRing
 from fluxline.jobs import Scope as KeyScope
 from fluxline.server import envelope
 from fluxline.service import Caller
 
-PUBLIC = frozenset({"/", "/health", "/health/live", "/health/ready"})
+PUBLIC = frozenset({"/", "/health", "/health/live", "/health/ready", "/health/startup"})
 METRICS = frozenset({"/metrics", "/metrics/prometheus"})
 SIGNED = "/files/"  # a link is its own permission
 HEADERS = ("api-key", "x-api-key", "x-key")  # of Azure, Anthropic and BFL
@@ -35,7 +35,11 @@ class Auth:
             await self._app(scope, receive, send)
             return
         presented = _presented(Headers(scope=scope))
-        key = await asyncio.to_thread(self._ring.check, presented) if presented else None
+        try:
+            key = await asyncio.to_thread(self._ring.check, presented) if presented else None
+        except NotReady as exc:
+            await envelope.of_error(exc)(scope, receive, send)
+            return
         if key is not None:
             scope["fluxline.caller"] = caller_of_key(key)
         elif not (scope["path"] in self._public or scope["path"].startswith(SIGNED)):
@@ -52,7 +56,7 @@ def _presented(headers: Headers) -> str:
     if kind.lower() == "basic":
         try:
             return base64.b64decode(rest, validate=True).decode().partition(":")[2][:KEY_LIMIT]
-        except (binascii.Error, UnicodeDecodeError):
+        except ValueError:  # not ASCII, not base64, not UTF-8
             return ""
     return next((headers[name][:KEY_LIMIT] for name in HEADERS if name in headers), "")
 

@@ -82,10 +82,15 @@ def read_prompt(fields: Fields) -> str:
     prompt = fields.text("prompt")
     if prompt is None:
         raise MissingParam("prompt is required: say what to draw", field="prompt")
+    check_prompt(prompt)
+    return prompt
+
+
+def check_prompt(prompt: str) -> None:
+    """Refuse a prompt that says nothing or too much. Raises BlankPrompt, PromptTooLong."""
     if not prompt.strip():
         raise BlankPrompt("prompt must not be blank: say what to draw", field="prompt")
     _check_length(prompt, "prompt")
-    return prompt
 
 
 def warnings_of(fields: Fields, request: GenerationRequest) -> list[str]:

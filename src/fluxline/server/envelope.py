@@ -5,6 +5,7 @@ The table below is the only place that turns our errors into HTTP.
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import msgspec
 from fastapi import Request
@@ -51,6 +52,40 @@ _CODE_BY_STATUS = {
 }
 
 
+DOCUMENTED: dict[int | str, dict[str, Any]] = {  # Any: JSON
+    "default": {
+        "description": "What went wrong. `error` is OpenAI's object, or a word at the doors of "
+        "programs that have it so.",
+        "content": {
+            "application/json": {
+                "schema": {
+                    "type": "object",
+                    "required": ["error"],
+                    "properties": {
+                        "error": {
+                            "oneOf": [
+                                {
+                                    "type": "object",
+                                    "required": ["message", "type", "param", "code"],
+                                    "properties": {
+                                        "message": {"type": "string"},
+                                        "type": {"type": "string"},
+                                        "param": {"type": ["string", "null"]},
+                                        "code": {"type": ["string", "null"]},
+                                    },
+                                },
+                                {"type": "string"},
+                            ]
+                        }
+                    },
+                }
+            }
+        },
+    }
+}
+"""For the OpenAPI document of every route, in place of FastAPI's own, which is not answered."""
+
+
 def failure(
     status: int,
     message: str,
@@ -79,7 +114,7 @@ def spelt(error: FluxlineError) -> tuple[int, dict[str, str | None]]:
 def of_error(error: FluxlineError) -> Response:
     """Answer with one of our own errors."""
     status, told = spelt(error)
-    return _response(status, told, _hints(error))
+    return _response(status, told, hints(error))
 
 
 def of_detail(error: FluxlineError, *, status: int | None = None) -> Response:
@@ -90,7 +125,7 @@ def of_detail(error: FluxlineError, *, status: int | None = None) -> Response:
     if status == 422:
         loc = ["body", *([told["param"]] if told["param"] else [])]
         detail = [{"type": told["code"], "loc": loc, "msg": told["message"]}]
-    return _response(status, told, _hints(error), {"detail": detail})
+    return _response(status, told, hints(error), {"detail": detail})
 
 
 def of_crash() -> Response:
@@ -124,7 +159,7 @@ async def on_validation_error(request: Request, exc: Exception) -> Response:
     return failure(400, f"{param}: {first['msg']}", param=param, code="invalid_value")
 
 
-def _hints(error: FluxlineError) -> dict[str, str]:
+def hints(error: FluxlineError) -> dict[str, str]:
     """What the error says of trying again."""
     headers: dict[str, str] = {}
     if isinstance(error, CapacityError):

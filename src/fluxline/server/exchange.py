@@ -34,7 +34,7 @@ async def json_fields(request: Request) -> Fields:
 
 
 async def body_of(request: Request) -> bytes:
-    """Read the body to its end. Raises HTTPException."""
+    """Read the body, if it comes in good time. Raises HTTPException."""
     try:
         async with asyncio.timeout(BODY_TIMEOUT_S):
             return await request.body()

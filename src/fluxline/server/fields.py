@@ -49,8 +49,9 @@ class Fields:
         return self._used.get(name, name)
 
     def unread(self) -> list[str]:
-        """List the fields nobody has asked for."""
-        return [f"{self._inside}{name}" for name in self._body if name not in self._read]
+        """List the fields nobody has asked for, as they can be told: half a character as "?"."""
+        names = [f"{self._inside}{name}" for name in self._body if name not in self._read]
+        return [name.encode("utf-8", "replace").decode() for name in names]
 
     def has(self, *names: str) -> bool:
         """Say whether one of these fields stands there, null or not. Marks nothing as read."""
@@ -160,13 +161,20 @@ class Fields:
 def parse_object(raw: bytes) -> dict[str, Any]:
     """Parse a body that must be one JSON object. Raises MalformedBody."""
     try:
-        body = json.loads(raw, parse_constant=_no_constant)
+        body = json.loads(raw, parse_constant=_no_constant, object_pairs_hook=_object)
     except (ValueError, RecursionError) as exc:
         reason = exc.msg if isinstance(exc, json.JSONDecodeError) else "it cannot be read"
         raise MalformedBody(f"the body must be JSON: {reason}") from exc
     if not isinstance(body, dict):
         raise MalformedBody(f"the body must be a JSON object; got {_shown(body)}")
     return body
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Make an object whose names can be said back. Raises UnicodeEncodeError: half a character."""
+    for name, _ in pairs:
+        name.encode()
+    return dict(pairs)
 
 
 def _no_constant(name: str) -> float:

@@ -7,9 +7,9 @@ from typing import Any
 
 from fastapi import APIRouter, Response
 
-from fluxline.errors import NotReady
+from fluxline.errors import DatabaseDown, NotReady
 from fluxline.server import envelope
-from fluxline.service import Service
+from fluxline.service import Service, Status
 
 VERSION = version("fluxline")
 ENDPOINTS = (
@@ -33,22 +33,32 @@ def health_router(service: Service) -> APIRouter:
         """Answer as long as the process does."""
         return {"status": "ok"}
 
-    async def ready(response: Response) -> Any:  # Any: a dict, or a whole response
+    async def ready() -> Any:  # Any: a dict, or a whole response
         """Answer 200 when a picture can be asked for, 503 with the reason when not."""
         status = service.status
         if status.state == "ready":
             return {"status": "ready", "models": status.models}
+        return refused(status)
+
+    async def startup() -> Any:  # Any: a dict, or a whole response
+        """Answer 200 once the model has been loaded, and from then on."""
+        status = service.status
+        if status.state in ("starting", "failed"):
+            return refused(status)
+        return {"status": "started", "models": status.models}
+
+    def refused(status: Status) -> Response:
         return envelope.failure(
             503,
             f"not ready: {status.reason}",
             kind="server_error",
-            code=NotReady.code,
+            code=(DatabaseDown if status.state == "cut_off" else NotReady).code,
             headers={"retry-after": "2"},
             extra={"status": status.state, "reason": status.reason},
         )
 
     async def health() -> dict[str, Any]:
-        """Tell how things stand. Always 200: probes ask the other two."""
+        """Tell how things stand. Always 200: probes ask the other three."""
         status = service.status
         return {
             "status": "healthy" if status.state == "ready" else status.state,
@@ -80,6 +90,7 @@ def health_router(service: Service) -> APIRouter:
         "/health": health,
         "/health/live": live,
         "/health/ready": ready,
+        "/health/startup": startup,
     }
     for path, answer in routes.items():
         router.add_api_route(path, answer, methods=["GET"], response_model=None)

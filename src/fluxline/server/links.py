@@ -11,7 +11,6 @@ from starlette.exceptions import HTTPException
 from fluxline.storage import Pictures
 
 LINK_S = 3600
-TYPES = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
 
 
 class Links:
@@ -26,13 +25,21 @@ class Links:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._pictures, self._secret = pictures, secret
-        self._base_url, self._clock = base_url.rstrip("/"), clock
+        self.base_url, self._clock = base_url.rstrip("/"), clock
 
     async def of(self, key: str, request: Request) -> str:
         """The absolute link to a picture, good for LINK_S seconds or for ever if it is public."""
+        return await self.at(key, str(request.base_url))
+
+    def base(self, request: Request) -> str:
+        """This server's own URL as its caller can reach it, without a slash at the end."""
+        return self.base_url or str(request.base_url).rstrip("/")
+
+    async def at(self, key: str, base_url: str) -> str:
+        """The same for somebody who sees this server under that URL, if it was told no other."""
         if link := await self._pictures.link(key):
             return link
-        base = self._base_url or str(request.base_url).rstrip("/")
+        base = self.base_url or base_url.rstrip("/")
         expires = int(self._clock()) + LINK_S
         return f"{base}/files/{key}?expires={expires}&signature={self._signature(key, expires)}"
 
@@ -62,7 +69,7 @@ def files_router(links: Links) -> APIRouter:
         """Read a stored picture. The link is the permission; no key is asked."""
         data = await links.read(key, expires, signature)
         headers = {"cache-control": "private, max-age=3600", "etag": f'"{key[3:67]}"'}
-        media_type = TYPES[key.rpartition(".")[2]]
+        media_type = f"image/{key.rpartition('.')[2]}"
         return Response(data, media_type=media_type, headers=headers)
 
     return router

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import ipaddress
 import logging
 import signal
 import socket
@@ -14,13 +13,17 @@ from typing import TYPE_CHECKING
 
 import uvicorn
 
-from fluxline.errors import ConfigError, NotReady
+from fluxline.errors import ConfigError, NotReady, StorageError
 from fluxline.fleet.local import LocalReplica
 from fluxline.fleet.pool import Pool
 from fluxline.fleet.process import ENGINE, WorkerCommand
-from fluxline.jobs import Database, JobStore, KeyRing
+from fluxline.jobs import Database, JobStore, KeyRing, WebhookStore
 from fluxline.server.app import create_app
+from fluxline.server.connection import Connection, allow_many_connections, listen
+from fluxline.server.dialects.webhooks import Webhooks
 from fluxline.server.links import Links
+from fluxline.server.origin import is_loopback
+from fluxline.server.outside import Outside
 from fluxline.service import Service
 from fluxline.settings import DEFAULT_MODEL, Settings
 from fluxline.storage import Pictures, open_pictures
@@ -43,8 +46,9 @@ def run(settings: Settings, *, engine: str = ENGINE) -> int:
     `engine` is the module:factory that the worker opens in place of Fluxline's own.
     """
     configure_logging(settings.log_level, settings.log_format)
+    allow_many_connections()
     try:
-        listener = _listen(settings.host, settings.port)
+        listener = listen(settings.host, settings.port)
     except ConfigError as exc:
         _log.error("%s", exc.message)
         return EXIT_CANNOT_START
@@ -113,39 +117,45 @@ async def _serve(settings: Settings, commands: list[WorkerCommand], ground: _Gro
         aliases={settings.model: DEFAULT_MODEL, **settings.aliases},  # a hub id names what it is
     )
     links = Links(pictures, database.secret, base_url=settings.public_url)
+    webhooks = Webhooks(WebhookStore(database), links, Outside(settings.webhook_hosts))
     app = create_app(
         service,
         links,
+        webhooks,
         max_n=settings.max_n,
         max_batch=settings.max_batch,
         body_limit_bytes=settings.body_limit_bytes,
         ring=ring,
-        opens_metrics=settings.open_metrics or _is_loopback(settings.host),
         has_grpc=settings.grpc_port is not None,
+        opens_metrics=settings.open_metrics or is_loopback(settings.host),
     )
     server = _Server(_config(app))
     try:
+        await _try_out(pictures)
         rpc = await _open_rpc(settings, service, ground)
-    except ConfigError as exc:
+        await service.start()
+    except (ConfigError, NotReady) as exc:
         _log.error("%s", exc.message)
         return EXIT_CANNOT_START
-    await service.start()
     with _signals() as signals:
+        open_lines = contextlib.AsyncExitStack()
+        await open_lines.enter_async_context(app.router.lifespan_context(app))
         replica.start()
         serving = asyncio.create_task(server.serve(sockets=[ground.listener]))
         _announce(ground.listener, settings, rpc)
-        telling = asyncio.create_task(_tell_when_ready(replica))
-        watching = asyncio.create_task(_tell_health(rpc, service))
+        sideline = [_tell_when_ready(replica), _tell_health(rpc, service), webhooks.run()]
+        running = [asyncio.create_task(work) for work in sideline]
         try:
             await _first(signals.get(), replica.ended(), asyncio.shield(serving))
             is_broken = replica.state == "failed"
             if not is_broken:
                 await _wind_down(service, signals, settings.drain_s)
         finally:
-            telling.cancel()
-            watching.cancel()
+            for task in running:
+                task.cancel()
             await replica.stop()
             await service.close()
+            await open_lines.aclose()  # uvicorn would wait for them first
             server.should_exit = True
             if rpc:
                 await rpc.stop(ANSWER_GRACE_S)
@@ -154,6 +164,14 @@ async def _serve(settings: Settings, commands: list[WorkerCommand], ground: _Gro
         _log.error("cannot go on: %s", replica.reason)
         return EXIT_CANNOT_START
     return EXIT_OK
+
+
+async def _try_out(pictures: Pictures) -> None:
+    """See that pictures can be stored; a store that is away is waited for. Raises ConfigError."""
+    try:
+        await pictures.try_out()
+    except StorageError as exc:
+        _log.warning("%s; pictures wait for it", exc.message)
 
 
 async def _open_rpc(settings: Settings, service: Service, ground: _Ground) -> "GrpcServer | None":
@@ -216,7 +234,7 @@ class _Server(uvicorn.Server):
 def _config(app: object) -> uvicorn.Config:
     return uvicorn.Config(
         app,  # type: ignore[arg-type]
-        http="h11",  # cuts oversized headers; httptools buffers them without end
+        http=Connection,
         ws="none",
         lifespan="off",
         log_config=None,
@@ -242,23 +260,13 @@ def _signals() -> Iterator["asyncio.Queue[int]"]:
             loop.remove_signal_handler(number)
 
 
-def _listen(host: str, port: int) -> socket.socket:
-    """Bind, so that a port that is taken is known before a model is loaded."""
-    try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        family, _, _, _, address = found[0]
-        return socket.create_server(address, family=family, backlog=2048)
-    except OSError as exc:
-        raise ConfigError(f"cannot listen on {host} port {port}: {exc.strerror}") from exc
-
-
 def _ring(settings: Settings, database: Database) -> KeyRing | None:
     """The keys that are good; None if there are none, and none are needed. Raises ConfigError."""
     given = [key.strip() for key in settings.api_keys.split(",") if key.strip()]
     ring = KeyRing(database, given=given)
     if not ring.is_empty:
         return ring
-    if not _is_loopback(settings.host) and not settings.insecure:
+    if not is_loopback(settings.host) and not settings.insecure:
         raise ConfigError(
             f"listening on {settings.host} lets others in, and there is no key: make one with "
             "`fluxline keys create NAME`, set API_KEYS, or say --insecure"
@@ -273,18 +281,9 @@ def _announce(listener: socket.socket, settings: Settings, rpc: "GrpcServer | No
         where += f" and for gRPC on port {rpc.port}"
     loads = f"listens on {where} and loads {settings.model}"
     print(f"Fluxline {version('fluxline')} {loads}", flush=True)
-    if settings.insecure and not _is_loopback(settings.host):
+    if settings.insecure and not is_loopback(settings.host):
         _log.warning("listening on %s: whoever can reach it can draw, without a key", settings.host)
 
 
 def _shown(host: str) -> str:
     return f"[{host}]" if ":" in host else host
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -2,6 +2,7 @@
 
 from fluxline.service.feed import Ticket
 from fluxline.service.record import Drawn
-from fluxline.service.service import Caller, Service, Status, Terms
+from fluxline.service.service import Drawing, Service
+from fluxline.service.terms import Caller, Status, Terms
 
-__all__ = ["Caller", "Drawn", "Service", "Status", "Terms", "Ticket"]
+__all__ = ["Caller", "Drawing", "Drawn", "Service", "Status", "Terms", "Ticket"]

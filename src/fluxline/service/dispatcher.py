@@ -8,14 +8,14 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
-import msgspec
-
 from fluxline.errors import (
+    Cancelled,
     CapacityError,
+    DatabaseDown,
     DeadlineExceeded,
     EngineError,
     FluxlineError,
@@ -34,14 +34,17 @@ from fluxline.request import (
     Terminal,
 )
 from fluxline.service import record
-from fluxline.service.clerk import Clerk
+from fluxline.service.clerk import Clerk, endured
 from fluxline.service.feed import Feed, News
 from fluxline.storage import Pictures
 
 LEASE_S = 15.0
+RENEWALS = 3  # of a lease, in its time
 CLOSE_S = 5.0  # for the last words to be written
-RETRY_S = (0.2, 0.5, 1.0, 2.0, 5.0)  # between tries to reach a store that does not answer; the
-SPOOL_BYTES = 256 * 2**20  # last again and again. Pictures meanwhile held, before work is refused
+RETRY_S = (0.2, 0.5, 1.0, 2.0, 5.0)
+"""Between tries to reach a store that does not answer; the last again and again."""
+SPOOL_BYTES = 256 * 2**20
+"""Of pictures that wait for their store, before work is refused."""
 
 _log = logging.getLogger(__name__)
 
@@ -53,6 +56,7 @@ class Held:
     row: JobRow
     feed: Feed
     is_cancelled: bool = False
+    is_drawn: bool = False  # only its pictures' store is waited for
 
 
 class Dispatcher:
@@ -83,6 +87,8 @@ class Dispatcher:
         self._idle = asyncio.Event()
         self._idle.set()
         self._is_claiming = True
+        self._answers = 0  # of the job store to renewals, in a row
+        self.is_cut_off = False  # whether the job store did not answer when it was asked last
         self._spooled = 0
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -115,8 +121,8 @@ class Dispatcher:
         """Whether a job was claimed here and is not over."""
         return job_id in self._held
 
-    def hold(self) -> None:
-        """Claim nothing more."""
+    def stop_claiming(self) -> None:
+        """Begin nothing more."""
         self._is_claiming = False
 
     async def drained(self) -> None:
@@ -125,7 +131,7 @@ class Dispatcher:
 
     async def close(self) -> None:
         """Stop. The replicas have been stopped before: what they held goes back to the queue."""
-        self.hold()
+        self.stop_claiming()
         for task in self._tasks:
             task.cancel()
         if tasks := [*self._tasks, *self._carrying]:
@@ -141,27 +147,32 @@ class Dispatcher:
                 async with asyncio.timeout(1.0):  # others may have queued some
                     await self._woken.wait()
             self._woken.clear()
-            try:
-                await self._claim()
-            except NotReady as exc:
-                _log.warning("%s", exc.message)
+            await endured(self._noticed(self._claim()))
 
     async def _claim(self) -> None:
         while (room := self._room()) > 0:
             rows = await self._clerk.do(
                 self._store.claim, self._holder, lease_s=LEASE_S, limit=room
             )
+            self.is_cut_off = False
             for row in rows:
-                self._hold(row)
+                await self._take(row)
             if len(rows) < room:
                 return
 
     def _room(self) -> int:
         if not self._is_claiming or self._replica.state != "ready":
             return 0
-        return self._window * self._replica.ready - len(self._held)
+        drawing = sum(not held.is_drawn for held in self._held.values())
+        return self._window * self._replica.ready - drawing
 
-    def _hold(self, row: JobRow) -> None:
+    async def _take(self, row: JobRow) -> None:
+        if mine := self._held.get(row.id):  # the lease was lost, and nobody else claimed it
+            if mine.is_cancelled:
+                await self._written(partial(self._store.put_back, row.token))
+            else:
+                mine.row = row
+            return
         held = self._held[row.id] = Held(row=row, feed=self._feed_of(row))
         self._idle.clear()
         task = asyncio.create_task(self._carry(held), name=f"service.carry {row.id}")
@@ -170,19 +181,26 @@ class Dispatcher:
 
     async def _renew_for_ever(self) -> None:
         while True:
-            await asyncio.sleep(LEASE_S / 3)
-            try:
-                await self._renew()
-                await self._clerk.do(self._store.recover)
-            except NotReady as exc:
-                _log.warning("%s", exc.message)
+            await asyncio.sleep(LEASE_S / RENEWALS)
+            await endured(self._noticed(self._renew()))
+
+    async def _noticed(self, work: Awaitable[None]) -> None:
+        """Take note when the job store does not answer."""
+        try:
+            await work
+        except DatabaseDown:
+            self._answers, self.is_cut_off = 0, True
+            raise
 
     async def _renew(self) -> None:
         tokens = [held.row.token for held in self._held.values()]
-        answers = await self._clerk.do(self._store.renew, tokens, lease_s=LEASE_S)
+        answers = await self._clerk.do(self._store.renew, self._holder, tokens, lease_s=LEASE_S)
         for job_id, _ in tokens:
             if answers.get(job_id, True):  # lost, or its caller wants it no more
                 self.cancel(job_id)
+        self._answers, self.is_cut_off = self._answers + 1, False
+        if self._answers >= RENEWALS:  # else other servers had no time to renew theirs
+            await self._clerk.do(self._store.recover)
 
     # ---- one job from its claim to its end
 
@@ -193,7 +211,8 @@ class Dispatcher:
             _log.exception("unexpected failure of job %s", held.row.id)
             await self._end(held, EngineError("internal error"), [])
         finally:
-            del self._held[held.row.id]
+            if self._held.get(held.row.id) is held:
+                del self._held[held.row.id]
             if not self._held:
                 self._idle.set()
             self.wake()
@@ -207,13 +226,8 @@ class Dispatcher:
             late = DeadlineExceeded("the job waited beyond its deadline", retry_after_s=1.0)
             return await self._end(held, late, [])
         try:
-            request = replace(
-                record.request_of(row.request), priority=row.priority, owner=row.owner
-            )
+            request = replace(record.request_of(row), priority=row.priority, owner=row.owner)
             self._replica.submit(request, news.put_nowait)
-        except msgspec.MsgspecError:
-            text = "this version cannot read the job: it was written by another"
-            return await self._end(held, EngineError(text), [])
         except NotReady as exc:
             return await self._end(held, Failed(row.id, CapacityError.code, exc.message), [])
         except FluxlineError as exc:
@@ -226,9 +240,11 @@ class Dispatcher:
                 case ImageReady(image=image):
                     try:
                         kept = await self._kept(held, image)
-                    except StorageError as exc:
+                    except (Cancelled, StorageError) as exc:
                         self._replica.cancel(row.id)
-                        return await self._end(held, exc, images)
+                        is_wanted = isinstance(exc, StorageError)
+                        news_of_end = exc if is_wanted else CancelledEvent(row.id)
+                        return await self._end(held, news_of_end, images)
                     images.append(kept)
                     held.feed.publish(ImageReady(row.id, kept))
                 case FluxlineError() as error:
@@ -241,14 +257,14 @@ class Dispatcher:
     async def _kept(self, held: Held, image: ImageResult) -> ImageResult:
         """Store a picture that somebody will come back for, however long the store is away.
 
-        Who waits on a connection is told at once: raises StorageError.
+        Who waits on a connection is told at once: raises StorageError. Raises Cancelled.
         """
         if not held.feed.keeps:
             return image
         self._spooled += len(image.data)
         try:
             tries = 0
-            while True:
+            while not held.is_cancelled:
                 try:
                     put = await self._pictures.put(image.data, image.format)
                     return replace(image, stored=put.key)
@@ -258,8 +274,12 @@ class Dispatcher:
                     wait_s = RETRY_S[min(tries, len(RETRY_S) - 1)]
                     _log.warning("job %s: the picture waits for its store", held.row.id)
                     tries += 1
+                    held.is_drawn = True  # as far as the replicas' room goes
+                    self.wake()
                     await asyncio.sleep(wait_s)
+            raise Cancelled("the job was cancelled")
         finally:
+            held.is_drawn = False
             self._spooled -= len(image.data)
 
     async def _end(self, held: Held, news: News, images: list[ImageResult]) -> None:
@@ -267,7 +287,8 @@ class Dispatcher:
         token, store = held.row.token, self._store
         match news:
             case Done():
-                text = record.result_text(sorted(images, key=lambda image: image.index))
+                in_order = sorted(images, key=lambda image: image.index)
+                text = await asyncio.to_thread(record.result_text, in_order)  # it hashes
                 write = partial(store.finish, token, text)
             case CancelledEvent():
                 write = partial(store.drop, token)

@@ -2,12 +2,15 @@
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Callable
 from types import TracebackType
 from typing import Self
 
 from fluxline.errors import FluxlineError
 from fluxline.request import Event, GenerationRequest, ImageReady, Progress, Started, Terminal
+
+LONGEST_BACKLOG = 64  # events for one follower
 
 News = Event | FluxlineError
 """An error stands for the end of a request that was refused."""
@@ -79,7 +82,14 @@ class Feed:
         for number, news in self._log.values():
             if number > after:
                 ticket.put(number, news)
+        if self.is_over and after == self._count:
+            ticket.end()  # they have heard it all
         return ticket
+
+    def break_off(self, reason: FluxlineError) -> None:
+        """Tell those who follow it now nothing more, though it is not over."""
+        for ticket in self._followers:
+            ticket.put(self._count, reason)
 
     def unfollow(self, ticket: "Ticket") -> None:
         """Tell a follower nothing more."""
@@ -106,7 +116,8 @@ class Ticket:
         self.job_id = feed.request.id
         self.last_number = 0  # of the event that was yielded last
         self._feed, self._left = feed, left
-        self._news: asyncio.Queue[tuple[int, News]] = asyncio.Queue()
+        self._news: deque[tuple[int, News]] = deque()
+        self._changed = asyncio.Event()
         self._is_over = False
 
     async def __aenter__(self) -> Self:
@@ -123,14 +134,27 @@ class Ticket:
         return self
 
     async def __anext__(self) -> Event:
-        if self._is_over:
-            raise StopAsyncIteration
-        self.last_number, news = await self._news.get()
+        while not self._news:
+            if self._is_over:
+                raise StopAsyncIteration
+            self._changed.clear()
+            await self._changed.wait()
+        self.last_number, news = self._news.popleft()
         self._is_over = isinstance(news, Terminal | FluxlineError)
         if isinstance(news, FluxlineError):
             raise news
         return news
 
     def put(self, number: int, news: News) -> None:
-        """Take the next event from the feed."""
-        self._news.put_nowait((number, news))
+        """Take the next event from the feed. Who is slow to read misses some progress."""
+        if len(self._news) >= LONGEST_BACKLOG:
+            stale = (k for k, (_, old) in enumerate(self._news) if isinstance(old, Progress))
+            if (k := next(stale, None)) is not None:
+                del self._news[k]
+        self._news.append((number, news))
+        self._changed.set()
+
+    def end(self) -> None:
+        """Expect nothing more."""
+        self._is_over = True
+        self._changed.set()

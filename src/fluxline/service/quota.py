@@ -1,7 +1,8 @@
 """How much work a key may ask for in a minute, kept as a bucket that fills by the second."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from fluxline.errors import QueueFull
 
@@ -13,9 +14,14 @@ class Quota:
         self._clock = clock
         self._buckets: dict[str, tuple[float, float]] = {}  # level, when
 
-    def spend(self, owner: str, rate: float | None, cost: float) -> None:
-        """Take the cost of a request out. rate: cost a minute. Raises QueueFull if it is empty."""
+    @contextmanager
+    def spent(self, owner: str, rate: float | None, cost: float) -> Iterator[None]:
+        """Take the cost of a request out, and put it back if the request is refused all the same.
+
+        rate: cost a minute; None: no limit. Raises QueueFull if the bucket is empty.
+        """
         if rate is None:
+            yield
             return
         now = self._clock()
         level, then = self._buckets.get(owner, (rate, now))
@@ -24,3 +30,9 @@ class Quota:
             wait_s = 60 * (1 - level) / rate
             raise QueueFull("this key has used up its share of this minute", retry_after_s=wait_s)
         self._buckets[owner] = (level - cost, now)
+        try:
+            yield
+        except BaseException:
+            level, then = self._buckets[owner]
+            self._buckets[owner] = (level + cost, then)
+            raise

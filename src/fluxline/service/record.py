@@ -6,7 +6,9 @@ from dataclasses import dataclass
 
 import msgspec
 
-from fluxline.request import GenerationRequest, ImageFormat, ImageResult, SamplingParams
+from fluxline.errors import EngineError
+from fluxline.jobs import JobRow
+from fluxline.request import GenerationRequest, ImageFormat, ImageResult, SamplingParams, ScorerName
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +29,7 @@ class Drawn:
     text_tokens: int
     image_tokens: int
     score: float | None
+    scorer: ScorerName | None = None  # rows of before have none
     warnings: tuple[str, ...]
 
     @classmethod
@@ -47,6 +50,7 @@ class Drawn:
             text_tokens=image.text_tokens,
             image_tokens=image.image_tokens,
             score=image.score,
+            scorer=image.scorer,
             warnings=image.warnings,
         )
 
@@ -65,6 +69,7 @@ class Drawn:
             text_tokens=self.text_tokens,
             image_tokens=self.image_tokens,
             score=self.score,
+            scorer=self.scorer,
             stored=self.key,
             warnings=self.warnings,
         )
@@ -79,9 +84,21 @@ def request_text(request: GenerationRequest) -> str:
     return msgspec.json.encode(request).decode()
 
 
-def request_of(text: str) -> GenerationRequest:
-    """Read a request. Raises msgspec.MsgspecError for a row that another version wrote."""
-    return _request.decode(text)
+def request_of(row: JobRow) -> GenerationRequest:
+    """Read a request. Raises EngineError for a row that another version wrote."""
+    try:
+        return _request.decode(row.request)
+    except msgspec.MsgspecError as exc:
+        text = "this version cannot read the job: it was written by another"
+        raise EngineError(text) from exc
+
+
+def told_of(row: JobRow) -> GenerationRequest:
+    """Read a request to tell of it; one that cannot be read is told by its id alone."""
+    try:
+        return request_of(row)
+    except EngineError:
+        return GenerationRequest(id=row.id, prompt="", seed=0)
 
 
 def result_text(images: Sequence[ImageResult]) -> str:

@@ -73,6 +73,11 @@ class Register:
             del self._feeds[feed.request.id]
         self.unnote(feed)
 
+    def let_go(self, feed: Feed) -> None:
+        """Keep no books on a job any more."""
+        feed.observe = lambda feed, news: None
+        self.forget(feed)
+
     def _observe(self, feed: Feed, news: News) -> None:
         self.meter.observe(feed, news)
         if isinstance(news, ImageReady):

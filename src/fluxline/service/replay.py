@@ -8,8 +8,8 @@ from fluxline.service.record import Drawn, result_of
 from fluxline.storage import Pictures
 
 
-async def replay(row: JobRow, feed: Feed, pictures: Pictures) -> None:
-    """Publish the pictures and the end of a job that is over."""
+async def replay(row: JobRow, feed: Feed, pictures: Pictures | None) -> None:
+    """Publish the pictures and the end of a job that is over. pictures None: without the files."""
     match row.state:
         case JobState.CANCELLED:
             feed.publish(CancelledEvent(row.id))
@@ -18,7 +18,7 @@ async def replay(row: JobRow, feed: Feed, pictures: Pictures) -> None:
         case _:
             try:
                 for drawn in result_of(row.result):
-                    image = drawn.image(await _fetched(drawn, pictures))
+                    image = drawn.image(await _fetched(drawn, pictures) if pictures else b"")
                     feed.publish(ImageReady(row.id, image))
                 feed.publish(Done(row.id))
             except StorageError as exc:

@@ -9,8 +9,7 @@ import contextlib
 import hashlib
 import time
 from collections.abc import Coroutine, Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 from fluxline.errors import (
     CapacityError,
@@ -37,12 +36,13 @@ from fluxline.request import (
 from fluxline.service import record
 from fluxline.service.clerk import Clerk
 from fluxline.service.dispatcher import Dispatcher
+from fluxline.service.elsewhere import Elsewhere
 from fluxline.service.feed import Feed, Ticket
 from fluxline.service.meter import Meter
 from fluxline.service.quota import Quota
 from fluxline.service.register import Register
-from fluxline.service.replay import replay
 from fluxline.service.sweeper import Sweeper
+from fluxline.service.terms import Caller, Status, Terms
 from fluxline.settings import DEFAULT_MODEL
 from fluxline.storage import Pictures
 
@@ -50,61 +50,13 @@ LONGEST_OPENING_S = 120.0  # for which a request waits while the model is loaded
 RETRY_GRACE_S = 15.0  # in which the official clients repeat what they did not wait for
 MOST_OF = 0.8  # of a patience: a client's clock runs before its first byte is here
 UNSURE_GRACE_S = 3.0  # for a client that comes again, but never said when it hangs up
-WATCH_S = 0.5  # between two looks at a job that another server holds
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Status:
-    """How the server is, for people and probes."""
+class Drawing(NamedTuple):
+    """A finished request: its job, which an earlier call may have begun, and the pictures."""
 
-    state: ReplicaState
-    reason: str  # why it is not ready; empty when it is
-    models: tuple[str, ...]
-    waiting: int
-    running: int
-    restarts: int
-    engines: int  # that can be given work now
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Caller:
-    """Who asks. most_open: requests that may wait or run at a time. rate: cost a minute.
-
-    None: no limit of their own. is_admin: sees and touches everybody's jobs.
-    """
-
-    owner: str = ""
-    priority: int = 0
-    most_open: int | None = None
-    rate: float | None = None
-    is_admin: bool = False
-
-    @property
-    def scope(self) -> str | None:
-        """Whose jobs they see; None: everybody's."""
-        return None if self.is_admin else self.owner
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Terms:
-    """How a request is asked; written by the doors.
-
-    fingerprint: hash of what was sent, to know it again. is_attended: the caller waits on an open
-    connection, and nobody comes back. keeps: the pictures are stored (those of a request that is
-    not attended, or has a key, always are). patience_s: when the caller hangs up to ask again,
-    counted from asked_at. may_retry: it does, whether it says when or not.
-    """
-
-    door: str = "openai"
-    fingerprint: str = ""
-    idempotency_key: str | None = None
-    is_attended: bool = True
-    is_retry: bool = False
-    may_retry: bool = False
-    keeps: bool = False
-    patience_s: float | None = None
-    deadline_s: float | None = None
-    asked_at: float = field(default_factory=time.monotonic)
+    job_id: str
+    images: tuple[ImageResult, ...]
 
 
 class Service:
@@ -145,6 +97,13 @@ class Service:
             store, self._clerk, pictures, keep_days=keep_days, max_bytes=keep_bytes
         )
         self._register, self._quota = Register(replica), Quota()
+        self._elsewhere = Elsewhere(
+            store,
+            self._clerk,
+            pictures,
+            strays=self._strays,
+            let_go=self._register.let_go,
+        )
         self._is_closing = False
         self._at_the_door = 0  # requests that wait for the model
         self._tasks: set[asyncio.Task[None]] = set()
@@ -157,6 +116,7 @@ class Service:
         self._dispatcher.start()
         self._dispatcher.wake()
         self._begin(self._sweeper.run())
+        self._begin(self._elsewhere.run())
 
     # ---- what there is
 
@@ -169,9 +129,15 @@ class Service:
     def status(self) -> Status:
         """How things stand."""
         replica = self._replica
+        state: ReplicaState | Literal["cut_off"] = replica.state
+        reason = replica.reason
+        if self._is_closing:
+            state, reason = "stopped", "the server is shutting down"
+        elif state == "ready" and self._dispatcher.is_cut_off:
+            state, reason = "cut_off", "the job database does not answer"
         return Status(
-            state="stopped" if self._is_closing else replica.state,
-            reason="the server is shutting down" if self._is_closing else replica.reason,
+            state=state,
+            reason=reason,
             models=tuple(model.name for model in replica.models),
             waiting=self._register.waiting,
             running=self._register.running,
@@ -237,7 +203,7 @@ class Service:
 
     async def draw(
         self, request: GenerationRequest, terms: Terms = Terms(), caller: Caller = Caller()
-    ) -> tuple[ImageResult, ...]:
+    ) -> Drawing:
         """Draw a request to its end; its pictures in order. Cancelling this leaves the request.
 
         Raises what `submit` and the engine refuse with, EngineError, WorkerDied, Cancelled.
@@ -249,7 +215,7 @@ class Service:
                     images[event.image.index] = event.image
                 elif (error := failure_of(event)) is not None:
                     raise error
-        return tuple(images[index] for index in sorted(images))
+        return Drawing(ticket.job_id, tuple(images[index] for index in sorted(images)))
 
     # ---- jobs that are there already
 
@@ -269,9 +235,13 @@ class Service:
         """How many jobs are in each state."""
         return await self._clerk.do(self._store.counts)
 
-    async def follow(self, row: JobRow, *, after: int = 0) -> Ticket:
-        """Follow a job from the event after that number, wherever it is and whether it is over."""
-        feed = self._register.get(row.id) or await self._watched(row)
+    async def follow(self, row: JobRow, *, after: int = 0, with_files: bool = False) -> Ticket:
+        """Follow a job from the event after that number, wherever it is and whether it is over.
+
+        Pictures that are not at hand come without their files, unless these are wanted.
+        """
+        at_hand = self._register.get(row.id)
+        feed = at_hand or await self._elsewhere.feed(row, with_files=with_files)
         return feed.follow(after=after)
 
     async def cancel(self, job_id: str, owner: str | None = None) -> JobRow | None:
@@ -283,9 +253,19 @@ class Service:
                 feed.publish(CancelledEvent(job_id))
         return row
 
-    async def retry(self, job_id: str, owner: str | None = None) -> JobRow | None:
-        """Queue a job that failed or was cancelled again, from its seed. None: no such job."""
-        row = await self._clerk.do(self._store.retry, job_id, owner=owner)
+    async def retry(self, job_id: str, caller: Caller = Caller()) -> JobRow | None:
+        """Queue a job that failed or was cancelled again, from its seed. None: no such job.
+
+        It is drawn whether anybody waits or not, and has no deadline. Raises QueueFull.
+        """
+        row = await self.job(job_id, owner=caller.scope)
+        if row is None or row.state not in (JobState.FAILED, JobState.CANCELLED):
+            return row
+        self._refuse_beyond_limit(row.cost)
+        with self._quota.spent(caller.owner, caller.rate, row.cost):
+            row = await self._clerk.do(
+                self._store.retry, job_id, self._limits(caller), owner=caller.scope
+            )
         if row is not None and row.state == JobState.QUEUED:
             self._feed_of(row)
             self._dispatcher.wake()
@@ -299,7 +279,7 @@ class Service:
         Who waits on a connection for what was not begun is told; the rest stays in the queue.
         """
         self._is_closing = True
-        self._dispatcher.hold()
+        self._dispatcher.stop_claiming()
         held = self._dispatcher.holds
         await self._turn_away(f for f in self._register if f.is_attended and not held(f.request.id))
         with contextlib.suppress(TimeoutError):
@@ -310,7 +290,10 @@ class Service:
         """Stop, the replicas having been stopped before: what they held is in the queue again."""
         self._is_closing = True
         await self._dispatcher.close()
-        await self._turn_away(f for f in self._register if f.is_attended or f.followers)
+        await self._turn_away(f for f in self._register if f.is_attended)
+        gone = NotReady("the server stops; the job goes on when it is back", retry_after_s=2.0)
+        for feed in self._register:
+            feed.break_off(gone)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -320,32 +303,46 @@ class Service:
 
     async def _submitted(self, request: GenerationRequest, terms: Terms, caller: Caller) -> Ticket:
         info = self._admitted(request)
-        known = self._register.sent(caller.owner, terms.fingerprint)
-        if terms.is_retry and terms.idempotency_key is None and known:
+        if known := await self._known(terms, caller):
             return self._followed(known, terms)
         work = cost(request, info)
         self._refuse_beyond_limit(work)
         self._refuse_late(work, terms)
-        self._quota.spend(caller.owner, caller.rate, work)
-        feed = self._feed_for(request, work, terms)
-        try:
-            row, is_new = await self._accepted(feed, terms, caller)
-        except BaseException as exc:
-            self._register.forget(feed)
-            if isinstance(exc, asyncio.CancelledError) and feed.is_attended:
-                self._begin(self._cancelled(feed))  # the row may be written all the same
-            raise
+        with self._quota.spent(caller.owner, caller.rate, work):
+            feed = self._feed_for(request, work, terms)
+            try:
+                row, is_new = await self._accepted(feed, terms, caller)
+            except BaseException as exc:
+                self._register.forget(feed)
+                if isinstance(exc, asyncio.CancelledError) and feed.is_attended:
+                    self._begin(self._cancelled(feed))  # the row may be written all the same
+                raise
         if not is_new:
             self._register.forget(feed)
-            return self._followed(self._register.get(row.id) or await self._watched(row), terms)
+            return self._followed(await self._feed_at_hand(row), terms)
         if terms.fingerprint:
             self._register.note(caller.owner, terms.fingerprint, feed)
         self._dispatcher.wake()
         return self._followed(feed, terms)
 
+    async def _known(self, terms: Terms, caller: Caller) -> Feed | None:
+        """The job that this very request began before. Raises InvalidParams."""
+        if terms.idempotency_key is not None:
+            row = await self._clerk.do(
+                self._store.known, caller.owner, terms.idempotency_key, terms.fingerprint
+            )
+            return None if row is None else await self._feed_at_hand(row)
+        return self._register.sent(caller.owner, terms.fingerprint) if terms.is_retry else None
+
+    async def _feed_at_hand(self, row: JobRow) -> Feed:
+        return self._register.get(row.id) or await self._elsewhere.feed(row, with_files=True)
+
+    def _strays(self) -> list[Feed]:
+        return [feed for feed in self._register if not self._dispatcher.holds(feed.request.id)]
+
     def _admitted(self, request: GenerationRequest) -> ModelInfo:
         status = self.status
-        if status.state not in ("ready", "restarting"):
+        if status.state not in ("ready", "restarting", "cut_off"):
             raise NotReady(f"not ready: {status.reason}", retry_after_s=2.0)
         info = self.model(request.model)
         for params in {picture.params for picture in request.pictures()}:
@@ -381,23 +378,27 @@ class Service:
             idempotency_key=terms.idempotency_key,
             door=terms.door,
             cost=feed.cost,
-            priority=caller.priority + request.priority,
+            priority=caller.priority if caller.owner else request.priority,
+            rank=request.priority,
             is_attended=terms.is_attended,
             holder=self._holder,
             deadline=None if terms.deadline_s is None else time.time() + terms.deadline_s,
-        )
-        per_cost_s = self._register.pace.seconds(1.0)
-        limits = Limits(
-            waiting=self.queue_limit,
-            cost=self._queue_s / per_cost_s if per_cost_s else float("inf"),
-            of_owner=caller.most_open,
+            webhook=terms.webhook,
         )
         try:
-            return await self._clerk.do(self._store.accept, new, limits)
+            return await self._clerk.do(self._store.accept, new, self._limits(caller))
         except QueueFull as exc:
             raise QueueFull(
                 exc.message, retry_after_s=self._register.pace.retry_s(feed.cost)
             ) from None
+
+    def _limits(self, caller: Caller) -> Limits:
+        per_cost_s = self._register.pace.seconds(1.0)
+        return Limits(
+            waiting=self.queue_limit,
+            cost=self._queue_s / per_cost_s if per_cost_s else float("inf"),
+            of_owner=caller.most_open,
+        )
 
     def _feed_for(self, request: GenerationRequest, work: float, terms: Terms) -> Feed:
         """The feed of a new job, which must be there before the job can be claimed."""
@@ -413,9 +414,7 @@ class Service:
         """The feed of a job that waits or is claimed; one that came from elsewhere gets its own."""
         feed = self._register.get(row.id)
         if feed is None or feed.is_over:
-            feed = self._register.enter(
-                Feed(record.request_of(row.request), cost=row.cost, door=row.door)
-            )
+            feed = self._register.enter(Feed(record.told_of(row), cost=row.cost, door=row.door))
         return feed
 
     def _followed(self, feed: Feed, terms: Terms) -> Ticket:
@@ -428,7 +427,7 @@ class Service:
 
     def _abandon(self, feed: Feed) -> None:
         if not feed.is_over and not feed.followers:
-            self._register.unnote(feed)  # the end of its last evaluation is no answer to a retry
+            self._register.unnote(feed)  # who asks again gets a new one
             self._begin(self._cancelled(feed))
 
     async def _cancelled(self, feed: Feed) -> None:
@@ -438,34 +437,10 @@ class Service:
     async def _turn_away(self, feeds: Iterable[Feed]) -> None:
         """End what was asked on open connections and will not be drawn any more."""
         for feed in list(feeds):
-            if feed.is_attended:
-                with contextlib.suppress(NotReady):  # then the next start does it
-                    await self._clerk.do(self._store.cancel, feed.request.id)
+            with contextlib.suppress(NotReady):  # then the next start does it
+                await self._clerk.do(self._store.cancel, feed.request.id)
             reason = f"not ready: {self.status.reason}"
             feed.publish(Failed(feed.request.id, CapacityError.code, reason))
-
-    async def _watched(self, row: JobRow) -> Feed:
-        """A feed of a job that is over, or that another server holds."""
-        feed = Feed(record.request_of(row.request), cost=row.cost)
-        if row.is_over:
-            await replay(row, feed, self._pictures)
-        else:
-            self._begin(self._watch(feed))
-        return feed
-
-    async def _watch(self, feed: Feed) -> None:
-        while True:
-            await asyncio.sleep(WATCH_S)
-            try:
-                row = await self.job(feed.request.id)
-            except NotReady:
-                continue
-            if row is None or row.is_over:
-                break
-        if row is not None:
-            await replay(row, feed, self._pictures)
-        else:
-            feed.publish(CancelledEvent(feed.request.id))
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)

@@ -5,12 +5,12 @@ import logging
 import time
 from datetime import UTC, datetime
 
-from fluxline.errors import FluxlineError
 from fluxline.jobs import JobStore
-from fluxline.service.clerk import Clerk
+from fluxline.service.clerk import Clerk, endured
 from fluxline.storage import Pictures
 
 EVERY_S = 600.0
+AT_ONCE = 500  # jobs: others wait for the database meanwhile
 DAY_S = 86_400.0
 
 _log = logging.getLogger(__name__)
@@ -35,20 +35,21 @@ class Sweeper:
     async def run(self) -> None:
         """Sweep for ever. A store that does not answer is swept the next time."""
         while True:
-            try:
-                await self.sweep()
-            except FluxlineError as exc:
-                _log.warning("nothing was swept: %s", exc.message)
+            await endured(self.sweep())
             await asyncio.sleep(EVERY_S)
 
     async def sweep(self) -> None:
         """Forget what is old now. Raises NotReady, StorageError."""
         if self._keep_s is not None:
             before = time.time() - self._keep_s
-            rows = await self._clerk.do(self._store.forget, finished_before=before)
-            if rows:
+            total = 0
+            while count := await self._clerk.do(
+                self._store.forget, finished_before=before, limit=AT_ONCE
+            ):
+                total += count
+            if total:
                 day = datetime.fromtimestamp(before, UTC).date()
-                _log.info("forgot %d jobs that were over before %s", len(rows), day)
+                _log.info("forgot %d jobs that were over before %s", total, day)
         if self._keep_s is not None or self._max_bytes is not None:
             gone = await self._pictures.sweep(max_age_s=self._keep_s, max_bytes=self._max_bytes)
             if gone:

@@ -4,22 +4,25 @@ A key is made here and never by a caller, so no name from outside becomes a path
 are stored once. Lives on one event loop; nothing here blocks it.
 """
 
+import asyncio
 import hashlib
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 from urllib.parse import parse_qs, urlsplit
 
 import obstore
-from obstore.exceptions import BaseError
+from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
 from obstore.store import LocalStore, MemoryStore, S3Store
 
 from fluxline.errors import ConfigError, StorageError
 from fluxline.request import ImageFormat
 
-KEY = re.compile(r"[0-9a-f]{2}/[0-9a-f]{64}\.(png|jpeg|webp)")
+TRIAL = "fluxline-was-here"
+CODE = re.compile(r"<Code>(\w{1,64})</Code>")
+KEY = re.compile(rf"[0-9a-f]{{2}}/[0-9a-f]{{64}}\.({'|'.join(get_args(ImageFormat))})")
 CONNECT_S, ANSWER_S, PATIENCE_S = timedelta(seconds=5), timedelta(seconds=15), timedelta(seconds=20)
 
 
@@ -51,14 +54,29 @@ class Pictures:
 
     async def put(self, data: bytes, format: ImageFormat) -> Stored:
         """Store a picture. Raises StorageError when the store does not take it."""
-        digest = hashlib.sha256(data).hexdigest()
+        digest = (await asyncio.to_thread(hashlib.sha256, data)).hexdigest()
         stored = Stored(key=f"{digest[:2]}/{digest}.{format}", sha256=digest, size=len(data))
         about = {"Content-Type": f"image/{format}"} if isinstance(self._store, S3Store) else None
         try:
             await obstore.put_async(self._store, stored.key, data, attributes=about)
         except (BaseError, OSError) as exc:
-            raise StorageError("the picture could not be stored") from exc
+            raise _error("the picture could not be stored", exc) from exc
         return stored
+
+    async def try_out(self) -> None:
+        """Put, get and delete something, to know of a wrong setting before a picture is drawn.
+
+        Raises ConfigError when the store refuses, StorageError when it does not answer.
+        """
+        try:
+            await obstore.put_async(self._store, TRIAL, b"fluxline")
+            await obstore.get_async(self._store, TRIAL)
+            await obstore.delete_async(self._store, TRIAL)
+        except (FileNotFoundError, PermissionDeniedError, UnauthenticatedError) as exc:
+            text = "the storage refuses pictures: look at its bucket and credentials"
+            raise ConfigError(_error(text, exc).message) from exc
+        except (BaseError, OSError) as exc:
+            raise _error("the storage does not answer", exc) from exc
 
     async def get(self, key: str) -> bytes | None:
         """Return a picture, or None if there is none of that key. Raises StorageError."""
@@ -70,7 +88,7 @@ class Pictures:
         except FileNotFoundError:
             return None
         except (BaseError, OSError) as exc:
-            raise StorageError("the picture could not be read") from exc
+            raise _error("the picture could not be read", exc) from exc
 
     async def link(self, key: str) -> str | None:
         """Return where anybody with the link can read a picture; None: only through this server."""
@@ -90,14 +108,14 @@ class Pictures:
         except FileNotFoundError:
             return
         except (BaseError, OSError) as exc:
-            raise StorageError("the picture could not be deleted") from exc
+            raise _error("the picture could not be deleted", exc) from exc
 
     async def sweep(self, *, max_age_s: float | None, max_bytes: int | None) -> list[str]:
         """Delete what is too old, then the oldest until the rest fits; return the keys."""
         try:
             found = [meta async for batch in obstore.list(self._store) for meta in batch]
         except (BaseError, OSError) as exc:
-            raise StorageError("the store could not be listed") from exc
+            raise _error("the store could not be listed", exc) from exc
         pictures = sorted(
             (m for m in found if KEY.fullmatch(m["path"])),
             key=lambda m: m["last_modified"],
@@ -135,6 +153,12 @@ def open_pictures(url: str, *, public_url: str | None = None, link_s: float = 36
     except (BaseError, OSError, ValueError) as exc:
         raise ConfigError("the storage cannot be opened: look at its folder or bucket") from exc
     return Pictures(store, public_url=public_url, link_s=link_s)
+
+
+def _error(message: str, exc: Exception) -> StorageError:
+    """Our error, with S3's own word for what is wrong and nothing else of what it said."""
+    code = CODE.search(str(exc))
+    return StorageError(f"{message}: it says {code[1]}" if code else message)
 
 
 def _s3(bucket: str, prefix: str, options: dict[str, list[str]]) -> S3Store:

@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from fluxline.errors import CheckpointMismatch, LoadError
+from fluxline.weights.fingerprint import fingerprint
 
 Slot = tuple[str, int, Tensor]
 """(parameter, first row, what to write there)."""
@@ -40,6 +41,13 @@ class Checkpoint:
         for handle in self._handles():
             for name in handle.keys():  # noqa: SIM118 - not a dict
                 yield name, handle.get_tensor(name)
+
+    def fingerprint(self) -> str:
+        """Name what the tensors say in 32 hex digits. Raises LoadError."""
+        try:
+            return fingerprint(self._files)
+        except OSError as exc:
+            raise LoadError(f"cannot read {self._source}: {exc}") from exc
 
     def fill(self, model: nn.Module, layout: Layout) -> None:
         """Assign every tensor to its place in the model. Raises CheckpointMismatch."""

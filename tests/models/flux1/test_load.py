@@ -1,5 +1,6 @@
 """Opening model folders: what is missing or wrong is said in one clear error."""
 
+import contextlib
 import json
 import shutil
 
@@ -59,6 +60,31 @@ def test_a_part_that_cannot_be_read_is_named(folder, part):
 
     with pytest.raises(LoadError, match=f"{part}/ cannot be read"):
         open_model(str(folder), "cpu")
+
+
+def test_code_beside_the_weights_is_never_run(folder, monkeypatch):
+    canary = folder / "canary"
+    evil = f"open({str(canary)!r}, 'w').close()\nclass Evil: ...\n"
+    wish = {
+        "auto_map": dict.fromkeys(("AutoConfig", "AutoModel"), "evil.Evil")
+        | {"AutoTokenizer": ["evil.Evil", "evil.Evil"]},
+        "trust_remote_code": True,
+        "tokenizer_class": "Evil",
+        "_attn_implementation_internal": "evil/evil",
+    }
+    for path in (folder, *(part for part in folder.iterdir() if part.is_dir())):
+        (path / "evil.py").write_text(evil)
+    for path in folder.glob("*/*config.json"):
+        path.write_text(json.dumps(json.loads(path.read_text()) | wish))
+    index = {"_class_name": ["evil", "Evil"], "vae": ["evil", "Evil"]}
+    (folder / "model_index.json").write_text(json.dumps(index))
+    monkeypatch.setattr("builtins.input", lambda *_: "y")
+    monkeypatch.chdir(folder)
+
+    with contextlib.suppress(LoadError):
+        open_model(str(folder), "cpu")
+
+    assert not canary.exists()
 
 
 def test_a_config_that_is_not_json_is_refused(folder):

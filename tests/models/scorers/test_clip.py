@@ -1,9 +1,12 @@
 """The scorer against transformers' own CLIP, and what it says of folders that are none."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 from transformers import CLIPModel, CLIPTokenizer
 from transformers.models.clip import CLIPImageProcessorPil
 
@@ -43,6 +46,16 @@ def test_pictures_are_scored_alike_alone_and_together(scorer, pictures):
     together = scorer.score(pictures, PROMPTS)
     alone = [scorer.score(pictures[k : k + 1], PROMPTS[k : k + 1])[0] for k in range(3)]
     assert together == pytest.approx(alone, abs=1e-5)
+
+
+def test_a_pickled_clip_is_not_read(clip_folder, tmp_path):
+    folder = shutil.copytree(clip_folder, tmp_path / "clip")
+    weights = folder / "model.safetensors"
+    torch.save(load_file(weights), folder / "pytorch_model.bin")
+    weights.unlink()
+
+    with pytest.raises(LoadError, match="clip"):
+        ClipScorer.open(folder, CPU)
 
 
 def test_a_folder_that_is_no_clip_is_refused_by_name(tmp_path):

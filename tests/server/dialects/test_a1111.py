@@ -160,9 +160,19 @@ async def test_the_recipe_in_a_picture_is_read(http):
         sent = {"image": prefix + base64.b64encode(data).decode()}
         said = (await http.post(f"{API}/png-info", json=sent)).json()
         assert said["info"].startswith("a fox\n")
-    for wrong in ("", "?", base64.b64encode(b"GIF89a").decode()):
+    for wrong in ("", "?", "é", base64.b64encode(b"GIF89a").decode()):
         answer = await http.post(f"{API}/png-info", json={"image": wrong})
         assert answer.status_code == 422
+
+
+@pytest.mark.parametrize("number", ["NaN", "-Infinity", "1e999"])
+async def test_what_json_does_not_have_comes_back_as_text(number, http, guided):
+    raw = f'{{"prompt": "a fox", "foo": {number}}}'
+    answer = await http.post(
+        f"{API}/txt2img", content=raw, headers={"content-type": "application/json"}
+    )
+
+    assert json.loads(answer.text, parse_constant=pytest.fail)["parameters"]["foo"] == number
 
 
 async def test_img2img_is_refused_for_now(http):

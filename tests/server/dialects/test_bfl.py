@@ -25,6 +25,21 @@ async def test_a_task_is_sent_polled_and_fetched(http, engine):
     assert (await http.get(said["result"]["sample"])).content == picture(request, 0)
 
 
+async def test_what_has_no_effect_is_named(http):
+    body = {"prompt": "a fox", "safety_tolerance": 6, "colour": "red"}
+    said = (await http.post("/v1/flux-dev", json=body)).json()
+    assert said["warnings"] == [
+        "safety_tolerance has no effect",
+        "unknown field 'colour' is ignored",
+    ]
+
+
+async def test_a_refusal_for_want_of_room_says_when_to_come_again(http, replica):
+    replica.state = "failed"
+    answer = await http.post("/v1/flux-dev", json={"prompt": "a fox"})
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "2")
+
+
 async def test_a_task_that_fails_ends_the_polling(http):
     sent = await http.post("/v1/flux-dev", json={"prompt": "blown"})
     said = await polled(http, sent.json()["polling_url"])
@@ -45,6 +60,7 @@ async def test_a_task_nobody_sent_is_not_found(http):
         ({"prompt": ""}, "prompt"),
         ({"input_image": "x"}, "input_image"),
         ({"webhook_url": "http://x"}, "webhook_url"),
+        ({"aspect_ratio": "16:9"}, "aspect_ratio"),
         ({"width": 9999}, "width"),
         ({"output_format": "gif"}, "output_format"),
     ],

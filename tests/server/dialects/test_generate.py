@@ -101,6 +101,7 @@ async def test_the_best_are_kept_with_their_scores_and_ranks(http, guided):
         (3, 1, 3.0),
         (2, 2, 2.0),
     ]
+    assert {image["scorer"] for image in said["images"]} == {"clip"}
     assert (said["count"], said["drawn"], many["count"]) == (2, 4, 2)
 
 
@@ -240,3 +241,22 @@ async def test_our_own_failure_is_told_in_the_same_form(http, guided):
     said = await asked(http, 500, prompt="blown")
 
     assert "no memory" in said["detail"]
+
+
+@pytest.mark.parametrize("body", [{"nof_images": 4}, {}], ids=["batch", "single"])
+async def test_what_is_answered_again_says_what_was_drawn_then(body, http, guided):
+    key = {"idempotency-key": "k"}
+    first = await asked(http, headers=key, **body)
+    again = await asked(http, headers=key, **body)
+
+    changing = {"latency_ms", "generation_time", "generation_time_s"}
+    changing |= {name for name in first if name.startswith(("vram", "system_memory"))}
+    for said in (first, again):
+        for image in said.get("images", [said]):
+            name = "url" if "url" in image else "image_url"
+            image[name] = image[name].partition("?")[0]
+    assert {k: v for k, v in again.items() if k not in changing} == {
+        k: v for k, v in first.items() if k not in changing
+    }
+    assert (await http.get(f"/v1/jobs/{again['id']}")).status_code == 200
+    assert len(guided.started) == 1

@@ -36,6 +36,15 @@ async def test_a_job_is_accepted_at_once_and_has_its_pictures_later(http, engine
     assert job["request"]["seed"] == request.seed
 
 
+async def test_pictures_that_were_judged_say_by_whom_and_in_which_place(http):
+    judged = await ended(http, (await asked(http, n=3, top_k=1))["id"])
+    plain = await ended(http, (await asked(http, n=1))["id"])
+
+    told = [(i["score"], i["scorer"], i["rank"]) for i in judged["images"]]
+    assert told == [(0.0, "clip", 3), (1.0, "clip", 2), (2.0, "clip", 1)]
+    assert {plain["images"][0][name] for name in ("score", "scorer", "rank")} == {None}
+
+
 async def test_what_was_asked_can_be_asked_again_as_it_stands(http, engine):
     first = await asked(http, seed=7, steps=3, guidance=2.0, negative_prompt="blue", cfg_scale=2)
     second = await asked(http, strict=True, **first["request"])

@@ -86,24 +86,30 @@ async def test_a_silent_stream_is_kept_alive(monkeypatch):
 async def test_the_best_of_many_are_streamed_at_the_end(http):
     told = await streamed(http, n=3, top_k=1)
 
-    assert [data["image_index"] for _, data, _ in told] == [2]
+    [(_, data, _)] = told
+    assert (data["image_index"], data["score"], data["scorer"], data["rank"]) == (2, 2.0, "clip", 1)
 
 
 async def test_the_best_of_many_come_first_and_say_how_good_they_are(http):
     answer = await http.post(URL, json={"prompt": "a fox", "n": 4, "top_k": 2})
 
-    assert [datum["score"] for datum in answer.json()["data"]] == [3.0, 2.0]
+    data = answer.json()["data"]
+    assert [(d["score"], d["scorer"], d["rank"]) for d in data] == [
+        (3.0, "clip", 1),
+        (2.0, "clip", 2),
+    ]
 
 
 async def test_a_link_leads_to_the_picture_for_a_while(http, engine, links):
-    answer = await http.post(URL, json={"prompt": "a fox", "response_format": "url"})
+    body = {"prompt": "a fox", "response_format": "url", "output_format": "avif"}
+    answer = await http.post(URL, json=body)
 
     said = answer.json()
     [datum] = said["data"]
     assert "b64_json" not in datum
     assert "image" not in said
     got = await http.get(datum["url"])
-    assert (got.status_code, got.headers["content-type"]) == (200, "image/png")
+    assert (got.status_code, got.headers["content-type"]) == (200, "image/avif")
     assert got.content == picture(engine.started[0], 0)
     assert (await http.get(datum["url"][:-1])).status_code == 403
     assert (await http.get(datum["url"].replace("expires=", "expires=9"))).status_code == 403

@@ -214,6 +214,25 @@ async def test_health_asks_no_key(channel):
     assert said.status == health_pb2.HealthCheckResponse.SERVING
 
 
+async def test_every_method_but_health_and_reflection_asks_for_a_key(channel):
+    methods = pb.DESCRIPTOR.services_by_name["ImageGen"].methods
+    for method in methods:
+        path = f"/{method.containing_service.full_name}/{method.name}"
+        if method.server_streaming:
+            code, _ = await code_of(channel.unary_stream(path)(b"").read())
+        else:
+            code, _ = await code_of(channel.unary_unary(path)(b""))
+        assert code == Code.UNAUTHENTICATED, method.name
+    assert len(methods) == 7
+
+
+async def test_a_packed_message_that_grows_too_long_is_refused(stub):
+    call = stub.Generate(
+        wanted(prompt="a" * 2**26), metadata=ONE, compression=grpc.Compression.Gzip
+    )
+    assert (await code_of(call))[0] == Code.RESOURCE_EXHAUSTED
+
+
 async def test_a_message_too_long_is_refused(stub):
     code, _ = await code_of(stub.Generate(wanted(prompt="x" * 2**21), metadata=ONE))
     assert code == Code.RESOURCE_EXHAUSTED

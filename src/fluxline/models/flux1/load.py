@@ -5,6 +5,7 @@ whoever is passed in as `checkpoint_at`. A model may say more of itself in a `fl
 trained sizes, defaults, a preview map.
 """
 
+import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -23,7 +24,8 @@ from fluxline.models.flux1.names import is_bfl, layout_for
 from fluxline.models.flux1.text import TextEncoders
 from fluxline.models.flux1.transformer import FluxConfig, FluxTransformer
 
-PARTS = ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "vae", "scheduler")
+LEARNED = ("text_encoder", "text_encoder_2", "vae")
+PARTS = (*LEARNED, "tokenizer", "tokenizer_2", "scheduler")
 
 
 def load(
@@ -42,7 +44,8 @@ def load(
     if absent := [part for part in PARTS if not (folder / part).is_dir()]:
         raise LoadError(f"{name} lacks {', '.join(f'{part}/' for part in absent)}")
     about = _json(folder / "fluxline.json") if (folder / "fluxline.json").exists() else {}
-    transformer = _transformer(_weights(path), device, dtype, checkpoint_at)
+    checkpoint = checkpoint_at(weights := _weights(path))
+    transformer = _transformer(checkpoint, weights, device, dtype)
     options = {"dtype": dtype, "local_files_only": True, "use_safetensors": True}
     with _reading("vae"):
         vae = AutoencoderKL.from_pretrained(
@@ -56,6 +59,7 @@ def load(
         transformer=transformer,
         text=_text(folder, spec.text_length, device, dtype),
         vae=vae,
+        weights=_fingerprint(checkpoint, *(checkpoint_at(folder / part) for part in LEARNED)),
         preview=_preview(about.get("preview"), device),
     )
 
@@ -70,12 +74,8 @@ def _weights(path: Path) -> Path:
 
 
 def _transformer(
-    weights: Path,
-    device: torch.device,
-    dtype: torch.dtype,
-    checkpoint_at: Callable[[Path], Checkpoint],
+    checkpoint: Checkpoint, weights: Path, device: torch.device, dtype: torch.dtype
 ) -> FluxTransformer:
-    checkpoint = checkpoint_at(weights)
     if is_bfl(list(checkpoint.shapes)):
         config = config_from_shapes(checkpoint.shapes)
     else:
@@ -85,6 +85,11 @@ def _transformer(
     model = model.to(dtype).to_empty(device=device)
     checkpoint.fill(model, layout_for(config, list(checkpoint.shapes)))
     return model.eval().requires_grad_(False)
+
+
+def _fingerprint(*checkpoints: Checkpoint) -> str:
+    parts = "".join(checkpoint.fingerprint() for checkpoint in checkpoints)
+    return hashlib.blake2b(parts.encode(), digest_size=16).hexdigest()
 
 
 def config_from_json(config: Mapping[str, Any]) -> FluxConfig:
@@ -169,15 +174,16 @@ def _shift(scheduler: Mapping[str, Any]) -> float | DynamicShift:
 
 def _text(folder: Path, length: int, device: torch.device, dtype: torch.dtype) -> TextEncoders:
     transformers_logging.disable_progress_bar()
-    options = {"dtype": dtype, "local_files_only": True, "use_safetensors": True}
+    local = {"local_files_only": True, "trust_remote_code": False}  # left open, users are asked
+    options = {**local, "dtype": dtype, "use_safetensors": True}
     with _reading("text_encoder"):
         clip = CLIPTextModel.from_pretrained(folder / "text_encoder", **options)
     with _reading("text_encoder_2"):
         t5 = T5EncoderModel.from_pretrained(folder / "text_encoder_2", **options)
     with _reading("tokenizer"):
-        words = AutoTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
+        words = AutoTokenizer.from_pretrained(folder / "tokenizer", **local)
     with _reading("tokenizer_2"):
-        words_2 = AutoTokenizer.from_pretrained(folder / "tokenizer_2", local_files_only=True)
+        words_2 = AutoTokenizer.from_pretrained(folder / "tokenizer_2", **local)
     return TextEncoders(
         clip=clip.to(device).eval(),
         clip_tokenizer=words,

@@ -49,7 +49,8 @@ class FluxContext:
 class Flux1:
     """The FLUX.1 family. Thread: the engine's.
 
-    vae: diffusers' AutoencoderKL. preview: None if nobody fitted a map for this VAE.
+    vae: diffusers' AutoencoderKL. weights: a fingerprint of all of them. preview: None if nobody
+    fitted a map for this VAE.
     """
 
     def __init__(
@@ -59,12 +60,14 @@ class Flux1:
         transformer: FluxTransformer,
         text: TextEncoders,
         vae: Any,  # diffusers is untyped
+        weights: str,
         preview: PreviewMap | None = None,
     ) -> None:
         self.spec = spec
         self.transformer = transformer
         self.text = text
         self.vae = vae
+        self.weights = weights
         self._preview = preview
         parameter = transformer.image_in.weight
         self.device, self.dtype = parameter.device, parameter.dtype

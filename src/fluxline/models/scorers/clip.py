@@ -17,26 +17,30 @@ from transformers import CLIPModel, CLIPTokenizer
 from transformers.models.clip import CLIPImageProcessorPil
 
 from fluxline.errors import LoadError
+from fluxline.request import ScorerName
 
 
 class ClipScorer:
     """Scores pictures against prompts. Thread: the engine's."""
 
-    def __init__(self, name: str, *, model: CLIPModel, words: Any, eye: Any) -> None:
-        self.name = name
+    name: ScorerName = "clip"
+
+    def __init__(self, *, model: CLIPModel, words: Any, eye: Any) -> None:
         self._model, self._words, self._eye = model, words, eye
 
     @classmethod
     def open(cls, folder: Path, device: torch.device) -> Self:
         """Open a CLIP folder in float32: it is small beside what it judges. Raises LoadError."""
         try:
-            model = CLIPModel.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+            model = CLIPModel.from_pretrained(
+                folder, dtype=torch.float32, local_files_only=True, use_safetensors=True
+            )
             words = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
             eye = CLIPImageProcessorPil.from_pretrained(folder, local_files_only=True)
         except (OSError, ValueError) as exc:
             kind = type(exc).__name__
             raise LoadError(f"{folder.name} is not a CLIP that can be read ({kind})") from exc
-        return cls(folder.name, model=model.eval().to(device), words=words, eye=eye)
+        return cls(model=model.eval().to(device), words=words, eye=eye)
 
     @torch.inference_mode()
     def score(self, pictures: Sequence[NDArray[np.uint8]], prompts: Sequence[str]) -> list[float]:

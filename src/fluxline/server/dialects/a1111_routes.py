@@ -1,8 +1,9 @@
 """The routes of the AUTOMATIC1111 web UI's API that its clients call, under `/sdapi/v1`."""
 
+import asyncio
 import base64
-import binascii
 import json
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -34,11 +35,11 @@ EMPTY = (
 )
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Drawing:
     """How far one call is."""
 
-    request_id: str
+    job_id: str
     owner: str
     count: int  # pictures
     began: float = field(default_factory=time.monotonic)
@@ -65,7 +66,7 @@ class Drawing:
 def a1111_router(service: Service, *, max_n: int) -> APIRouter:
     """Make the routes of a service."""
     router = APIRouter(prefix="/sdapi/v1", tags=["a1111"])
-    drawings: dict[str, Drawing] = {}
+    drawings: list[Drawing] = []
 
     @router.post("/txt2img")
     async def txt2img(request: Request) -> Response:
@@ -78,16 +79,18 @@ def a1111_router(service: Service, *, max_n: int) -> APIRouter:
             caller = caller_of(request)
             terms = await terms_of(request, door="a1111")
             ticket = await service.submit(asked.request, terms, caller)
-            drawing = Drawing(asked.request.id, caller.owner, asked.request.count)
-            drawings[drawing.request_id] = drawing
+            drawing = Drawing(ticket.job_id, caller.owner, asked.request.count)
+            drawings.append(drawing)
             try:
                 images = await unless_gone(request, _followed(ticket, drawing))
             finally:
-                del drawings[drawing.request_id]
+                drawings.remove(drawing)
         except FluxlineError as exc:
             return _refusal(exc)
-        sent = json.loads(await request.body())
-        return Response(a1111.answer(asked, images, sent), media_type="application/json")
+        sent = _echoed(await request.body())
+        # Base64 of many large pictures takes a while: not on the event loop.
+        raw = await asyncio.to_thread(a1111.answer, asked, images, sent)
+        return Response(raw, media_type="application/json")
 
     @router.post("/img2img")
     async def img2img() -> Response:
@@ -98,7 +101,7 @@ def a1111_router(service: Service, *, max_n: int) -> APIRouter:
     @router.get("/progress")
     async def progress(request: Request, skip_current_image: bool = False) -> dict[str, Any]:
         """Tell how far the caller's oldest call is; with what the model expects, to look at."""
-        mine = [d for d in drawings.values() if d.owner == caller_of(request).owner]
+        mine = [d for d in drawings if d.owner == caller_of(request).owner]
         if not mine:
             return a1111.progress(0, 0, None, jobs=0, number=0, eta_s=0.0)
         told = mine[0].told()
@@ -107,9 +110,9 @@ def a1111_router(service: Service, *, max_n: int) -> APIRouter:
     async def interrupt(request: Request) -> dict[str, Any]:
         """Stop drawing what the caller asked for; what is finished is answered."""
         caller = caller_of(request)
-        for drawing in list(drawings.values()):
+        for drawing in list(drawings):
             if drawing.owner == caller.owner:
-                await service.cancel(drawing.request_id, owner=caller.owner)
+                await service.cancel(drawing.job_id, owner=caller.owner)
         return {}
 
     @router.get("/options")
@@ -185,8 +188,8 @@ def a1111_router(service: Service, *, max_n: int) -> APIRouter:
             sent = fields.text("image") or ""
             raw = base64.b64decode(sent.rpartition(",")[2], validate=True)
             recipe = read_recipe(raw)
-        except (binascii.Error, UnsupportedFormat, InvalidParams):
-            message = "image must be a PNG, JPEG or WebP file as base64"
+        except (ValueError, UnsupportedFormat, InvalidParams):  # no base64, not even ASCII
+            message = "image must be a PNG, JPEG, WebP or AVIF file as base64"
             return _refusal(InvalidParams(message, field="image"))
         text = recipe.to_infotext() if recipe else ""
         body = {"info": text, "items": {"parameters": text} if text else {}, "parameters": {}}
@@ -218,6 +221,17 @@ async def _followed(ticket: Ticket, drawing: Drawing) -> list[ImageResult]:
     return sorted(images, key=lambda image: image.index)
 
 
+def _echoed(raw: bytes) -> dict[str, Any]:
+    """The body again, as clients expect it back; a number that JSON does not have becomes text."""
+
+    def number(text: str) -> float | str:
+        value = float(text)
+        return value if math.isfinite(value) else text
+
+    sent: dict[str, Any] = json.loads(raw, parse_float=number, parse_constant=str)
+    return sent
+
+
 async def _nothing() -> list[Any]:
     """List what there is none of."""
     return []
@@ -238,4 +252,5 @@ def _refusal(error: FluxlineError) -> Response:
         "body": "",
         "errors": told["message"],
     }
-    return Response(json.dumps(body).encode(), status, media_type="application/json")
+    raw = json.dumps(body).encode()
+    return Response(raw, status, envelope.hints(error), media_type="application/json")

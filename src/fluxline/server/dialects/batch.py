@@ -74,7 +74,7 @@ def read(fields: Fields, info: ModelInfo, *, most: int, request_id: str) -> Aske
         is_cfg_applied=is_cfg_applied,
         gpus=gpus,
         is_streamed=is_streamed,
-        warnings=tuple(_warnings(fields, choices, eta, is_cfg_applied)),
+        warnings=tuple(_warnings(fields, is_cfg_applied)),
     )
 
 
@@ -83,12 +83,15 @@ def answer(
     images: Sequence[ImageResult],
     links: Mapping[str, str],
     *,
+    job_id: str,
     gpus_used: int,
     began: float,
 ) -> dict[str, Any]:
     """Spell finished pictures, the best first if top_k was asked, else in the plan's order."""
     kept = best(images, asked.request.top_k)
     said = dict.fromkeys((*asked.warnings, *(line for image in kept for line in image.warnings)))
+    if {("ddim", 0.0), ("euler", 0.0)} <= {(i.params.sampler, i.params.eta) for i in images}:
+        said["ddim with eta 0 draws what euler draws, but for the seed; give eta"] = None
     return {
         "prompt": asked.request.prompt,
         "count": len(kept),
@@ -97,7 +100,7 @@ def answer(
             for place, image in enumerate(kept, 1)
         ],
         "latency_ms": round(1000 * (time.monotonic() - began)),
-        "id": asked.request.id,
+        "id": job_id,
         "model": kept[0].model,
         "drawn": len(images),
         "gpus_used": gpus_used,
@@ -107,18 +110,18 @@ def answer(
 
 def image_of(asked: Asked, image: ImageResult, links: Mapping[str, str]) -> dict[str, Any]:
     """Spell one picture with what it was drawn with."""
-    choice = asked.choices[image.index]
+    choice, params = asked.choices[image.index], image.params
     return {
         "url": links[image.stored or ""],
         "index": image.index,
         "width": image.width,
         "height": image.height,
         "sampling_params": {
-            "sampler": choice.sampler,
-            "steps": choice.steps,
-            "cfg_scale": choice.cfg_scale,
+            "sampler": params.sampler,
+            "steps": params.steps,
+            "cfg_scale": choice.cfg_scale if params.guidance is None else params.guidance,
             "cfg_applied": asked.is_cfg_applied,
-            "seed": choice.seed,
+            "seed": image.seed,
         },
     }
 
@@ -126,7 +129,7 @@ def image_of(asked: Asked, image: ImageResult, links: Mapping[str, str]) -> dict
 def _rank(image: ImageResult, place: int) -> dict[str, Any]:
     if image.score is None:
         return {}
-    return {"score": image.score, "rank": place, "scorer": "prompt-image"}
+    return {"score": image.score, "rank": place, "scorer": image.scorer}
 
 
 def _diversity(fields: Fields, info: ModelInfo) -> Diversity:
@@ -182,14 +185,9 @@ def _planned(choice: Choice, info: ModelInfo, width: int, height: int, eta: floa
     )
 
 
-def _warnings(
-    fields: Fields, choices: Sequence[Choice], eta: float, is_cfg_applied: bool
-) -> list[str]:
+def _warnings(fields: Fields, is_cfg_applied: bool) -> list[str]:
     warnings = []
     if not is_cfg_applied:
         warnings.append("this model has no guidance: cfg_scale does not vary and has no effect")
-    samplers = {choice.sampler for choice in choices}
-    if eta == 0 and {"ddim", "euler"} <= samplers:
-        warnings.append("ddim with eta 0 draws what euler draws, but for the seed; give eta")
     warnings += [f"unknown field {name[:64]!r} is ignored" for name in fields.unread()[:16]]
     return warnings

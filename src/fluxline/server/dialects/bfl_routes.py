@@ -21,22 +21,28 @@ from fluxline.request import (
     random_seed,
 )
 from fluxline.server import envelope
-from fluxline.server.body import LARGEST_SCALE, LARGEST_SIDE, MOST_STEPS, read_prompt
+from fluxline.server.body import FORMATS, LARGEST_SCALE, LARGEST_SIDE, MOST_STEPS, read_prompt
 from fluxline.server.exchange import caller_of, json_fields, terms_of, unless_gone
 from fluxline.server.fields import Fields, UnsupportedParam
 from fluxline.server.links import Links
 from fluxline.service import Service
-from fluxline.service.record import request_of, result_of
+from fluxline.service.record import result_of, told_of
 
-FORMATS = ("jpeg", "jpg", "png", "webp")
-PICTURES = ("input_image", "image_prompt", "control_image", "mask", "finetune_id", "webhook_url")
+UNSERVED = (
+    "input_image",
+    "image_prompt",
+    "control_image",
+    "mask",
+    "finetune_id",
+    "webhook_url",
+    "aspect_ratio",
+)
 """Not served yet; a task that brings one is refused."""
 WITHOUT_EFFECT = (
     "safety_tolerance",
     "prompt_upsampling",
     "raw",
     "interval",
-    "aspect_ratio",
     "webhook_secret",
 )
 STATUS = {
@@ -59,14 +65,15 @@ def bfl_router(service: Service, links: Links) -> APIRouter:
         try:
             await unless_gone(request, service.opened())
             wanted = _read(fields, service.model(None))
+            warnings = [f"{name} has no effect" for name in WITHOUT_EFFECT if fields.given(name)]
+            warnings += [f"unknown field {name[:64]!r} is ignored" for name in fields.unread()[:16]]
             terms = await terms_of(request, door="bfl", is_attended=False)
             ticket = await service.submit(wanted, terms, caller_of(request))
         except FluxlineError as exc:
             return _refusal(exc)
         async with ticket:
-            base = str(request.base_url).rstrip("/")
-            url = f"{base}/v1/get_result?id={ticket.job_id}"
-            body = {"id": ticket.job_id, "polling_url": url}
+            url = f"{links.base(request)}/v1/get_result?id={ticket.job_id}"
+            body = {"id": ticket.job_id, "polling_url": url, "warnings": warnings}
         return Response(msgspec.json.encode(body), media_type="application/json")
 
     @router.get("/get_result")
@@ -86,7 +93,7 @@ def bfl_router(service: Service, links: Links) -> APIRouter:
     async def sample(row: JobRow, request: Request) -> dict[str, Any] | None:
         if not (drawn := result_of(row.result)):
             return None
-        asked, first = request_of(row.request), drawn[0]
+        asked, first = told_of(row), drawn[0]
         return {
             "sample": await links.of(first.key, request) if first.key else None,
             "prompt": asked.prompt,
@@ -99,11 +106,9 @@ def bfl_router(service: Service, links: Links) -> APIRouter:
 
 def _read(fields: Fields, info: ModelInfo) -> GenerationRequest:
     prompt = read_prompt(fields)
-    for name in PICTURES:
+    for name in UNSERVED:
         if fields.asks(name):
             raise UnsupportedParam(f"{name} is not served here yet; leave it out", field=name)
-    for name in WITHOUT_EFFECT:
-        fields.given(name)
     word = fields.choice("output_format", of=FORMATS) or "jpeg"
     seed = fields.integer("seed", low=0, high=SEED_LIMIT - 1)
     guidance = fields.number("guidance", low=0, high=LARGEST_SCALE)
@@ -127,4 +132,5 @@ def _refusal(error: FluxlineError) -> Response:
     status, told = envelope.spelt(error)
     body = {"error": told["code"], "message": told["message"], "details": {"field": told["param"]}}
     raw = msgspec.json.encode({**body, "detail": told["message"]})
-    return Response(raw, 422 if status == 400 else status, media_type="application/json")
+    status = 422 if status == 400 else status
+    return Response(raw, status, envelope.hints(error), media_type="application/json")

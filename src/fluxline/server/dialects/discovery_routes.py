@@ -7,8 +7,10 @@ from fastapi import APIRouter
 from fluxline.request import ModelInfo
 from fluxline.service import Service
 
+PROTOCOLS = ["openai", "jobs", "batch", "single", "a1111", "bfl"]
 
-def discovery_router(service: Service, *, max_n: int, max_batch: int) -> APIRouter:
+
+def discovery_router(service: Service, *, max_n: int, max_batch: int, has_mcp: bool) -> APIRouter:
     """Make the routes of a service. They must stand before `/v1/models/{name}`."""
     router = APIRouter(tags=["discovery"])
 
@@ -16,7 +18,7 @@ def discovery_router(service: Service, *, max_n: int, max_batch: int) -> APIRout
     async def capabilities() -> dict[str, Any]:
         """Tell all that a page or a program must know to ask well."""
         return {
-            "models": [_model(info) for info in service.models],
+            "models": [model(info) for info in service.models],
             "limits": {"n": max_n, "batch": max_batch, "queue": service.queue_limit},
             "features": {
                 "stream": True,
@@ -27,7 +29,7 @@ def discovery_router(service: Service, *, max_n: int, max_batch: int) -> APIRout
                 "mask": False,
                 "lora": False,
             },
-            "protocols": ["openai", "jobs", "batch", "single", "a1111", "bfl"],
+            "protocols": [*PROTOCOLS, "mcp"] if has_mcp else PROTOCOLS,
         }
 
     @router.get("/v1/models/capabilities")
@@ -58,7 +60,8 @@ def discovery_router(service: Service, *, max_n: int, max_batch: int) -> APIRout
     return router
 
 
-def _model(info: ModelInfo) -> dict[str, Any]:
+def model(info: ModelInfo) -> dict[str, Any]:
+    """Spell a model with what may be asked of it."""
     return {
         "name": info.name,
         "family": info.family,

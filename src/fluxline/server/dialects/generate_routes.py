@@ -4,7 +4,7 @@ A body with a field that only the batch has, null or not, is a batch; any other 
 """
 
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
 import msgspec
@@ -58,10 +58,11 @@ def generate_router(service: Service, links: Links, *, most: int) -> APIRouter:
         info = service.model(fields.text("model"))
         asked = single.read(fields, info, request_id=request_id_var.get())
         work = service.draw(asked.request, terms, caller_of(request))
-        [image] = await unless_gone(request, work)
+        job_id, [image] = await unless_gone(request, work)
         link = await links.of(image.stored or "", request)
+        memory = memory_gb(service.engines)
         body = single.answer(
-            asked, image, link, info=info, memory=memory_gb(service.engines), began=began
+            asked, image, link, job_id=job_id, info=info, memory=memory, began=began
         )
         return Response(msgspec.json.encode(body), media_type="application/json")
 
@@ -71,14 +72,16 @@ def generate_router(service: Service, links: Links, *, most: int) -> APIRouter:
         asked = batch.read(fields, info, most=most, request_id=request_id_var.get())
         gpus_used = min(asked.gpus, max(service.status.engines, 1), len(asked.choices))
 
-        async def whole(images: list[ImageResult]) -> dict[str, Any]:
+        async def whole(job_id: str, images: Sequence[ImageResult]) -> dict[str, Any]:
             keys = {image.stored for image in images if image.stored}
             where = {key: await links.of(key, request) for key in keys}
-            return batch.answer(asked, images, where, gpus_used=gpus_used, began=began)
+            return batch.answer(
+                asked, images, where, job_id=job_id, gpus_used=gpus_used, began=began
+            )
 
         if not asked.is_streamed:
             work = service.draw(asked.request, terms, caller_of(request))
-            body = await whole(list(await unless_gone(request, work)))
+            body = await whole(*await unless_gone(request, work))
             return Response(msgspec.json.encode(body), media_type="application/json")
 
         ticket = await service.submit(asked.request, terms, caller_of(request))
@@ -98,7 +101,7 @@ def generate_router(service: Service, links: Links, *, most: int) -> APIRouter:
                             spelt = batch.image_of(asked, event.image, where)
                             is_provisional = asked.request.top_k is not None
                             yield "image", {**spelt, "provisional": is_provisional}
-                    yield "done", await whole(images)
+                    yield "done", await whole(ticket.job_id, images)
                 except FluxlineError as exc:
                     _, error_object = envelope.spelt(exc)
                     yield "error", {"error": error_object}

@@ -1,11 +1,11 @@
 """Jobs: asked now, fetched later. What a row looks like to its owner, and the events of one."""
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from fluxline.errors import FluxlineError, error_of
-from fluxline.jobs import JobRow
+from fluxline.errors import FluxlineError, NotReady, error_of
+from fluxline.jobs import JobRow, Webhook
 from fluxline.request import (
     CancelledEvent,
     Done,
@@ -16,10 +16,11 @@ from fluxline.request import (
     Progress,
     Queued,
     Started,
+    ranks,
 )
 from fluxline.server import envelope, sse
 from fluxline.service import Drawn, Ticket
-from fluxline.service.record import request_of
+from fluxline.service.record import result_of, told_of
 
 
 def job(row: JobRow, images: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -35,9 +36,9 @@ def job(row: JobRow, images: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "started_at": _time(row.started_at),
         "finished_at": _time(row.finished_at),
         "attempts": row.attempts,
-        "priority": row.priority,
+        "priority": row.rank,
         "deadline": _time(row.deadline),
-        "request": asked(request_of(row.request)),
+        "request": asked(told_of(row)),
         "images": list(images),
         "error": error,
     }
@@ -65,8 +66,17 @@ def asked(request: GenerationRequest) -> dict[str, Any]:
     return {name: value for name, value in given.items() if value is not None}
 
 
-def image(drawn: Drawn, link: str | None) -> dict[str, Any]:
-    """Spell one picture of a job."""
+async def images(row: JobRow, link: Callable[[str], Awaitable[str]]) -> list[dict[str, Any]]:
+    """Spell what a job has drawn; `link` leads to a picture by its key in the store."""
+    drawn = result_of(row.result)
+    places = ranks(drawn)
+    return [
+        image(one, await link(one.key) if one.key else None, places.get(one.index)) for one in drawn
+    ]
+
+
+def image(drawn: Drawn, link: str | None, rank: int | None) -> dict[str, Any]:
+    """Spell one picture of a job; rank: its place among all of the job's, 1 the best."""
     return {
         "index": drawn.index,
         "url": link,
@@ -77,8 +87,20 @@ def image(drawn: Drawn, link: str | None) -> dict[str, Any]:
         "bytes": drawn.size,
         "sha256": drawn.sha256,
         "score": drawn.score,
+        "scorer": drawn.scorer,
+        "rank": rank,
         "timings_ms": {stage: round(1000 * s, 3) for stage, s in drawn.timings_s.items()},
         "warnings": list(drawn.warnings),
+    }
+
+
+def webhook(hook: Webhook) -> dict[str, Any]:
+    """Spell whether a job's caller was told of its end."""
+    return {
+        "url": hook.url,
+        "attempts": hook.attempts,
+        "delivered_at": _time(hook.delivered_at),
+        "error": hook.error,
     }
 
 
@@ -89,6 +111,8 @@ async def events(ticket: Ticket) -> AsyncGenerator[bytes, None]:
             async for happened in ticket:
                 name, data = _told(happened)
                 yield sse.event(name, {"id": ticket.job_id, **data}, ticket.last_number)
+        except NotReady:
+            return  # the server stops, the job does not: whoever asks again hears the rest
         except FluxlineError as exc:
             _, error = envelope.spelt(exc)
             yield sse.event("failed", {"id": ticket.job_id, "error": error}, ticket.last_number)
@@ -104,7 +128,8 @@ def _told(event: Event) -> tuple[str, Mapping[str, Any]]:
             told = {"index": index, "evaluation": evaluation, "total": total}
             return "progress", told if preview is None else {**told, "preview": preview}
         case ImageReady(image=one):
-            return "image", {"index": one.index, "seed": one.seed, "score": one.score}
+            said = {"index": one.index, "seed": one.seed}
+            return "image", {**said, "score": one.score, "scorer": one.scorer}
         case Failed(code=code, message=message):
             _, error = envelope.spelt(error_of(code, message))
             return "failed", {"error": error}

@@ -13,15 +13,15 @@ from fluxline.jobs import JobRow, JobState
 from fluxline.server import sse
 from fluxline.server.body import in_callers_words, read_request, warnings_of
 from fluxline.server.dialects import jobs
+from fluxline.server.dialects.webhooks import Webhooks
 from fluxline.server.exchange import caller_of, json_fields, terms_of, unless_gone
 from fluxline.server.links import Links
 from fluxline.service import Service
-from fluxline.service.record import result_of
 
 MOST_PRIORITY = 10
 
 
-def jobs_router(service: Service, links: Links, *, max_n: int) -> APIRouter:
+def jobs_router(service: Service, links: Links, webhooks: Webhooks, *, max_n: int) -> APIRouter:
     """Make the routes of a service."""
     router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
@@ -35,8 +35,10 @@ def jobs_router(service: Service, links: Links, *, max_n: int) -> APIRouter:
             priority = fields.integer("priority", low=-MOST_PRIORITY, high=MOST_PRIORITY) or 0
             deadline_s = fields.number("deadline_s", low=0, high=86_400)
             previews = fields.integer("preview_every", low=1, high=1000) or 0
+            webhook = webhooks.read(fields, request)
             warnings = warnings_of(fields, asked)
             terms = await terms_of(request, door="jobs", is_attended=False, deadline_s=deadline_s)
+            terms = replace(terms, webhook=webhook)
             asked = replace(asked, priority=priority, preview_every=previews)
             ticket = await service.submit(asked, terms, caller_of(request))
         except RequestError as exc:
@@ -63,7 +65,9 @@ def jobs_router(service: Service, links: Links, *, max_n: int) -> APIRouter:
     @router.get("/{job_id}")
     async def one(job_id: str, request: Request) -> dict[str, Any]:
         """Look at a job."""
-        return await spelt(await found(job_id, request), request)
+        row = await found(job_id, request)
+        hook = await webhooks.of(row.id)
+        return {**await spelt(row, request), "webhook": hook and jobs.webhook(hook)}
 
     @router.get("/{job_id}/events", response_class=Response)
     async def events(job_id: str, request: Request) -> Response:
@@ -82,7 +86,7 @@ def jobs_router(service: Service, links: Links, *, max_n: int) -> APIRouter:
     @router.post("/{job_id}/retry", status_code=202)
     async def retry(job_id: str, request: Request) -> dict[str, Any]:
         """Queue a job that failed or was cancelled again, from its seed."""
-        row = await service.retry(job_id, owner=caller_of(request).scope)
+        row = await service.retry(job_id, caller_of(request))
         return await spelt(known(row), request)
 
     async def found(job_id: str, request: Request) -> JobRow:
@@ -94,10 +98,6 @@ def jobs_router(service: Service, links: Links, *, max_n: int) -> APIRouter:
         return row
 
     async def spelt(row: JobRow, request: Request) -> dict[str, Any]:
-        images = [
-            jobs.image(drawn, await links.of(drawn.key, request) if drawn.key else None)
-            for drawn in result_of(row.result)
-        ]
-        return jobs.job(row, images)
+        return jobs.job(row, await jobs.images(row, lambda key: links.of(key, request)))
 
     return router

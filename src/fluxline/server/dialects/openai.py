@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from fluxline.request import GenerationRequest, ImageResult, ModelInfo, best
+from fluxline.request import GenerationRequest, ImageResult, ModelInfo, best, ranks
 from fluxline.server.body import read_request, warnings_of
 from fluxline.server.fields import Fields, UnsupportedParam
 from fluxline.service import Service
@@ -83,27 +83,37 @@ def read(fields: Fields, service: Service, *, max_n: int, request_id: str) -> As
     )
 
 
-def answer(asked: Asked, images: Sequence[ImageResult], links: Mapping[str, str]) -> dict[str, Any]:
+def answer(
+    asked: Asked, images: Sequence[ImageResult], links: Mapping[str, str], *, job_id: str
+) -> dict[str, Any]:
     """Spell finished pictures; `links` by their keys in the store, if links were asked for."""
     kept = best(images, asked.request.top_k)
+    places = ranks(kept)
     first = kept[0]
     said = dict.fromkeys((*asked.warnings, *(line for image in kept for line in image.warnings)))
     timings_s = _slowest(images)
     body = {
         "created": int(time.time()),
-        "data": [_datum(image, links) for image in kept],
+        "data": [{**_datum(image, links), **judged(image, places)} for image in kept],
         "background": "opaque",
         "output_format": first.format,
         "quality": asked.quality,
         "size": f"{first.width}x{first.height}",
         "usage": usage(images),
-        "id": asked.request.id,
+        "id": job_id,
         "model": first.model,
         "gen_time": max(_drawing_s(image) for image in images),
         "timings": {f"{stage}_ms": round(1000 * s, 3) for stage, s in timings_s.items()},
         "warnings": list(said),
     }
     return body if asked.wants_url else {**body, "image": first.data}
+
+
+def judged(image: ImageResult, places: Mapping[int, int]) -> dict[str, Any]:
+    """Spell how good a picture is; nothing where nobody has judged it."""
+    if image.score is None:
+        return {}
+    return {"score": image.score, "scorer": image.scorer, "rank": places[image.index]}
 
 
 def usage(images: Sequence[ImageResult]) -> dict[str, Any]:
@@ -160,13 +170,11 @@ def _steps(quality: str, info: ModelInfo) -> int:
 def _datum(image: ImageResult, links: Mapping[str, str]) -> dict[str, Any]:
     link = links.get(image.stored or "")
     where = {"url": link} if link else {"b64_json": image.data}
-    score = {} if image.score is None else {"score": image.score}
     return {
         **where,
         "seed": image.seed,
         "width": image.width,
         "height": image.height,
-        **score,
     }
 
 

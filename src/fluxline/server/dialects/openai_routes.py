@@ -3,14 +3,14 @@
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping
 from typing import Any
 
 import msgspec
 from fastapi import APIRouter, Request, Response
 
 from fluxline.errors import FluxlineError, RequestError
-from fluxline.request import ImageReady, ImageResult, Progress, best, failure_of
+from fluxline.request import ImageReady, ImageResult, Progress, best, failure_of, ranks
 from fluxline.server import envelope, sse
 from fluxline.server.body import in_callers_words
 from fluxline.server.dialects import openai
@@ -41,11 +41,12 @@ def openai_router(service: Service, links: Links, *, max_n: int) -> APIRouter:
                 ticket = await service.submit(asked.request, terms, caller_of(request))
                 return sse.response(_events(asked, ticket))
             work = service.draw(asked.request, terms, caller_of(request))
-            images = await unless_gone(request, work)
+            job_id, images = await unless_gone(request, work)
         except RequestError as exc:
             raise in_callers_words(exc, fields) from exc
         keys = [image.stored for image in images if image.stored and asked.wants_url]
-        body = openai.answer(asked, images, {key: await links.of(key, request) for key in keys})
+        where = {key: await links.of(key, request) for key in keys}
+        body = openai.answer(asked, images, where, job_id=job_id)
         # Base64 of many large pictures takes a while: not on the event loop.
         raw = await asyncio.to_thread(msgspec.json.encode, body)
         return Response(raw, media_type="application/json")
@@ -104,9 +105,10 @@ async def _events(asked: openai.Asked, ticket: Ticket) -> AsyncGenerator[bytes, 
                     case ImageReady(image=image) if asked.request.top_k:
                         candidates.append(image)
                     case ImageReady(image=image):
-                        yield _completed(asked, image)
+                        yield _completed(asked, image, {}, ticket.job_id)
+            places = ranks(candidates)
             for image in best(candidates, asked.request.top_k):
-                yield _completed(asked, image)
+                yield _completed(asked, image, places, ticket.job_id)
         except FluxlineError as exc:
             _, error_object = envelope.spelt(exc)
             yield sse.event("error", {"type": "error", "error": error_object, "sequence_number": 0})
@@ -130,7 +132,9 @@ def _partial(asked: openai.Asked, event: Progress, number: int) -> bytes:
     return sse.event(kind, data)
 
 
-def _completed(asked: openai.Asked, image: ImageResult) -> bytes:
+def _completed(
+    asked: openai.Asked, image: ImageResult, places: Mapping[int, int], job_id: str
+) -> bytes:
     data = {
         "type": "image_generation.completed",
         "b64_json": image.data,
@@ -142,7 +146,8 @@ def _completed(asked: openai.Asked, image: ImageResult) -> bytes:
         "usage": openai.usage([image]),
         "image_index": image.index,
         "seed": image.seed,
-        "id": asked.request.id,
+        **openai.judged(image, places),
+        "id": job_id,
         "warnings": list(dict.fromkeys((*asked.warnings, *image.warnings))),
     }
     return sse.event("image_generation.completed", data)

@@ -15,7 +15,7 @@ from fluxline.server.dialects import single
 from fluxline.server.exchange import caller_of, json_fields, terms_of, unless_gone
 from fluxline.server.links import Links
 from fluxline.service import Service
-from fluxline.service.record import request_of, result_of
+from fluxline.service.record import result_of, told_of
 
 DOOR = "queue"
 WORDS = {
@@ -81,7 +81,7 @@ def queue_router(service: Service, links: Links) -> APIRouter:
         return {**told, "total": sum(told.values()), "queue_limit": service.queue_limit}
 
     async def spelt(row: JobRow, request: Request) -> dict[str, Any]:
-        asked, result = request_of(row.request), None
+        asked, result = told_of(row), None
         if drawn := result_of(row.result):
             first = drawn[0]
             result = {

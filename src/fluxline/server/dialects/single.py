@@ -66,6 +66,7 @@ def answer(
     image: ImageResult,
     link: str,
     *,
+    job_id: str,
     info: ModelInfo,
     memory: Mapping[str, float],
     began: float,
@@ -87,7 +88,7 @@ def answer(
         "height": image.height,
         "seed": image.seed,
         "negative_prompt": params.negative_prompt or None,
-        "id": asked.request.id,
+        "id": job_id,
         "model": image.model,
         "warnings": list(dict.fromkeys((*asked.warnings, *image.warnings))),
     }

@@ -36,6 +36,7 @@ from fluxline.request import (
     random_seed,
 )
 from fluxline.server.auth import caller_of_key
+from fluxline.server.body import check_prompt
 from fluxline.server.machine import cpu_percent, memory_gb
 from fluxline.server.rpc import image_gen_pb2 as pb
 from fluxline.server.rpc.image_gen_pb2_grpc import ImageGenServicer
@@ -86,12 +87,12 @@ class ImageGen(ImageGenServicer):
             self._enter(caller)
             try:
                 await self._service.opened()
-                [image] = await self._service.draw(wanted, _terms(context), caller)
+                job_id, [image] = await self._service.draw(wanted, _terms(context), caller)
             finally:
                 self._drawing.discard(caller.owner)
         except FluxlineError as exc:
             await _abort(context, exc)
-        return _response(image.data, Drawn.of(image), wanted.id)
+        return _response(image.data, Drawn.of(image), job_id)
 
     async def GenerateStream(self, request: Any, context: Context) -> AsyncIterator[Any]:
         """Draw one picture and tell how far it is."""
@@ -186,7 +187,10 @@ class ImageGen(ImageGenServicer):
         presented = metadata.get("api-key", "")
         if isinstance(presented, bytes):
             presented = presented.decode("utf-8", "replace")
-        key = await asyncio.to_thread(self._ring.check, presented[:512]) if presented else None
+        try:
+            key = await asyncio.to_thread(self._ring.check, presented[:512]) if presented else None
+        except NotReady as exc:
+            await _abort(context, exc)
         if key is None:
             await _end(context, grpc.StatusCode.UNAUTHENTICATED, "Invalid API key")
         return caller_of_key(key)
@@ -221,8 +225,7 @@ def _read(request: Any) -> GenerationRequest:
     if not low_g <= guidance <= high_g:
         message = f"guidance_scale must be from {low_g} to {high_g}; got {guidance:g}"
         raise InvalidParams(message, field="guidance_scale")
-    if not request.prompt.strip():
-        raise InvalidParams("prompt must not be blank: say what to draw", field="prompt")
+    check_prompt(request.prompt)
     if request.seed >= SEED_LIMIT:
         raise InvalidParams(f"seed must be below {SEED_LIMIT}", field="seed")
     if request.preview_every < 0:

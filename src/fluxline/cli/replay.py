@@ -1,0 +1,116 @@
+"""Making a picture again from its own file: what is asked then, what is different now.
+
+Nothing here draws: `generate` does.
+"""
+
+import io
+from collections.abc import Collection
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from fluxline import images
+from fluxline.errors import InvalidParams
+from fluxline.request import GenerationRequest, ImageFormat, SamplingParams
+
+OF_REQUEST = ("prompt", "n", "top_k", "seed")
+OF_PARAMS = tuple(field.name for field in fields(SamplingParams))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Original:
+    """A picture of ours, as it lies in its file."""
+
+    path: Path
+    data: bytes
+    format: ImageFormat
+    recipe: images.Recipe
+
+    @property
+    def request(self) -> GenerationRequest:
+        """What draws it again."""
+        return replace(self.recipe.to_request("generate"), output_format=self.format)
+
+
+def opened(path: Path) -> Original:
+    """Open a picture of ours. Raises InvalidParams, UnsupportedFormat."""
+    try:
+        data = path.read_bytes()
+    except OSError as exc:
+        raise InvalidParams(f"cannot read {path}: {exc.strerror}", field="from") from exc
+    recipe = images.read_recipe(data)
+    if recipe is None:
+        raise InvalidParams(f"{path} carries no recipe of ours", field="from")
+    return Original(path=path, data=data, format=images.format_of(data), recipe=recipe)
+
+
+def overridden(
+    request: GenerationRequest, asked: GenerationRequest, given: Collection[str]
+) -> GenerationRequest:
+    """The request, but for the fields whose flags were given: these as they are `asked`."""
+    given = {*given, "width", "height"} if "size" in given else given
+    params = {name: getattr(asked.params, name) for name in OF_PARAMS if name in given}
+    others = {name: getattr(asked, name) for name in OF_REQUEST if name in given}
+    if "output" in given and asked.output_format != request.output_format:
+        others |= {"output_format": asked.output_format, "compression": None}
+    return replace(request, params=replace(request.params, **params), **others)
+
+
+def overrides(before: GenerationRequest, after: GenerationRequest) -> list[str]:
+    """What was overridden, in words."""
+    return [
+        f"{name} {new!r} (was {old!r})"
+        for owner, other, names in (
+            (before, after, OF_REQUEST),
+            (before.params, after.params, OF_PARAMS),
+        )
+        for name in names
+        if (old := getattr(owner, name)) != (new := getattr(other, name))
+    ]
+
+
+def doubts(
+    original: Original, request: GenerationRequest, now: images.Receipt, software: str
+) -> list[str]:
+    """Why bytes may not come back: what drew them, against what would draw the request now."""
+    recipe, receipt, said = original.recipe, original.recipe.receipt, []
+    if recipe.model != request.model:
+        said.append(f"model {recipe.model} then, {request.model} now")
+    if recipe.software != software:
+        said.append(f"{recipe.software} then, {software} now")
+    if receipt is None:
+        said.append("it has no receipt")
+    else:
+        said += receipt.differences(now)
+        if receipt.sigmas != now.sigmas and not overrides(original.request, request):
+            said.append("its schedule has other sigmas now")
+        if receipt.beside:
+            said.append(f"it was drawn beside {receipt.beside} others")
+    if recipe.unread:
+        said.append(f"its recipe says what is not known here: {', '.join(recipe.unread)}")
+    return said
+
+
+def verdict(original: Original, data: bytes) -> str:
+    """Compare a file drawn again, of the same format, with the original."""
+    name = original.path.name
+    if data == original.data:
+        return f"the same bytes as {name}"
+    try:
+        before, after = _pixels(original.data), _pixels(data)
+    except (OSError, Image.DecompressionBombError):
+        return f"not the same bytes as {name}, whose pixels cannot be read"
+    if before.shape != after.shape:
+        return f"not the size of {name}"
+    gap = np.abs(before - after)
+    if not gap.any():
+        return f"the same pixels as {name}; what their files say beside them differs"
+    share = f"{100 * (gap > 0).mean():.2g} %"
+    return f"not the same as {name}: {share} of the values differ, by at most {gap.max()} of 255"
+
+
+def _pixels(data: bytes) -> np.ndarray[tuple[int, ...], np.dtype[np.int16]]:
+    with Image.open(io.BytesIO(data)) as picture:
+        return np.asarray(picture.convert("RGB")).astype(np.int16)

@@ -1,0 +1,32 @@
+"""What a picture's file says of how its bytes came to be."""
+
+from typing import Any
+
+import torch
+
+from fluxline.engine.job import Job
+from fluxline.engine.runner import sigmas_of
+from fluxline.images import Receipt
+from fluxline.models.base import DiffusionModel
+
+
+def receipt_of(job: Job, model: DiffusionModel[Any], *, threads: int) -> Receipt:
+    """Write the receipt of a job drawn by `model` with so many CPU threads."""
+    return Receipt(
+        weights=model.weights,
+        sigmas=tuple(sigmas_of(job, model.spec)),
+        dtype=str(model.dtype).removeprefix("torch."),
+        device=_described(model.device),
+        torch=str(torch.__version__),
+        threads=threads,
+        beside=job.beside,
+    )
+
+
+def _described(device: torch.device) -> str:
+    """The device, by what its rounding depends on."""
+    if device.type == "cpu":
+        return f"cpu {torch.backends.cpu.get_cpu_capability()}"
+    if device.type == "cuda":
+        return f"cuda {torch.cuda.get_device_name(device)}"
+    return device.type

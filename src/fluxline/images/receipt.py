@@ -1,0 +1,27 @@
+"""The receipt of a picture: what its bytes depend on beside what was asked.
+
+Equal recipes with equal receipts make equal files, byte for byte, on one machine.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Receipt:
+    """What a picture was made with. Written by the engine, read by whoever makes it again."""
+
+    weights: str  # fingerprint of the model's
+    sigmas: tuple[float, ...]  # that the sampler visited, the last of them 0
+    dtype: str
+    device: str  # its kind, and what of it rounding depends on: "cpu AVX512"
+    torch: str  # version
+    threads: int  # of the CPU
+    beside: int = 0  # most pictures it shared a batch with: each may change its last bits
+
+    def differences(self, later: "Receipt") -> list[str]:
+        """Say what is no longer as it was, like "torch 2.9.0 then, 2.10.0 now"."""
+        return [
+            f"{name} {then} then, {now} now"
+            for name in ("weights", "dtype", "device", "torch")
+            if (then := getattr(self, name)) != (now := getattr(later, name))
+        ]

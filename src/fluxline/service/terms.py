@@ -1,0 +1,64 @@
+"""Who asks, on which terms, and how the server that is asked stands."""
+
+import time
+from dataclasses import dataclass, field
+from typing import Literal
+
+from fluxline.fleet.replica import ReplicaState
+from fluxline.jobs import NewWebhook
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Status:
+    """How the server is, for people and probes. cut_off: the job database does not answer."""
+
+    state: ReplicaState | Literal["cut_off"]
+    reason: str  # why it is not ready; empty when it is
+    models: tuple[str, ...]
+    waiting: int
+    running: int
+    restarts: int
+    engines: int  # that can be given work now
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Caller:
+    """Who asks. most_open: requests that may wait or run at a time. rate: cost a minute.
+
+    None: no limit of their own. is_admin: sees and touches everybody's jobs.
+    """
+
+    owner: str = ""
+    priority: int = 0
+    most_open: int | None = None
+    rate: float | None = None
+    is_admin: bool = False
+
+    @property
+    def scope(self) -> str | None:
+        """Whose jobs they see; None: everybody's."""
+        return None if self.is_admin else self.owner
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """How a request is asked; written by the doors.
+
+    fingerprint: hash of what was sent, to know it again. is_attended: the caller waits on an open
+    connection, and nobody comes back. keeps: the pictures are stored (those of a request that is
+    not attended, or has a key, always are). patience_s: when the caller hangs up to ask again,
+    counted from asked_at. may_retry: it does, whether it says when or not.
+    webhook: who is told when it is over.
+    """
+
+    door: str = "openai"
+    fingerprint: str = ""
+    idempotency_key: str | None = None
+    is_attended: bool = True
+    is_retry: bool = False
+    may_retry: bool = False
+    keeps: bool = False
+    patience_s: float | None = None
+    deadline_s: float | None = None
+    webhook: NewWebhook | None = None
+    asked_at: float = field(default_factory=time.monotonic)
