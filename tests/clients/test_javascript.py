@@ -61,11 +61,12 @@ def test_the_official_client_knows_what_is_wrong(field, name, status, code, offi
     assert error["requestID"].startswith("req_")
 
 
-def test_its_own_retry_follows_the_drawing_that_it_did_not_wait_for(node, stopped, http):
-    prompt = "a fox that takes its time in Node"
+@pytest.mark.parametrize("where", ["client", "request"])  # only one of them is told the server
+def test_its_own_retry_follows_the_drawing_that_it_did_not_wait_for(where, node, stopped, http):
+    prompt = f"a fox that takes its time, as the {where} says"
     with ThreadPoolExecutor() as pool:
         with stopped():
-            asked = pool.submit(node, "retry.mjs", prompt, "8000")
+            asked = pool.submit(node, "retry.mjs", prompt, "8000", where)
             time.sleep(11)  # it has hung up by then, and asked again
         answer = asked.result()
 

@@ -165,7 +165,6 @@ def jobs_of(http, prompt):
 
 def test_a_clients_own_retry_follows_the_drawing_that_it_did_not_wait_for(client, stopped, http):
     prompt = "a fox that takes its time"
-    client.images.generate(**FOX)
     patient = client.with_options(timeout=8, max_retries=3)
     with ThreadPoolExecutor() as pool:
         with stopped():

@@ -6,6 +6,15 @@ from fastapi import Request
 from fluxline.server.exchange import terms_of
 
 
+async def terms(headers):
+    async def receive():
+        return {"type": "http.request", "body": b"{}", "more_body": False}
+
+    spelt = [(name.encode(), value.encode()) for name, value in headers.items()]
+    scope = {"type": "http", "method": "POST", "path": "/", "headers": spelt}
+    return await terms_of(Request(scope, receive), door="openai")
+
+
 @pytest.mark.parametrize(
     ("headers", "patience_s"),
     [
@@ -17,11 +26,18 @@ from fluxline.server.exchange import terms_of
     ],
 )
 async def test_the_official_clients_say_how_long_they_wait(headers, patience_s):
-    async def receive():
-        return {"type": "http.request", "body": b"{}", "more_body": False}
+    assert (await terms(headers)).patience_s == patience_s
 
-    spelt = [(name.encode(), value.encode()) for name, value in headers.items()]
-    scope = {"type": "http", "method": "POST", "path": "/", "headers": spelt}
-    terms = await terms_of(Request(scope, receive), door="openai")
 
-    assert terms.patience_s == patience_s
+@pytest.mark.parametrize(
+    ("headers", "expected"),
+    [
+        ({}, (False, False)),
+        ({"x-stainless-retry-count": "0"}, (True, False)),
+        ({"x-stainless-retry-count": "1"}, (True, True)),
+    ],
+)
+async def test_the_official_clients_say_that_they_come_again(headers, expected):
+    told = await terms(headers)
+
+    assert (told.may_retry, told.is_retry) == expected

@@ -148,8 +148,9 @@ async def test_a_clients_own_retry_follows_what_runs_and_a_failed_one_is_tried_a
     assert (await third).job_id == "c"
 
 
-async def test_who_hangs_up_out_of_impatience_is_expected_back(service, replica):
-    terms = Terms(fingerprint="f", patience_s=0.05)
+@pytest.mark.parametrize("terms", [{"patience_s": 0.05}, {"may_retry": True}])
+async def test_who_hangs_up_out_of_impatience_is_expected_back(terms, service, replica):
+    terms = Terms(fingerprint="f", **terms)
     first = asyncio.create_task(service.draw(request("a"), terms))
     await replica.given("a")
     await asyncio.sleep(0.06)

@@ -18,7 +18,9 @@ T = TypeVar("T")
 BODY_TIMEOUT_S = 30.0
 KEY_LIMIT = 255  # characters of an Idempotency-Key
 CLIENT_CLOSED = 499  # never sent: nobody is there to read it
-PATIENCE = ("x-stainless-read-timeout", "x-stainless-timeout")  # of Python, of Node; seconds
+RETRIES = "x-stainless-retry-count"
+# Of Python; of Node, which tells it only where it was given for one request. Seconds.
+PATIENCE = ("x-stainless-read-timeout", "x-stainless-timeout")
 
 
 async def json_fields(request: Request) -> Fields:
@@ -65,7 +67,8 @@ async def terms_of(
         fingerprint=sent.hexdigest(),
         idempotency_key=key,
         is_attended=is_attended,
-        is_retry=_number(request, "x-stainless-retry-count", 0.0) >= 1,
+        is_retry=_number(request, RETRIES, 0.0) >= 1,
+        may_retry=RETRIES in request.headers,
         keeps=keeps,
         patience_s=next((s for name in PATIENCE if (s := _number(request, name, 0.0))), None),
         deadline_s=deadline_s,

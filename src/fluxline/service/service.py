@@ -49,6 +49,7 @@ from fluxline.storage import Pictures
 LONGEST_OPENING_S = 120.0  # for which a request waits while the model is loaded
 RETRY_GRACE_S = 15.0  # in which the official clients repeat what they did not wait for
 MOST_OF = 0.8  # of a patience: a client's clock runs before its first byte is here
+UNSURE_GRACE_S = 3.0  # for a client that comes again, but never said when it hangs up
 
 
 class Drawing(NamedTuple):
@@ -420,10 +421,7 @@ class Service:
         """Follow a job. An attended one is not drawn any more when its last caller leaves."""
 
         def left(_: Ticket) -> None:
-            waited_s = time.monotonic() - terms.asked_at
-            is_impatient = terms.patience_s is not None and waited_s >= MOST_OF * terms.patience_s
-            wait_s = RETRY_GRACE_S if is_impatient else 0.0  # official clients come again
-            asyncio.get_running_loop().call_later(wait_s, self._abandon, feed)
+            asyncio.get_running_loop().call_later(_grace_s(terms), self._abandon, feed)
 
         return feed.follow(left=left if feed.is_attended else None)
 
@@ -448,3 +446,11 @@ class Service:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _grace_s(terms: Terms) -> float:
+    """How long somebody who hangs up now may take to come again."""
+    if terms.patience_s is None:
+        return UNSURE_GRACE_S if terms.may_retry else 0.0
+    waited_s = time.monotonic() - terms.asked_at
+    return RETRY_GRACE_S if waited_s >= MOST_OF * terms.patience_s else 0.0

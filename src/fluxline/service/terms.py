@@ -47,7 +47,7 @@ class Terms:
     fingerprint: hash of what was sent, to know it again. is_attended: the caller waits on an open
     connection, and nobody comes back. keeps: the pictures are stored (those of a request that is
     not attended, or has a key, always are). patience_s: when the caller hangs up to ask again,
-    counted from asked_at.
+    counted from asked_at. may_retry: it does, whether it says when or not.
     webhook: who is told when it is over.
     """
 
@@ -56,6 +56,7 @@ class Terms:
     idempotency_key: str | None = None
     is_attended: bool = True
     is_retry: bool = False
+    may_retry: bool = False
     keeps: bool = False
     patience_s: float | None = None
     deadline_s: float | None = None
