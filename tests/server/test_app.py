@@ -230,7 +230,7 @@ async def test_a_caller_who_leaves_cancels_the_request(app, engine):
         "type": "http",
         "method": "POST",
         "path": URL,
-        "headers": [(b"content-type", b"application/json")],
+        "headers": [(b"host", b"localhost"), (b"content-type", b"application/json")],
         "query_string": b"",
     }
     serving = asyncio.create_task(app(scope, receive, send))
