@@ -116,9 +116,12 @@ class Ledger:
                 [drawn] = json.loads(found["result"])
                 assert (drawn["sha256"], drawn["seed"]) == (entry.drawn, entry.seed)
         assert not rows, f"jobs that nobody was told of: {list(rows)}"
-        drawn_here = sum(entry.sha256 is not None for entry in self.entries)
+        # Who waited on an open line may have been let in, and then left or been sent away.
+        answered = strangers + sum(entry.sha256 is not None for entry in self.entries)
         broken = sum(entry.status == 0 for entry in self.entries)
-        assert drawn_here <= len(unkeyed) - strangers <= drawn_here + broken
+        sent_away = sum(entry.status == 503 and not entry.key for entry in self.entries)
+        assert answered <= len(unkeyed) <= answered + broken + sent_away
+        assert sum(row["state"] == "done" for row in unkeyed) <= answered + broken
 
     async def _ask(
         self,
