@@ -18,9 +18,7 @@ FEW_FILES = """
 import resource
 resource.setrlimit(resource.RLIMIT_NOFILE, (64, 4096))
 """
-POST = (
-    b"POST /v1/images/generations HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\n"
-)
+POST = b"POST /v1/images/generations HTTP/1.1\r\nhost: [::1]\r\ncontent-type: application/json\r\n"
 
 
 async def settled(server, http, before, *, more=0):
@@ -82,7 +80,7 @@ async def test_a_head_that_does_not_end_is_hung_up_on(start, client):
     async with client(server) as http:
         lines = [await asyncio.open_connection("127.0.0.1", server.port) for _ in range(30)]
         for _, writer in lines[10:]:
-            writer.write(b"GET / HTTP/1.1\r\nhost: 127.0.0.1\r\n")
+            writer.write(b"GET / HTTP/1.1\r\nhost: [::1]\r\n")
         for _, writer in lines[20:]:  # a whole request first, then a second that does not end
             writer.write(b"\r\nGET / HTTP/1.1\r\nx: ")
 
@@ -118,7 +116,7 @@ async def test_who_stops_reading_is_hung_up_on_and_keeps_nobody_waiting(start, c
         line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         line.connect(("127.0.0.1", server.port))
         line.setblocking(False)
-        line.send(b"GET /openapi.json HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n" * 1000)
+        line.send(b"GET /openapi.json HTTP/1.1\r\nhost: [::1]\r\n\r\n" * 1000)
         await asyncio.sleep(0.5)
         assert Footprint.of(server).files > before.files
         assert (await http.get("/health/live")).status_code == 200
@@ -147,7 +145,7 @@ NONSENSE = {
     "tls": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\x55" * 500,
     "http 2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
     "http 0.9": b"GET /\r\n",
-    "http 9.9": b"GET / HTTP/9.9\r\nhost: 127.0.0.1\r\n\r\n",
+    "http 9.9": b"GET / HTTP/9.9\r\nhost: [::1]\r\n\r\n",
     "no host": b"GET / HTTP/1.1\r\n\r\n",
     "two lengths": POST + b"content-length: 2\r\ncontent-length: 3\r\n\r\n{}}",
     "a length below nothing": POST + b"content-length: -1\r\n\r\n",
@@ -157,18 +155,19 @@ NONSENSE = {
     "unknown coding": POST + b"transfer-encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
     "a chunk beyond all": POST + b"transfer-encoding: chunked\r\n\r\n" + b"f" * 30 + b"\r\n",
     "a chunk of words": POST + b"transfer-encoding: chunked\r\n\r\nzz\r\n",
-    "a long header": b"GET / HTTP/1.1\r\nhost: 127.0.0.1\r\nx: " + b"a" * 200_000,
-    "many headers": b"GET / HTTP/1.1\r\nhost: 127.0.0.1\r\n" + b"x: a\r\n" * 30_000,
+    "a long header": b"GET / HTTP/1.1\r\nhost: [::1]\r\nx: " + b"a" * 200_000,
+    "many headers": b"GET / HTTP/1.1\r\nhost: [::1]\r\n" + b"x: a\r\n" * 30_000,
     "a long address": b"GET /" + b"a" * 200_000,
-    "half a character": b"GET /v1/jobs/%ff%fe HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n",
-    "a zero in the address": b"GET /v1/jobs/%00 HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n",
-    "dots": b"GET /files/..%2f..%2fjobs.sqlite3?expires=9&signature=0 HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n",
-    "an address elsewhere": b"GET http://elsewhere/v1/jobs/x HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n",
-    "a way through": b"CONNECT elsewhere:443 HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n",
-    "a web socket": b"GET / HTTP/1.1\r\nhost: 127.0.0.1\r\nupgrade: websocket\r\nconnection: upgrade\r\n"
-    b"\r\n",
-    "a line in a header": b"GET / HTTP/1.1\r\nhost: 127.0.0.1\r\nx: a\rb\r\n\r\n",
-    "nonsense after a request": b"GET / HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n\0\0\0\0\r\n\r\n",
+    "half a character": b"GET /v1/jobs/%ff%fe HTTP/1.1\r\nhost: [::1]\r\n\r\n",
+    "a zero in the address": b"GET /v1/jobs/%00 HTTP/1.1\r\nhost: [::1]\r\n\r\n",
+    "dots": b"GET /files/..%2f..%2fjobs.sqlite3?expires=9&signature=0 HTTP/1.1\r\n"
+    b"host: [::1]\r\n\r\n",
+    "an address elsewhere": b"GET http://elsewhere/v1/jobs/x HTTP/1.1\r\nhost: [::1]\r\n\r\n",
+    "a way through": b"CONNECT elsewhere:443 HTTP/1.1\r\nhost: [::1]\r\n\r\n",
+    "a web socket": b"GET / HTTP/1.1\r\nhost: [::1]\r\nupgrade: websocket\r\n"
+    b"connection: upgrade\r\n\r\n",
+    "a line in a header": b"GET / HTTP/1.1\r\nhost: [::1]\r\nx: a\rb\r\n\r\n",
+    "nonsense after a request": b"GET / HTTP/1.1\r\nhost: [::1]\r\n\r\n\0\0\0\0\r\n\r\n",
     "packed": POST + b"content-encoding: gzip\r\ncontent-length: 4\r\n\r\n\x1f\x8b\x08\x00",
 }
 
