@@ -3,11 +3,12 @@
 import asyncio
 import contextlib
 import re
+import time
 
 import pytest
 
 from fluxline.errors import InvalidParams
-from fluxline.server.outside import LONGEST_URL, Outside, Unreachable
+from fluxline.server.outside import ANSWER_S, LONGEST_URL, Outside, Unreachable
 
 HOSTILE = [
     "http://example.com/",
@@ -138,8 +139,11 @@ async def test_only_2xx_is_an_acknowledgement(answer, why, listener):
 
 
 async def test_an_endless_answer_is_not_read(listener):
-    listener.answer = b"HTTP/1.1 200 OK\r\n\r\n" + b"x" * 2**22
+    listener.answer = b"HTTP/1.1 200 OK\r\n\r\n" + b"x" * 2**26
+    began = time.monotonic()
     await Outside("127.0.0.1").post(f"http://127.0.0.1:{listener.port}/", b"{}", {})
+    assert len(listener.heard) == 1
+    assert time.monotonic() - began < ANSWER_S
 
 
 async def test_who_does_not_answer_is_not_waited_for(listener, monkeypatch):

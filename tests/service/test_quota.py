@@ -49,6 +49,9 @@ def test_a_key_without_a_rate_has_no_bucket(clock):
     quota = Quota(clock)
     for _ in range(100):
         spend(quota, "ann", None, 1e9)
+    spend(quota, "ann", 60.0, 60.0)
+    with pytest.raises(QueueFull):
+        spend(quota, "ann", 60.0, 60.0)
 
 
 def test_what_was_refused_in_the_end_costs_nothing(clock):

@@ -40,12 +40,20 @@ async def test_pictures_beyond_the_limit_go_and_the_newest_stays(store, clerk, p
     assert await pictures.get(second.key) == b"b" * 100
 
 
-async def test_a_store_that_is_away_is_swept_another_time(store, clerk, caplog):
+async def test_a_store_that_is_away_is_swept_another_time(store, clerk, monkeypatch, caplog):
     class Away:
+        tries = 0
+
         async def sweep(self, **limits):
+            self.tries += 1
             raise StorageError("the store could not be listed")
 
-    running = asyncio.create_task(Sweeper(store, clerk, Away(), keep_days=1, max_bytes=1).run())
-    while "could not be listed" not in caplog.text:
-        await asyncio.sleep(0.002)
+    monkeypatch.setattr("fluxline.service.sweeper.EVERY_S", 0)
+    away = Away()
+    running = asyncio.create_task(Sweeper(store, clerk, away, keep_days=1, max_bytes=1).run())
+    async with asyncio.timeout(5):
+        while away.tries < 2:
+            await asyncio.sleep(0.002)
+    assert not running.done()
+    assert "could not be listed" in caplog.text
     running.cancel()

@@ -138,6 +138,7 @@ async def test_a_late_starter_keeps_no_place_for_what_others_draw(server):
     async with asyncio.timeout(5):
         while late.status.waiting + late.status.running:
             await asyncio.sleep(0.01)
+    assert list(replica.requests) == ["a"]
 
 
 async def test_the_largest_seed_comes_back_whole(server, store):

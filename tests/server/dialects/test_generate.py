@@ -260,3 +260,20 @@ async def test_what_is_answered_again_says_what_was_drawn_then(body, http, guide
     }
     assert (await http.get(f"/v1/jobs/{again['id']}")).status_code == 200
     assert len(guided.started) == 1
+
+
+@pytest.mark.parametrize(
+    ("body", "name"),
+    [
+        ({"lora_weight": 0.5}, "lora_weight"),
+        ({"nof_images": 1, "sampler": "heun", "eta": 1}, "eta"),
+    ],
+)
+async def test_what_has_no_effect_alone_is_said(body, name, http, guided):
+    assert (await asked(http, **body))["warnings"][0].startswith(f"{name} has no effect")
+
+
+async def test_eta_reaches_ddim_without_a_word(http, guided):
+    said = await asked(http, nof_images=1, sampler="ddim", eta=0.5)
+    assert not any(line.startswith("eta") for line in said["warnings"])
+    assert guided.started[0].plan[0].params.eta == 0.5

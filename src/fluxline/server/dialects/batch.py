@@ -39,6 +39,7 @@ class Asked:
     request: GenerationRequest
     choices: tuple[Choice, ...]
     is_cfg_applied: bool
+    eta: float
     gpus: int
     is_streamed: bool
     warnings: tuple[str, ...]
@@ -72,6 +73,7 @@ def read(fields: Fields, info: ModelInfo, *, most: int, request_id: str) -> Aske
         request=request,
         choices=choices,
         is_cfg_applied=is_cfg_applied,
+        eta=eta,
         gpus=gpus,
         is_streamed=is_streamed,
         warnings=tuple(_warnings(fields, is_cfg_applied)),
@@ -92,6 +94,8 @@ def answer(
     said = dict.fromkeys((*asked.warnings, *(line for image in kept for line in image.warnings)))
     if {("ddim", 0.0), ("euler", 0.0)} <= {(i.params.sampler, i.params.eta) for i in images}:
         said["ddim with eta 0 draws what euler draws, but for the seed; give eta"] = None
+    if asked.eta and all(image.params.sampler != "ddim" for image in images):
+        said["eta has no effect: only ddim reads it, and none was drawn with it"] = None
     return {
         "prompt": asked.request.prompt,
         "count": len(kept),

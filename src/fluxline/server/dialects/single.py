@@ -41,7 +41,7 @@ def read(fields: Fields, info: ModelInfo, *, request_id: str) -> Asked:
     guidance = fields.number("guidance_scale", "guidance", low=0, high=MOST_GUIDANCE)
     if fields.given("lora_name"):
         raise UnsupportedParam("lora_name: LoRA is not served yet; leave it out", field="lora_name")
-    fields.number("lora_weight", low=0, high=2)
+    lora_weight = fields.number("lora_weight", low=0, high=2)
     request = GenerationRequest(
         id=request_id,
         prompt=prompt,
@@ -57,7 +57,8 @@ def read(fields: Fields, info: ModelInfo, *, request_id: str) -> Asked:
             negative_prompt=negative_prompt,
         ),
     )
-    warnings = [f"unknown field {name[:64]!r} is ignored" for name in fields.unread()[:16]]
+    warnings = [] if lora_weight is None else ["lora_weight has no effect without lora_name"]
+    warnings += [f"unknown field {name[:64]!r} is ignored" for name in fields.unread()[:16]]
     return Asked(request=request, warnings=tuple(warnings))
 
 
