@@ -51,7 +51,7 @@ class ScriptedReplica:
 
     async def given(self, name):
         """Wait until it was given a request; return what its events are published with."""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             while name not in self.publish:
                 await asyncio.sleep(0.001)
         return self.publish[name]
@@ -98,6 +98,13 @@ async def service(opened, replica):
     yield service
     await replica.stop()
     await service.close()
+
+
+async def vanished(service):
+    """Leave a service as a process that is gone leaves it: nothing more is claimed or written."""
+    for task in service._dispatcher._tasks:
+        task.cancel()
+    await service._clerk.do(lambda: None)  # its thread may be in the midst of a claim
 
 
 def request(name="a", **fields):

@@ -8,7 +8,7 @@ from tests.service.conftest import picture, request
 
 
 async def heard(ticket):
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         return [event async for event in ticket]
 
 

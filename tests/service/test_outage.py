@@ -57,14 +57,14 @@ async def test_what_runs_is_drawn_on_and_written_down_when_the_database_is_back(
 async def test_meanwhile_nothing_is_accepted_and_it_is_not_ready(running, outage, replica, store):
     with pytest.raises(DatabaseDown) as refused:
         await running.submit(request("b"), STORED)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(20):
         while running.status.state == "ready":
             await asyncio.sleep(0.05)
     assert (running.status.state, "database" in running.status.reason) == ("cut_off", True)
     assert (refused.value.retry_after_s, running.status.waiting) == (5, 1)
 
     outage()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(20):
         while running.status.state != "ready":
             await asyncio.sleep(0.05)
     await running.submit(request("c"), STORED)

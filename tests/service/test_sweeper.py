@@ -51,7 +51,7 @@ async def test_a_store_that_is_away_is_swept_another_time(store, clerk, monkeypa
     monkeypatch.setattr("fluxline.service.sweeper.EVERY_S", 0)
     away = Away()
     running = asyncio.create_task(Sweeper(store, clerk, away, keep_days=1, max_bytes=1).run())
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         while away.tries < 2:
             await asyncio.sleep(0.002)
     assert not running.done()

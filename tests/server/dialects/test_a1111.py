@@ -121,7 +121,7 @@ async def test_an_unknown_checkpoint_is_refused_and_a_known_one_is_drawn_by(http
 async def test_progress_is_the_callers_and_interrupting_answers_with_what_is_done(http, guided):
     idle = (await http.get(f"{API}/progress")).json()
     call = asyncio.create_task(http.post(f"{API}/txt2img", json={"prompt": "hang", "n_iter": 2}))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         while (busy := (await http.get(f"{API}/progress")).json())["state"]["job_count"] == 0:
             await asyncio.sleep(0.002)
         while not guided.started:

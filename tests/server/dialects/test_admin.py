@@ -64,7 +64,7 @@ async def submitted(http, **body):
 
 
 async def status(http, request_id, word):
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         while True:
             said = (await http.get(f"/request-status/{request_id}")).json()
             if said["status"] == word:

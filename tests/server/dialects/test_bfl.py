@@ -8,7 +8,7 @@ from tests.worker.fake_engine import picture
 
 
 async def polled(http, url):
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         while (said := (await http.get(url)).json())["status"] == "Pending":
             await asyncio.sleep(0.002)
     return said

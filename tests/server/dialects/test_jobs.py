@@ -17,7 +17,7 @@ async def asked(http, status=202, headers=None, **body):
 
 
 async def ended(http, job_id):
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         while (job := (await http.get(f"{JOBS}/{job_id}")).json())["finished_at"] is None:
             await asyncio.sleep(0.002)
     return job

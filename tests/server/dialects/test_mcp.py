@@ -99,7 +99,7 @@ async def draw(client, **fields):
 
 
 async def until(truth):
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         while not truth():
             await asyncio.sleep(0.002)
 
@@ -315,7 +315,7 @@ async def test_a_job_is_asked_now_and_fetched_later(client, engine):
     await until(lambda: engine.started)
     running = (await client.call_tool("get_job", {"job_id": said["id"]})).structured_content
     engine.release()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         while (job := await client.call_tool("get_job", {"job_id": said["id"]})).structured_content[
             "status"
         ] != "done":
@@ -338,7 +338,7 @@ async def test_a_job_is_cancelled(client, engine):
 
 async def test_a_failed_job_says_why(client):
     said = (await draw(client, prompt="blown", wait=False)).structured_content
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         while (
             job := (await client.call_tool("get_job", {"job_id": said["id"]})).structured_content
         )["status"] != "failed":
