@@ -50,6 +50,12 @@ def test_cost_takes_the_models_defaults_and_counts_true_guidance_twice():
     assert cost(asked(params=SamplingParams(cfg_scale=2.0)), INFO) == 2 * plain
 
 
+@pytest.mark.parametrize(("strength", "left"), [(None, 3), (0.5, 2), (0.01, 1), (1.0, 4)])
+def test_what_starts_from_a_picture_costs_the_steps_that_are_left(strength, left):
+    params = SamplingParams(width=64, height=32, steps=4, strength=strength)
+    assert cost(asked(params=params, image=b"..."), INFO) == 64 * 32 * left
+
+
 def test_the_best_come_first_and_of_equals_the_earlier():
     images = [image(0, 0.1), image(1, 0.9), image(2, 0.9), image(3, -0.5)]
     assert [i.index for i in best(reversed(images), 3)] == [1, 2, 0]

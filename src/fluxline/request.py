@@ -4,6 +4,7 @@ Frozen, and made of little but the standard library, so that every front door, b
 the tests can hold them. Who writes and who reads each field is said beside it.
 """
 
+import math
 import secrets
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -17,6 +18,11 @@ ScorerName = Literal["clip", "technical"]
 ImageFormat = Literal["png", "jpeg", "webp", "avif"]
 
 SMALLEST_SIDE = 1  # px
+SIDE_TILE = 16  # px: of a side that nobody asked for, what it is a multiple of
+NARROWEST = 4.0
+"""Sides of a picture to each other, where nobody asked for them."""
+STRENGTH = 0.75
+"""Of a picture that a request starts from, what is redrawn unless it says."""
 SEED_LIMIT = 2**63
 """Seeds run from 0 to SEED_LIMIT - 1: what a torch generator and a signed database column hold."""
 
@@ -32,7 +38,7 @@ class SamplingParams:
 
     A front door writes what its caller asked; `ModelSpec.resolve` fills the rest in and
     checks it; what comes back in `ImageResult.params` has no None left, except `guidance` of a
-    model that has none.
+    model that has none and `strength` of a picture drawn from noise alone.
     """
 
     width: int | None = None  # px of the picture that comes out
@@ -44,6 +50,7 @@ class SamplingParams:
     cfg_scale: float = 1.0  # true classifier-free guidance; above 1 each evaluation takes two rows
     negative_prompt: str = ""  # the other row's prompt, used when cfg_scale > 1
     eta: float = 0.0  # ddim: 0 deterministic, 1 ancestral
+    strength: float | None = None  # of the request's image that is redrawn: above 0, 1 is all of it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +73,7 @@ class GenerationRequest:
     prompt: str
     seed: int
     n: int = 1
+    image: bytes | None = None  # the file of a picture to start from; None: noise alone
     model: str | None = None  # None: the server's default
     params: SamplingParams = field(default_factory=SamplingParams)
     plan: tuple[Planned, ...] = ()  # every picture by itself, in place of n, seed and params
@@ -129,6 +137,38 @@ class ModelInfo:
     device: str
     samplers: tuple[str, ...]
     schedules: tuple[str, ...]
+    sizes: tuple[tuple[int, int], ...] = ()  # px (width, height) it was trained for; empty: any
+
+    def size_like(
+        self, shape: tuple[int, int], width: int | None = None, height: int | None = None
+    ) -> tuple[int, int]:
+        """The size (width, height) for a picture drawn from one of that shape, in px.
+
+        What was not asked follows the shape: of one side asked the other; of none, the trained
+        size nearest in shape, or about as many pixels as the native size has.
+        """
+        aspect = min(max(shape[0] / shape[1], 1 / NARROWEST), NARROWEST)
+        if width and height:
+            return width, height
+        if width or height:
+            sides = (width or height * aspect, height or width / aspect)  # type: ignore[operator]
+        elif self.sizes:
+            return min(self.sizes, key=lambda size: self._distance(size, aspect))
+        else:
+            side = math.sqrt(self.native_width * self.native_height)
+            sides = (side * math.sqrt(aspect), side / math.sqrt(aspect))
+        return _side(sides[0], self.max_width), _side(sides[1], self.max_height)
+
+    def _distance(self, size: tuple[int, int], aspect: float) -> tuple[float, float]:
+        """How far a size is from a shape, and from the native area."""
+        area = size[0] * size[1] / (self.native_width * self.native_height)
+        return abs(math.log(size[0] / size[1] / aspect)), abs(math.log(area))
+
+
+def _side(wanted: float, most: int) -> int:
+    """A side of whole tiles near the wanted one, so that nothing of what is drawn is cut."""
+    tiles = max(1, round(wanted / SIDE_TILE))
+    return min(tiles * SIDE_TILE, most)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,9 +204,13 @@ def check(params: SamplingParams, info: ModelInfo) -> None:
         ("cfg_scale", params.cfg_scale, 30),
         ("eta", params.eta, 1),
         ("guidance", guidance, 100),
+        ("strength", params.strength, 1),
     ):
         if scale is not None and not 0 <= scale <= most:
             raise InvalidParams(f"{name} must be from 0 to {most}; got {scale:g}", field=name)
+    if params.strength == 0:
+        message = "strength must be above 0: at 0 nothing would be drawn"
+        raise InvalidParams(message, field="strength")
     for name, word, known in (
         ("sampler", params.sampler, info.samplers),
         ("schedule", params.schedule, info.schedules),
@@ -176,12 +220,22 @@ def check(params: SamplingParams, info: ModelInfo) -> None:
             raise InvalidParams(message, field=name)
 
 
+def steps_left(steps: int, strength: float) -> int:
+    """Steps of a schedule that are walked from a picture of which `strength` is redrawn.
+
+    Source: diffusers, FluxImg2ImgPipeline.get_timesteps.
+    """
+    return steps - int(max(steps - min(steps * strength, steps), 0))
+
+
 def cost(request: GenerationRequest, info: ModelInfo) -> float:
     """Predict the work of a request in pixels x evaluations, rows with a negative prompt twice."""
 
     def of(params: SamplingParams) -> float:
         pixels = (params.width or info.native_width) * (params.height or info.native_height)
         steps = params.steps or info.default_steps
+        if request.image is not None:
+            steps = steps_left(steps, STRENGTH if params.strength is None else params.strength)
         evaluations = 2 * steps - 1 if params.sampler == "heun" else steps
         return float(pixels * evaluations * (2 if params.cfg_scale > 1 else 1))
 

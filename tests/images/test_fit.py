@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fluxline.errors import InvalidParams
-from fluxline.images import fit
+from fluxline.images import fit, place
 from tests.images.pictures import noise, ramp
 
 sides = st.integers(1, 90)
@@ -70,3 +70,27 @@ def test_side_below_one_is_refused_by_field(width, height, field):
     with pytest.raises(InvalidParams) as caught:
         fit(noise(8, 8), width, height)
     assert caught.value.field == field
+
+
+@settings(max_examples=80, deadline=None)
+@given(sides, sides, sides, sides)
+def test_a_picture_laid_out_fills_the_drawn_size(width, height, drawn_width, drawn_height):
+    placed = place(noise(width, height), drawn_width, drawn_height)
+    assert placed.shape == (drawn_height, drawn_width, 3)
+    assert placed.dtype == np.uint8
+
+
+@pytest.mark.parametrize("asked", [(128, 128), (121, 120), (127, 128)])
+def test_what_the_grid_adds_is_taken_away_again_without_a_trace(asked):
+    pixels = noise(*asked)
+    assert np.array_equal(fit(place(pixels, 128, 128), *asked), pixels)
+
+
+@pytest.mark.parametrize(
+    ("asked", "drawn"), [((256, 256), (128, 128)), ((200, 80), (160, 96)), ((90, 160), (96, 160))]
+)
+def test_a_picture_laid_out_and_fitted_again_stands_where_it_stood(asked, drawn):
+    pixels = ramp(*asked)
+    back = fit(place(pixels, *drawn), *asked)
+    inner = (slice(8, -8), slice(8, -8))  # the edges ring
+    assert np.abs(back[inner].astype(int) - pixels[inner]).max() <= 5

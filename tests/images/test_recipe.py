@@ -198,12 +198,12 @@ def test_malformed_field_is_refused_by_name(change, field):
 
 def test_fields_of_a_newer_version_are_passed_over_and_told():
     newer = json.loads(REPLAYABLE.to_json()) | {"mood": "calm", "unread": ["x"]}
-    newer["params"]["strength"] = 0.5
+    newer["params"]["loudness"] = 0.5
     newer["receipt"]["kernels"] = ["a"]
 
     recipe = Recipe.from_json(json.dumps(newer))
 
-    assert recipe.unread == ("'params.strength'", "'receipt.kernels'", "'recipe.mood'")
+    assert recipe.unread == ("'params.loudness'", "'receipt.kernels'", "'recipe.mood'")
     assert replace(recipe, unread=()) == REPLAYABLE
 
 

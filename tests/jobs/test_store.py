@@ -40,6 +40,26 @@ def test_an_accepted_job_is_there_after_the_store_is_opened_again(opened, store,
     assert (found.state, found.created_at, found.deadline) == (JobState.QUEUED, 1000.0, 1100.0)
 
 
+def test_the_picture_a_job_starts_from_is_kept_until_it_is_done(opened, store, clock):
+    accept(store, "x", image=bytes(range(256)))
+    accept(store, "y")
+    assert JobStore(opened(), clock=clock).image("x") == bytes(range(256))
+    assert store.image("y") is None
+    store.finish(store.claim("a", lease_s=10, limit=1)[0].token, "[]")
+    assert store.image("x") is None
+
+
+def test_a_job_that_may_be_retried_keeps_its_picture_until_it_is_forgotten(store, clock):
+    accept(store, "x", "y", image=b"picture")
+    failed, cancelled = store.claim("a", lease_s=10, limit=2)
+    store.fail(failed.token, "internal_error", "no")
+    store.drop(cancelled.token)
+    assert (store.image("x"), store.image("y")) == (b"picture", b"picture")
+    clock.now += 100
+    store.forget(finished_before=clock.now, limit=10)
+    assert (store.image("x"), store.image("y")) == (None, None)
+
+
 def test_a_claimed_job_is_finished_with_its_result(store, clock):
     accept(store, "x")
     (claim,) = store.claim("a", lease_s=10, limit=5)

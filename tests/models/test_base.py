@@ -91,3 +91,40 @@ def test_a_negative_prompt_without_effect_is_told():
 def test_an_impossible_strength_is_refused(value):
     with pytest.raises(InvalidParams, match="cfg_scale must be from 0 to 30"):
         spec().resolve(SamplingParams(cfg_scale=value))
+
+
+def test_strength_without_a_picture_is_told_and_not_kept():
+    params, warnings = spec().resolve(SamplingParams(strength=0.5))
+    assert params.strength is None
+    assert warnings == ["strength 0.5 ignored: there is no picture to start from"]
+
+
+def test_a_strength_that_leaves_nothing_of_the_picture_is_told():
+    asked = SamplingParams(strength=0.9, steps=8)
+    assert "the picture given is not seen" in spec().resolve(asked, (64, 64))[1][0]
+    assert spec().resolve(SamplingParams(steps=8), (64, 64))[1] == []
+
+
+@pytest.mark.parametrize("value", [0.0, -0.1, 1.01, float("nan")])
+def test_a_strength_out_of_range_is_refused(value):
+    with pytest.raises(InvalidParams, match="strength must be"):
+        spec().resolve(SamplingParams(strength=value), (64, 64))
+
+
+@pytest.mark.parametrize(
+    ("trained", "shape", "asked", "becomes"),
+    [
+        ((), (4000, 2000), {}, (176, 96)),
+        ((), (100, 100), {}, (128, 128)),
+        ((), (4000, 2000), {"width": 64}, (64, 32)),
+        ((), (4000, 2000), {"height": 64}, (128, 64)),
+        ((), (4000, 2000), {"width": 100, "height": 90}, (100, 90)),
+        ((), (1, 60_000), {}, (64, 256)),
+        (((128, 128), (160, 96), (96, 160)), (4000, 2000), {}, (160, 96)),
+        (((128, 128), (160, 96), (96, 160)), (300, 400), {}, (96, 160)),
+        (((256, 256), (128, 128)), (300, 300), {}, (128, 128)),
+    ],
+)
+def test_a_size_nobody_asked_for_is_like_the_picture_that_is_given(trained, shape, asked, becomes):
+    params, _ = spec(trained_sizes=trained).resolve(SamplingParams(**asked), shape)
+    assert (params.width, params.height) == becomes

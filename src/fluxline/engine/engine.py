@@ -20,6 +20,7 @@ from fluxline import images
 from fluxline.engine.build import TECHNICAL, open_model, open_scorer
 from fluxline.engine.faults import is_out_of_memory
 from fluxline.engine.finish import finish
+from fluxline.engine.given import Given
 from fluxline.engine.job import BatchKey, Change, Job
 from fluxline.engine.ledger import Ledger, Publish
 from fluxline.engine.receipt import receipt_of
@@ -47,6 +48,7 @@ from fluxline.request import (
     Planned,
     Progress,
     best,
+    steps_left,
 )
 from fluxline.samplers import evaluations
 
@@ -122,14 +124,16 @@ class Engine:
         n: int = 1,
         top_k: int | None = None,
         seed: int | None = None,
+        image: bytes | None = None,
         **params: Any,
     ) -> list[ImageResult]:
         """Draw n pictures and wait for them, or for the top_k best of them, best first.
 
-        params: the fields of SamplingParams. Raises RequestError for a wrong field, EngineError if
+        image: the file of a picture to start from. params: the fields of SamplingParams. Raises
+        RequestError for a wrong field, EngineError if
         a picture failed.
         """
-        request = new_request(prompt, n=n, top_k=top_k, seed=seed, params=params)
+        request = new_request(prompt, n=n, top_k=top_k, seed=seed, image=image, params=params)
         return best(self.submit(request).result(), top_k)
 
     def submit(self, request: GenerationRequest) -> Ticket:
@@ -282,8 +286,10 @@ class Engine:
     def _jobs_of(self, request: GenerationRequest) -> list[Job]:
         """Check a request and make its jobs. Called on the caller's thread: reads only the spec."""
         self._check(request)
+        given = None if request.image is None else Given(images.decode(request.image))
         return [
-            self._job(request, index, picture) for index, picture in enumerate(request.pictures())
+            self._job(request, index, picture, given)
+            for index, picture in enumerate(request.pictures())
         ]
 
     def _check(self, request: GenerationRequest) -> None:
@@ -306,9 +312,11 @@ class Engine:
                 message = f"seed must be from 0 to {SEED_LIMIT - 1}; got {seed}"
                 raise InvalidParams(message, field="seed")
 
-    def _job(self, request: GenerationRequest, index: int, picture: Planned) -> Job:
+    def _job(
+        self, request: GenerationRequest, index: int, picture: Planned, given: Given | None
+    ) -> Job:
         spec = self._model.spec
-        params, warnings = spec.resolve(picture.params)
+        params, warnings = spec.resolve(picture.params, given.shape if given else None)
         if request.top_k is not None and self._scorer == TECHNICAL:
             warnings.append(
                 "top_k judges sharpness, contrast and range, not the prompt: a CLIP would"
@@ -323,15 +331,19 @@ class Engine:
             height=params.height,
         )
         drawn = spec.drawn_size(params.width, params.height)
+        steps = params.steps
+        if params.strength is not None:
+            steps = steps_left(steps, params.strength)
         return Job(
             request=request,
             index=index,
             seed=picture.seed,
             params=params,
             drawn=drawn,
+            source=given.source((params.width, params.height), drawn) if given else None,
             key=BatchKey(spec.image_tokens(*drawn), spec.text_length),
             rows=2 if params.cfg_scale > 1.0 else 1,
-            evaluations=evaluations(params.sampler, params.steps),
+            evaluations=evaluations(params.sampler, steps),
             warnings=tuple(warnings),
         )
 

@@ -32,6 +32,7 @@ def finish(
         software=SOFTWARE,
         rendered=None if job.drawn == (width, height) else job.drawn,
         compression=job.request.compression,
+        source=job.source.digest if job.source else None,
         receipt=receipt_of(job, model, threads=threads),
     )
     data = images.encode(

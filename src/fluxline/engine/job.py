@@ -29,6 +29,14 @@ class BatchKey:
     text_tokens: int
 
 
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A picture that a job starts from. Pixels are the runner's and go through untouched."""
+
+    pixels: Any  # uint8 (h, w, 3) of the size the model draws
+    digest: str  # of the pixels that were given, at the size that was asked
+
+
 @dataclass(slots=True, kw_only=True, eq=False)
 class Job:
     """One picture on its way through the engine. Times are seconds of the scheduler's clock."""
@@ -39,6 +47,7 @@ class Job:
     seed: int
     params: SamplingParams  # resolved
     drawn: tuple[int, int]  # px (width, height) the model draws
+    source: "Source | None" = None  # the picture it starts from
     key: BatchKey
     rows: int  # of a forward each evaluation takes: 2 with true CFG
     evaluations: int  # in all

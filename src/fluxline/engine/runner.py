@@ -19,15 +19,29 @@ from torch import Tensor
 from fluxline import samplers
 from fluxline.engine.cache import ByteLRU
 from fluxline.engine.faults import is_lost, is_out_of_memory
-from fluxline.engine.job import Job, Outcome, Plan, Score
+from fluxline.engine.job import Job, Outcome, Plan, Score, Source
 from fluxline.engine.tally import Tally
 from fluxline.errors import DeviceLost, EngineError, FluxlineError, NotFinite, OutOfMemory
 from fluxline.models.base import Conditioning, DiffusionModel, DynamicShift, ModelSpec
 from fluxline.models.scorers import Scorer
+from fluxline.request import steps_left
 
 _log = logging.getLogger(__name__)
 
 CONDITIONING_BYTES = 256 * 2**20  # 60 prompts of FLUX.1 dev; thousands of the embedded model
+CLEAN_TOKENS_BYTES = 16 * 2**20  # 64 pictures of a megapixel
+
+
+@dataclass(frozen=True, slots=True)
+class CleanTokens:
+    """What the VAE made of a picture: (N, C) float32, on the model's device, never written."""
+
+    tokens: Tensor
+
+    @property
+    def bytes(self) -> int:
+        """Memory it holds."""
+        return self.tokens.nbytes
 
 
 @dataclass(slots=True)
@@ -55,6 +69,7 @@ class Runner:
         self._open_scorer = open_scorer
         self._samples: dict[str, Sample] = {}
         self._conditioning: ByteLRU[Conditioning] = ByteLRU(conditioning_bytes)
+        self._clean_tokens: ByteLRU[CleanTokens] = ByteLRU(CLEAN_TOKENS_BYTES)
         self._contexts: WeakValueDictionary[Any, Any] = WeakValueDictionary()
         self.tally = Tally()
 
@@ -171,10 +186,12 @@ class Runner:
         width, height = job.drawn
         sigmas = sigmas_of(job, self._model.spec)
         generator = torch.Generator("cpu").manual_seed(job.seed)
-        noise = self._model.noise(generator, width, height)
+        x = self._model.noise(generator, width, height)
+        if job.source is not None:
+            x = (1 - sigmas[0]) * self._clean(job.source) + sigmas[0] * x
         sampling = samplers.start(
             job.params.sampler,
-            noise,
+            x,
             sigmas,
             lambda: self._model.noise(generator, width, height),
             job.params.eta,
@@ -184,6 +201,16 @@ class Runner:
         ]
         x, sigma = next(sampling)
         return Sample(sampling, x, sigma, contexts)
+
+    def _clean(self, source: Source) -> Tensor:
+        """The tokens of a picture that a job starts from; jobs that start from the same share."""
+        key = f"{source.digest} {source.pixels.shape}"
+        known = self._clean_tokens.get(key)
+        if known is None:
+            pixels = torch.from_numpy(np.array(source.pixels))  # a copy: torch wants it writable
+            known = CleanTokens(self._model.encode_picture(pixels))
+            self._clean_tokens.put(key, known)
+        return known.tokens
 
     def _context(
         self, text: str, conditioning: Conditioning, job: Job, sigmas: tuple[float, ...]
@@ -243,7 +270,7 @@ class Runner:
 
 
 def sigmas_of(job: Job, spec: ModelSpec) -> list[float]:
-    """The noise levels a job visits, the last of them 0."""
+    """The noise levels a job visits, the last of them 0; from a picture, only the lowest."""
     shift = spec.shift
     if isinstance(shift, DynamicShift):
         shift = samplers.dynamic_shift(
@@ -254,7 +281,11 @@ def sigmas_of(job: Job, spec: ModelSpec) -> list[float]:
             max_shift=shift.max_shift,
         )
     assert job.params.steps is not None  # resolved
-    return samplers.SCHEDULES[job.params.schedule](job.params.steps, shift)
+    sigmas = samplers.SCHEDULES[job.params.schedule](job.params.steps, shift)
+    if job.source is None:
+        return sigmas
+    assert job.params.strength is not None  # resolved
+    return sigmas[-1 - steps_left(job.params.steps, job.params.strength) :]
 
 
 def _texts(job: Job) -> tuple[str, ...]:

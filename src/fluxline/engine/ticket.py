@@ -81,6 +81,7 @@ def new_request(
     n: int = 1,
     top_k: int | None = None,
     seed: int | None = None,
+    image: bytes | None = None,
     params: Mapping[str, Any] | None = None,
 ) -> GenerationRequest:
     """Make a request with a fresh id and, unless given, a random seed.
@@ -98,5 +99,6 @@ def new_request(
         seed=random_seed() if seed is None else seed,
         n=n,
         top_k=top_k,
+        image=image,
         params=SamplingParams(**params),
     )

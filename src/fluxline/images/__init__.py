@@ -4,8 +4,9 @@ Pixels are numpy uint8 (height, width, 3) everywhere in this room. No torch, no 
 """
 
 from fluxline.images.containers import format_of
-from fluxline.images.encode import check_format, encode, preview
-from fluxline.images.fit import fit
+from fluxline.images.decode import decode, digest
+from fluxline.images.encode import Pixels, check_format, encode, preview
+from fluxline.images.fit import fit, place
 from fluxline.images.receipt import Receipt
 from fluxline.images.recipe import SAMPLER_TITLES, Recipe, read_recipe
 from fluxline.images.technical import technical_score
@@ -13,13 +14,17 @@ from fluxline.images.terminal import detect, render
 
 __all__ = [
     "SAMPLER_TITLES",
+    "Pixels",
     "Receipt",
     "Recipe",
     "check_format",
+    "decode",
     "detect",
+    "digest",
     "encode",
     "fit",
     "format_of",
+    "place",
     "preview",
     "read_recipe",
     "render",

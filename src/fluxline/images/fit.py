@@ -41,6 +41,26 @@ def fit(pixels: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8]
     return np.asarray(picture.resize((width, height), Image.Resampling.LANCZOS, box=box))
 
 
+def place(pixels: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8]:
+    """Lay a picture out on `width` x `height` px so that `fit` would give it back.
+
+    The way from an asked size to a drawn one: what `fit` crops is the picture's edge, repeated;
+    what it resamples is resampled.
+    """
+    asked_height, asked_width, _ = pixels.shape
+    if (asked_width, asked_height) == (width, height):
+        return pixels
+    part_width, part_height = asked_width, asked_height
+    if not (_is_a_little_more(width, asked_width) and _is_a_little_more(height, asked_height)):
+        left, top, right, bottom = _centred_box(width, height, asked_width, asked_height)
+        part_width, part_height = max(1, round(right - left)), max(1, round(bottom - top))
+        picture = Image.fromarray(np.ascontiguousarray(pixels))
+        pixels = np.asarray(picture.resize((part_width, part_height), Image.Resampling.LANCZOS))
+    left, top = (width - part_width) // 2, (height - part_height) // 2
+    around = ((top, height - part_height - top), (left, width - part_width - left), (0, 0))
+    return np.pad(pixels, around, mode="edge")
+
+
 def _is_a_little_more(drawn: int, asked: int) -> bool:
     excess = drawn - asked
     return 0 <= excess < CROP_BELOW_PX and excess * CROP_SHARE <= asked

@@ -62,6 +62,7 @@ class Recipe:
     software: str  # name and version, e.g. "fluxline 0.1.0"
     rendered: tuple[int, int] | None = None  # px (width, height), where not the asked size
     compression: int | None = None  # of the file, as asked
+    source: str | None = None  # sha256 of the pixels it started from, at the asked size
     receipt: Receipt | None = None
     unread: tuple[str, ...] = ()  # what a newer version said beside; never written
 
@@ -144,6 +145,7 @@ class Recipe:
             ("Size", f"{params.width}x{params.height}"),
             ("Rendered size", "{}x{}".format(*self.rendered) if self.rendered else ""),
             ("Model", self.model),
+            ("Denoising strength", "" if params.strength is None else _number(params.strength)),
             ("Eta DDIM", _number(params.eta) if params.sampler == "ddim" and params.eta else ""),
             ("Version", self.software),
         ]

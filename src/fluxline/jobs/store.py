@@ -14,7 +14,7 @@ from sqlalchemy import Connection, Select, and_, delete, func, insert, not_, or_
 
 from fluxline.errors import InvalidParams, QueueFull, WorkerDied
 from fluxline.jobs.database import Database
-from fluxline.jobs.table import OVER, JobRow, JobState, jobs, webhooks
+from fluxline.jobs.table import OVER, JobRow, JobState, images, jobs, webhooks
 
 _UNTOLD = {"attempts": 0, "next_at": 0.0, "delivered_at": None, "error": None}
 
@@ -48,6 +48,7 @@ class NewJob:
     holder: str | None = None
     deadline: float | None = None
     webhook: NewWebhook | None = None
+    image: bytes | None = None  # kept until the job is done or forgotten
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,8 +88,10 @@ class JobStore:
                 "cancel_requested": False,
                 "lease_until": self._clock() + FIRST_LEASE_S,
             }
-            webhook = row.pop("webhook")
+            webhook, image = row.pop("webhook"), row.pop("image")
             db.execute(insert(jobs).values(row))
+            if image is not None:
+                db.execute(insert(images).values(job_id=new.id, data=image))
             if webhook:
                 told = {"job_id": new.id, **webhook, **_UNTOLD}
                 db.execute(insert(webhooks).values(told))
@@ -106,6 +109,12 @@ class JobStore:
         """The job that was accepted under that key. Raises InvalidParams if it asked for else."""
         with self._database.reading() as db:
             return self._known(db, owner, idempotency_key, fingerprint)
+
+    def image(self, job_id: str) -> bytes | None:
+        """The picture that a job starts from, if it was kept."""
+        query = select(images.c.data).where(images.c.job_id == job_id)
+        with self._database.reading() as db:
+            return db.scalar(query)
 
     def those(self, ids: Sequence[str]) -> list[JobRow]:
         """The jobs of those ids that are there, in any order."""
@@ -285,7 +294,8 @@ class JobStore:
             old = and_(jobs.c.state.in_(OVER), jobs.c.finished_at < finished_before)
             found = select(jobs.c.id).where(old).limit(limit).with_for_update(skip_locked=True)
             ids = list(db.scalars(found))
-            db.execute(delete(webhooks).where(webhooks.c.job_id.in_(ids)))
+            for table in (webhooks, images):
+                db.execute(delete(table).where(table.c.job_id.in_(ids)))
             db.execute(delete(jobs).where(jobs.c.id.in_(ids)))
             return len(ids)
 
@@ -302,6 +312,8 @@ class JobStore:
         ended = and_(jobs.c.id == job_id, jobs.c.fence == fence, jobs.c.state == state, *is_same)
         with self._database.writing() as db:
             if self._end(db, _held(token), state, **values):
+                if state == JobState.DONE:  # any other may be retried
+                    db.execute(delete(images).where(images.c.job_id == job_id))
                 return True
             return bool(db.scalar(select(func.count()).where(ended)))
 

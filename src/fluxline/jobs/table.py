@@ -10,6 +10,7 @@ from sqlalchemy import (
     Float,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     RowMapping,
     String,
@@ -71,6 +72,13 @@ jobs = Table(
     UniqueConstraint("owner", "idempotency_key", name="one_job_a_key"),
     Index("jobs_by_state", "state", "priority", "created_at"),
     Index("jobs_by_owner", "owner", "created_at"),
+)
+
+images = Table(
+    "images",
+    metadata,
+    Column("job_id", String(64), primary_key=True),
+    Column("data", LargeBinary, nullable=False),  # the file of the picture that the job starts from
 )
 
 webhooks = Table(

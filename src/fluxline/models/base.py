@@ -11,7 +11,15 @@ from typing import Protocol, TypeVar, get_args
 import torch
 from torch import Generator, Tensor, nn
 
-from fluxline.request import ModelInfo, SamplerName, SamplingParams, ScheduleName, check
+from fluxline.request import (
+    STRENGTH,
+    ModelInfo,
+    SamplerName,
+    SamplingParams,
+    ScheduleName,
+    check,
+    steps_left,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,19 +65,36 @@ class ModelSpec:
             device=device,
             samplers=get_args(SamplerName),
             schedules=get_args(ScheduleName),
+            sizes=self.trained_sizes,
         )
 
-    def resolve(self, params: SamplingParams) -> tuple[SamplingParams, list[str]]:
+    def resolve(
+        self, params: SamplingParams, shape: tuple[int, int] | None = None
+    ) -> tuple[SamplingParams, list[str]]:
         """Fill in the model's defaults and check every value.
 
-        Returns params without None (but guidance of a model without), and warnings in the
+        shape: (width, height) of the picture to start from; None: noise alone. Returns params without None (but guidance of a model without), and warnings in the
         caller's words. Raises InvalidParams naming the field.
         """
-        check(params, self.info(device="", dtype=""))
+        info = self.info(device="", dtype="")
+        check(params, info)
         warnings = []
         width = self.native_size[0] if params.width is None else params.width
         height = self.native_size[1] if params.height is None else params.height
+        strength = params.strength
+        if shape is None:
+            if strength is not None:
+                warnings.append(f"strength {strength:g} ignored: there is no picture to start from")
+            strength = None
+        else:
+            width, height = info.size_like(shape, params.width, params.height)
+            strength = STRENGTH if strength is None else strength
         steps = self.default_steps if params.steps is None else params.steps
+        if strength is not None and steps_left(steps, strength) == steps:
+            warnings.append(
+                f"strength {strength:g} in {steps} steps redraws everything: "
+                "the picture given is not seen"
+            )
         guidance = params.guidance
         if self.guidance is None:
             if guidance is not None:
@@ -91,7 +116,9 @@ class ModelSpec:
                 f"drawn at {drawn[0]}x{drawn[1]} and {fitted} to {width}x{height}: "
                 f"{self.name} was not trained for that size"
             )
-        resolved = replace(params, width=width, height=height, steps=steps, guidance=guidance)
+        resolved = replace(
+            params, width=width, height=height, steps=steps, guidance=guidance, strength=strength
+        )
         return resolved, warnings
 
     def image_tokens(self, width: int, height: int) -> int:
@@ -232,6 +259,10 @@ class DiffusionModel(Protocol[ContextT]):
 
     def decode(self, x: Tensor, width: int, height: int) -> Tensor:
         """Pictures uint8 (R, height, width, 3) on the CPU, of clean tokens x (R, N, C)."""
+        ...
+
+    def encode_picture(self, pixels: Tensor) -> Tensor:
+        """Clean tokens (N, C) float32 of a picture uint8 (h, w, 3), whose sides are on the grid."""
         ...
 
     def preview(self, x0: Tensor, width: int, height: int) -> Tensor | None:

@@ -227,6 +227,8 @@ class Dispatcher:
             return await self._end(held, late, [])
         try:
             request = replace(record.request_of(row), priority=row.priority, owner=row.owner)
+            if request.image is not None:
+                request = replace(request, image=await self._image(held))
             self._replica.submit(request, news.put_nowait)
         except NotReady as exc:
             return await self._end(held, Failed(row.id, CapacityError.code, exc.message), [])
@@ -253,6 +255,14 @@ class Dispatcher:
                     return await self._end(held, event, images)
                 case event:
                     held.feed.publish(event)
+
+    async def _image(self, held: Held) -> bytes:
+        """The picture that a job starts from. Raises EngineError, NotReady."""
+        at_hand = held.feed.request.image
+        image = at_hand or await self._clerk.do(self._store.image, held.row.id)
+        if image is None:
+            raise EngineError("the picture that the job starts from is not kept any more")
+        return image
 
     async def _kept(self, held: Held, image: ImageResult) -> ImageResult:
         """Store a picture that somebody will come back for, however long the store is away.

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import msgspec
 
@@ -80,8 +80,17 @@ _result = msgspec.json.Decoder(tuple[Drawn, ...])
 
 
 def request_text(request: GenerationRequest) -> str:
-    """Write a request down."""
+    """Write a request down, of its image only that there is one: that lies beside the row."""
+    if request.image is not None:
+        request = replace(request, image=b"")
     return msgspec.json.encode(request).decode()
+
+
+def fingerprint(request: GenerationRequest) -> str:
+    """What tells a request from others, where a door has not said it: hex."""
+    told = hashlib.sha256(request_text(request).encode())
+    told.update(request.image or b"")
+    return told.hexdigest()
 
 
 def request_of(row: JobRow) -> GenerationRequest:

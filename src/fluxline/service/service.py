@@ -6,7 +6,6 @@ process. Lives on one event loop.
 
 import asyncio
 import contextlib
-import hashlib
 import time
 from collections.abc import Coroutine, Iterable, Mapping
 from typing import Any, Literal, NamedTuple
@@ -373,7 +372,7 @@ class Service:
         new = NewJob(
             id=request.id,
             request=text,
-            fingerprint=terms.fingerprint or hashlib.sha256(text.encode()).hexdigest(),
+            fingerprint=terms.fingerprint or record.fingerprint(request),
             owner=caller.owner,
             idempotency_key=terms.idempotency_key,
             door=terms.door,
@@ -384,6 +383,7 @@ class Service:
             holder=self._holder,
             deadline=None if terms.deadline_s is None else time.time() + terms.deadline_s,
             webhook=terms.webhook,
+            image=None if feed.is_attended else request.image,  # else only this server draws it
         )
         try:
             return await self._clerk.do(self._store.accept, new, self._limits(caller))

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from fluxline.engine.build import open_model, open_scorer
+from fluxline.images import encode
 from fluxline.models.registry import entry_for
-from tests.models.flux1.test_pipeline import draw_ours, draw_theirs, psnr
+from tests.models.flux1.test_pipeline import draw_ours, draw_theirs, pipeline, psnr
 
 FOLDER = Path(entry_for("mini").source)
 
@@ -23,7 +24,7 @@ def test_its_picture_equals_diffusers(mini, prompt):
 
     asked = {"prompt": prompt, "seed": 3, "width": 128, "height": 128}
     asked["guidance_scale"] = mini.spec.guidance
-    theirs = draw_theirs(FOLDER, mini.spec.text_length, num_inference_steps=4, **asked)
+    theirs = draw_theirs(pipeline(FOLDER), mini.spec.text_length, num_inference_steps=4, **asked)
 
     assert psnr(ours, theirs) >= 60
 
@@ -33,10 +34,28 @@ def test_its_landscapes_and_portraits_equal_diffusers(mini):
         asked = {"prompt": "a whale", "seed": 3, "width": width, "height": height}
         ours = draw_ours(mini, steps=4, guidance=3.0, **asked)
         theirs = draw_theirs(
-            FOLDER, mini.spec.text_length, num_inference_steps=4, guidance_scale=3.0, **asked
+            pipeline(FOLDER),
+            mini.spec.text_length,
+            num_inference_steps=4,
+            guidance_scale=3.0,
+            **asked,
         )
         assert ours.shape == (height, width, 3)
         assert psnr(ours, theirs) >= 60
+
+
+def test_the_less_is_redrawn_the_more_is_kept(mini):
+    apple = draw_ours(mini, prompt="a red apple", seed=3)
+    foxes = [
+        draw_ours(
+            mini, prompt="a red fox", seed=5, image=encode(apple, format="png"), strength=strength
+        )
+        for strength in (0.125, 0.5, 0.75, 1.0)
+    ]
+    likeness = [psnr(fox, apple) for fox in foxes]
+    assert likeness[0] > 25
+    assert likeness == sorted(likeness, reverse=True)
+    assert np.array_equal(foxes[-1], draw_ours(mini, prompt="a red fox", seed=5))
 
 
 def test_it_is_small_enough_to_ship():

@@ -1,17 +1,20 @@
-"""Whole pictures against diffusers' FluxPipeline: same weights, same seed, float32."""
+"""Whole pictures against diffusers' pipelines: same weights, same seed, float32."""
 
 import io
 
 import numpy as np
 import pytest
 import torch
-from diffusers import FluxPipeline
+from diffusers import FluxImg2ImgPipeline, FluxPipeline
+from diffusers.pipelines.flux.pipeline_flux_img2img import retrieve_latents
 from PIL import Image
 
 from fluxline.engine import Engine
 from fluxline.engine.build import open_model
 from fluxline.engine.scheduler import Budget
 from fluxline.engine.ticket import new_request
+from fluxline.images import encode
+from tests.images.pictures import photo
 from tests.random_flux import TEXT_LENGTH
 
 BUDGET = Budget(batch_tokens=1024, resident_tokens=8192)
@@ -30,8 +33,12 @@ def draw_ours(model, **asked) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(image.data)))
 
 
-def draw_theirs(folder, text_length, **asked) -> np.ndarray:
-    pipe = FluxPipeline.from_pretrained(folder, dtype=torch.float32)
+def pipeline(folder, kind=FluxPipeline):
+    """Theirs, of the weights in a folder."""
+    return kind.from_pretrained(folder, dtype=torch.float32)
+
+
+def draw_theirs(pipe, text_length, **asked) -> np.ndarray:
     pipe.set_progress_bar_config(disable=True)
     seed = asked.pop("seed")
     picture = pipe(
@@ -53,8 +60,8 @@ def test_a_picture_equals_diffusers(request, name, size):
         request.getfixturevalue(name), steps=4, guidance=2.5 if name == "dev" else None, **asked
     )
 
-    folder = request.getfixturevalue(f"{name}_folder")
-    theirs = draw_theirs(folder, TEXT_LENGTH, num_inference_steps=4, guidance_scale=2.5, **asked)
+    pipe = pipeline(request.getfixturevalue(f"{name}_folder"))
+    theirs = draw_theirs(pipe, TEXT_LENGTH, num_inference_steps=4, guidance_scale=2.5, **asked)
     assert theirs.std() > 5, "the oracle drew nothing"
     assert psnr(ours, theirs) >= 60
 
@@ -64,9 +71,48 @@ def test_true_guidance_equals_diffusers(schnell, schnell_folder):
 
     ours = draw_ours(schnell, steps=3, cfg_scale=2.0, **asked)
 
-    theirs = draw_theirs(
-        schnell_folder, TEXT_LENGTH, num_inference_steps=3, true_cfg_scale=2.0, **asked
+    pipe = pipeline(schnell_folder)
+    theirs = draw_theirs(pipe, TEXT_LENGTH, num_inference_steps=3, true_cfg_scale=2.0, **asked)
+    assert psnr(ours, theirs) >= 60
+
+
+class MeansOfPosteriors(FluxImg2ImgPipeline):
+    """Theirs draws a sample of what the VAE says; ours takes the mean."""
+
+    def _encode_vae_image(self, image, generator):
+        latents = retrieve_latents(self.vae.encode(image), sample_mode="argmax")
+        return (latents - self.vae.config.shift_factor) * self.vae.config.scaling_factor
+
+
+@pytest.mark.parametrize(("steps", "strength"), [(4, 0.5), (5, 0.75), (4, 0.05), (3, 1.0)])
+@pytest.mark.parametrize("name", ["schnell", "dev"])
+def test_a_picture_drawn_from_a_picture_equals_diffusers(request, name, steps, strength):
+    source = photo(64)[:32]
+    asked = {"prompt": PROMPT, "strength": strength, "seed": 11}
+    guidance = 2.5 if name == "dev" else None
+
+    ours = draw_ours(
+        request.getfixturevalue(name),
+        image=encode(source, format="png"),
+        width=64,
+        height=32,
+        steps=steps,
+        guidance=guidance,
+        **asked,
     )
+
+    pipe = pipeline(request.getfixturevalue(f"{name}_folder"), MeansOfPosteriors)
+    theirs = draw_theirs(
+        pipe,
+        TEXT_LENGTH,
+        image=Image.fromarray(source),
+        width=64,
+        height=32,
+        num_inference_steps=steps,
+        guidance_scale=2.5,
+        **asked,
+    )
+    assert theirs.std() > 5, "the oracle drew nothing"
     assert psnr(ours, theirs) >= 60
 
 

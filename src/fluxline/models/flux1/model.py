@@ -138,6 +138,17 @@ class Flux1:
         return to_uint8(picture).permute(0, 2, 3, 1).contiguous().cpu()
 
     @torch.inference_mode()
+    def encode_picture(self, pixels: Tensor) -> Tensor:
+        """Clean tokens (N, C) float32 of a picture uint8 (h, w, 3), whose sides are on the grid.
+
+        The mean of what the VAE makes of it, so that the same picture is always the same tokens.
+        """
+        picture = pixels.to(self.device, self.vae.dtype).permute(2, 0, 1)[None] / 127.5 - 1
+        latent = self.vae.encode(picture).latent_dist.mode().float()
+        config = self.vae.config
+        return pack((latent - (config.shift_factor or 0.0)) * config.scaling_factor)[0]
+
+    @torch.inference_mode()
     def preview(self, x0: Tensor, width: int, height: int) -> Tensor | None:
         """What clean tokens (N, C) would look like, one px a latent position: uint8 (h, w, 3)."""
         if self._preview is None:
