@@ -1,4 +1,4 @@
-"""What comes from outside is a picture, upright and bearable, or an error that says what is wrong."""
+"""What comes from outside is a picture, upright and bearable, or an error that says why not."""
 
 import io
 import struct
@@ -84,32 +84,31 @@ def swollen_text():
 PICTURE = encode(noise(32, 32), format="png")
 
 
-@pytest.mark.parametrize(
-    "data",
-    [
-        b"",
-        b"no picture",
-        PICTURE[: len(PICTURE) // 2],
-        PICTURE[:8] + bytes(100),
-        b"\xff\xd8\xff\xe0" + bytes(100),
-        b"RIFF\x24\x00\x00\x00WEBPVP8 " + bytes(100),
-        file_of(Image.new("RGB", (4, 4)), "GIF"),
-        file_of(Image.new("RGB", (4, 4)), "TIFF"),
-        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n",
-        b"<svg xmlns='http://www.w3.org/2000/svg'/>",
-        swollen_text(),
-    ],
-    ids=["empty", "text", "cut", "no-png", "no-jpeg", "no-webp", "gif", "tiff", "eps", "svg", "text-bomb"],
-)  # fmt: skip
+BROKEN = {
+    "empty": b"",
+    "text": b"no picture",
+    "cut": PICTURE[: len(PICTURE) // 2],
+    "png": PICTURE[:8] + bytes(100),
+    "jpeg": b"\xff\xd8\xff\xe0" + bytes(100),
+    "webp": b"RIFF\x24\x00\x00\x00WEBPVP8 " + bytes(100),
+    "gif": file_of(Image.new("RGB", (4, 4)), "GIF"),
+    "tiff": file_of(Image.new("RGB", (4, 4)), "TIFF"),
+    "eps": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n",
+    "svg": b"<svg xmlns='http://www.w3.org/2000/svg'/>",
+    "text-bomb": swollen_text(),
+}
+
+
+@pytest.mark.parametrize("data", BROKEN.values(), ids=BROKEN.keys())
 def test_what_is_no_whole_picture_is_refused_as_such(data):
     with pytest.raises(InvalidParams, match="image must be a whole PNG") as caught:
         decode(data)
     assert caught.value.field == "image"
 
 
-@pytest.mark.parametrize("size", [(100_000, 100_000), (8_001, 8_000), (2**31 - 1, 1)])
+@pytest.mark.parametrize("size", [(100_000, 100_000), (8_001, 8_000), (2**30, 1)])
 def test_what_says_it_is_huge_is_not_unpacked(size):
-    with pytest.raises(InvalidParams, match="at most 64 megapixels|must be a whole"):
+    with pytest.raises(InvalidParams, match="at most 64 megapixels"):
         decode(bomb(*size))
 
 

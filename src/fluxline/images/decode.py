@@ -25,14 +25,15 @@ def decode(data: bytes) -> Pixels:
     """
     try:
         with Image.open(BytesIO(data), formats=READ) as picture:
-            pixels = picture.width * picture.height
-            if pixels <= MOST_PIXELS:
-                return np.asarray(_flat(ImageOps.exif_transpose(picture)))
-    except Exception as exc:  # noqa: BLE001 - every codec has errors of its own
+            if picture.width * picture.height > MOST_PIXELS:
+                raise Image.DecompressionBombError
+            return np.asarray(_flat(ImageOps.exif_transpose(picture)))
+    except Image.DecompressionBombError:
+        message = f"image may have at most {MOST_PIXELS // 10**6} megapixels"
+        raise InvalidParams(message, field="image") from None
+    except Exception as exc:  # every codec has errors of its own
         message = "image must be a whole PNG, JPEG, WebP or AVIF file"
         raise InvalidParams(message, field="image") from exc
-    message = f"image may have at most {MOST_PIXELS // 10**6} megapixels; got {pixels / 1e6:.0f}"
-    raise InvalidParams(message, field="image")
 
 
 def digest(pixels: Pixels) -> str:

@@ -73,8 +73,9 @@ class ModelSpec:
     ) -> tuple[SamplingParams, list[str]]:
         """Fill in the model's defaults and check every value.
 
-        shape: (width, height) of the picture to start from; None: noise alone. Returns params without None (but guidance of a model without), and warnings in the
-        caller's words. Raises InvalidParams naming the field.
+        shape: (width, height) of the picture to start from; None: noise alone. Returns params
+        without None (but guidance of a model without, and strength without a picture), and warnings
+        in the caller's words. Raises InvalidParams naming the field.
         """
         info = self.info(device="", dtype="")
         check(params, info)
