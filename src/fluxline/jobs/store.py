@@ -250,15 +250,33 @@ class JobStore:
             )
             return bool(changed.rowcount)
 
-    def recover(self, *, holder: str | None = None) -> list[JobRow]:
-        """End leases that ran out, or all of one holder that is known to be gone.
+    def end_expired_leases(self) -> list[JobRow]:
+        """End the leases that ran out, and return their jobs.
 
-        Their jobs are queued again; those that had their attempts fail, named as the cause, and
-        those whose caller waited on a connection that is gone are cancelled. Returns them all.
+        They are queued again; those that had their attempts fail, named as the cause, and those
+        whose caller waited on a connection that is gone are cancelled.
         """
+        return self._end_leases(jobs.c.lease_until < self._clock())
+
+    def end_leases_of(self, holder: str) -> list[JobRow]:
+        """End all leases of a holder that is known to be gone, as if they had run out."""
+        return self._end_leases(jobs.c.holder == holder)
+
+    def forget(self, *, finished_before: float, limit: int) -> int:
+        """Delete up to `limit` jobs that were over before then, and return how many they were."""
+        with self._database.writing() as db:
+            old = and_(jobs.c.state.in_(OVER), jobs.c.finished_at < finished_before)
+            found = select(jobs.c.id).where(old).limit(limit).with_for_update(skip_locked=True)
+            ids = list(db.scalars(found))
+            db.execute(delete(webhooks).where(webhooks.c.job_id.in_(ids)))
+            db.execute(delete(jobs).where(jobs.c.id.in_(ids)))
+            return len(ids)
+
+    # ---- inside
+
+    def _end_leases(self, is_lost: Any) -> list[JobRow]:
         is_running = jobs.c.state == JobState.RUNNING
         is_leased = or_(is_running, and_(jobs.c.state == JobState.QUEUED, _is_with_caller))
-        is_lost = jobs.c.lease_until < self._clock() if holder is None else jobs.c.holder == holder
         lost = and_(is_leased, is_lost)
         gave_up = f"the job was begun {MAX_ATTEMPTS} times and never ended"
         with self._database.writing() as db:
@@ -278,18 +296,6 @@ class JobStore:
             db.execute(update(jobs).where(running).values(again))
             rows = db.execute(select(jobs).where(mine)).mappings()
             return [JobRow.of(row) for row in rows]
-
-    def forget(self, *, finished_before: float, limit: int) -> int:
-        """Delete up to `limit` jobs that were over before then, and return how many they were."""
-        with self._database.writing() as db:
-            old = and_(jobs.c.state.in_(OVER), jobs.c.finished_at < finished_before)
-            found = select(jobs.c.id).where(old).limit(limit).with_for_update(skip_locked=True)
-            ids = list(db.scalars(found))
-            db.execute(delete(webhooks).where(webhooks.c.job_id.in_(ids)))
-            db.execute(delete(jobs).where(jobs.c.id.in_(ids)))
-            return len(ids)
-
-    # ---- inside
 
     def _end(self, db: Connection, which: Any, state: JobState, **values: Any) -> bool:
         values |= {"state": state, "finished_at": self._clock(), "lease_until": None}

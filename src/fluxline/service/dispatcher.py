@@ -200,7 +200,7 @@ class Dispatcher:
                 self.cancel(job_id)
         self._answers, self.is_cut_off = self._answers + 1, False
         if self._answers >= RENEWALS:  # else other servers had no time to renew theirs
-            await self._clerk.do(self._store.recover)
+            await self._clerk.do(self._store.end_expired_leases)
 
     # ---- one job from its claim to its end
 

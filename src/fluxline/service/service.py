@@ -110,7 +110,7 @@ class Service:
 
     async def start(self) -> None:
         """Take up what an earlier server left behind, and begin to work. Raises NotReady."""
-        await self._clerk.do(self._store.recover, holder=self._holder)
+        await self._clerk.do(self._store.end_leases_of, self._holder)
         for row in await self._clerk.do(self._store.recent, states=[JobState.QUEUED], limit=10_000):
             self._feed_of(row)
         self._dispatcher.start()
