@@ -212,7 +212,7 @@ class JobStore:
         """
         held: dict[str, bool] = {}
         with self._database.writing() as db:
-            waits = and_(jobs.c.state == JobState.QUEUED, jobs.c.holder == holder, _is_with_caller)
+            waits = and_(jobs.c.state == JobState.QUEUED, jobs.c.holder == holder, _is_fleeting)
             until = {"lease_until": self._clock() + lease_s}
             db.execute(update(jobs).where(waits).values(until))
             for token in tokens:
@@ -276,13 +276,13 @@ class JobStore:
 
     def _end_leases(self, is_lost: Any) -> list[JobRow]:
         is_running = jobs.c.state == JobState.RUNNING
-        is_leased = or_(is_running, and_(jobs.c.state == JobState.QUEUED, _is_with_caller))
+        is_leased = or_(is_running, and_(jobs.c.state == JobState.QUEUED, _is_fleeting))
         lost = and_(is_leased, is_lost)
         gave_up = f"the job was begun {MAX_ATTEMPTS} times and never ended"
         with self._database.writing() as db:
             ids = list(db.scalars(select(jobs.c.id).where(lost).with_for_update(skip_locked=True)))
             mine = jobs.c.id.in_(ids)
-            is_gone = or_(jobs.c.cancel_requested, _is_with_caller)
+            is_gone = or_(jobs.c.cancel_requested, _is_fleeting)
             self._end(db, and_(mine, is_gone), JobState.CANCELLED)
             running = and_(mine, is_running)
             self._end(
@@ -360,8 +360,8 @@ def _held(token: tuple[str, int]) -> Any:
     return and_(jobs.c.id == job_id, jobs.c.fence == fence, jobs.c.state == JobState.RUNNING)
 
 
-_is_with_caller = and_(jobs.c.is_attended, jobs.c.idempotency_key.is_(None))
-"""Its caller waits on a connection to the server that accepted it, and nobody will come back."""
+_is_fleeting = and_(jobs.c.is_attended, jobs.c.idempotency_key.is_(None))
+"""Its caller waits on a connection to the server that accepted it, and nobody can come back."""
 
 
 def _next_in_turn(holder: str, limit: int) -> Select[Any]:
@@ -383,7 +383,7 @@ def _next_in_turn(holder: str, limit: int) -> Select[Any]:
     waiting = (
         select(jobs.c.id, jobs.c.priority, jobs.c.created_at, place.label("place"))
         .outerjoin(running, running.c.owner == jobs.c.owner)
-        .where(jobs.c.state == JobState.QUEUED, or_(not_(_is_with_caller), jobs.c.holder == holder))
+        .where(jobs.c.state == JobState.QUEUED, or_(not_(_is_fleeting), jobs.c.holder == holder))
         .subquery()
     )
     return (

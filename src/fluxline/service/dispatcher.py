@@ -269,7 +269,7 @@ class Dispatcher:
                     put = await self._pictures.put(image.data, image.format)
                     return replace(image, stored=put.key)
                 except StorageError:
-                    if held.row.is_attended and held.row.idempotency_key is None:
+                    if held.row.is_fleeting:
                         raise
                     wait_s = RETRY_S[min(tries, len(RETRY_S) - 1)]
                     _log.warning("job %s: the picture waits for its store", held.row.id)

@@ -281,7 +281,7 @@ class Service:
         self._is_closing = True
         self._dispatcher.stop_claiming()
         held = self._dispatcher.holds
-        await self._turn_away(f for f in self._register if f.is_attended and not held(f.request.id))
+        await self._turn_away(f for f in self._register if f.is_fleeting and not held(f.request.id))
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(drain_s):
                 await self._dispatcher.drained()
@@ -290,7 +290,7 @@ class Service:
         """Stop, the replicas having been stopped before: what they held is in the queue again."""
         self._is_closing = True
         await self._dispatcher.close()
-        await self._turn_away(f for f in self._register if f.is_attended)
+        await self._turn_away(f for f in self._register if f.is_fleeting)
         gone = NotReady("the server stops; the job goes on when it is back", retry_after_s=2.0)
         for feed in self._register:
             feed.break_off(gone)
@@ -314,7 +314,7 @@ class Service:
                 row, is_new = await self._accepted(feed, terms, caller)
             except BaseException as exc:
                 self._register.forget(feed)
-                if isinstance(exc, asyncio.CancelledError) and feed.is_attended:
+                if isinstance(exc, asyncio.CancelledError) and feed.is_fleeting:
                     self._begin(self._cancelled(feed))  # the row may be written all the same
                 raise
         if not is_new:
@@ -402,12 +402,17 @@ class Service:
 
     def _feed_for(self, request: GenerationRequest, work: float, terms: Terms) -> Feed:
         """The feed of a new job, which must be there before the job can be claimed."""
-        is_attended = terms.is_attended and terms.idempotency_key is None
-        keeps = terms.keeps or not is_attended
+        keeps = terms.keeps or not terms.is_fleeting
         if keeps and self._dispatcher.is_clogged:
             raise NotReady("the store of pictures does not answer", retry_after_s=10.0)
         return self._register.enter(
-            Feed(request, cost=work, keeps=keeps, is_attended=is_attended, door=terms.door)
+            Feed(
+                request,
+                cost=work,
+                keeps=keeps,
+                is_fleeting=terms.is_fleeting,
+                door=terms.door,
+            )
         )
 
     def _feed_of(self, row: JobRow) -> Feed:
@@ -418,12 +423,12 @@ class Service:
         return feed
 
     def _followed(self, feed: Feed, terms: Terms) -> Ticket:
-        """Follow a job. An attended one is not drawn any more when its last caller leaves."""
+        """Follow a job. A fleeting one is not drawn any more when its last caller leaves."""
 
         def left(_: Ticket) -> None:
             asyncio.get_running_loop().call_later(_grace_s(terms), self._abandon, feed)
 
-        return feed.follow(left=left if feed.is_attended else None)
+        return feed.follow(left=left if feed.is_fleeting else None)
 
     def _abandon(self, feed: Feed) -> None:
         if not feed.is_over and not feed.followers:

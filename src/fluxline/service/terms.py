@@ -45,10 +45,9 @@ class Terms:
     """How a request is asked; written by the doors.
 
     fingerprint: hash of what was sent, to know it again. is_attended: the caller waits on an open
-    connection, and nobody comes back. keeps: the pictures are stored (those of a request that is
-    not attended, or has a key, always are). patience_s: when the caller hangs up to ask again,
-    counted from asked_at. may_retry: it does, whether it says when or not.
-    webhook: who is told when it is over.
+    connection. keeps: the pictures are stored (those of a request that is not fleeting always
+    are). patience_s: when the caller hangs up to ask again, counted from asked_at. may_retry: it
+    does, whether it says when or not. webhook: who is told when it is over.
     """
 
     door: str = "openai"
@@ -62,3 +61,8 @@ class Terms:
     deadline_s: float | None = None
     webhook: NewWebhook | None = None
     asked_at: float = field(default_factory=time.monotonic)
+
+    @property
+    def is_fleeting(self) -> bool:
+        """Whether the request ends with the connection: without a key nobody can come back."""
+        return self.is_attended and self.idempotency_key is None
