@@ -1,7 +1,6 @@
 """The single dialect: one picture, its fields echoed as they were used, and a link that works."""
 
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -15,6 +14,7 @@ from fluxline.request import (
 )
 from fluxline.server.body import FORMATS, LARGEST_SCALE, read_prompt
 from fluxline.server.fields import Fields, UnsupportedParam
+from fluxline.server.machine import GIB, Memory
 
 SMALLEST_SIDE, LARGEST_SIDE, DEFAULT_SIDE = 256, 1024, 512  # px
 DEFAULT_STEPS, MOST_STEPS = 25, 100
@@ -69,7 +69,7 @@ def answer(
     *,
     job_id: str,
     info: ModelInfo,
-    memory: Mapping[str, float],
+    memory: Memory,
     began: float,
 ) -> dict[str, Any]:
     """Spell the picture as the original did, with numbers beside its strings."""
@@ -95,12 +95,15 @@ def answer(
     }
 
 
-def memory_told(memory: Mapping[str, float]) -> dict[str, Any]:
+def memory_told(memory: Memory) -> dict[str, Any]:
     """Memory as the original spells it, and in bytes."""
     told: dict[str, Any] = {}
-    for name, value in memory.items():
-        told[name] = f"{value:.2f}GB"
-        told[name.removesuffix("_gb") + "_bytes"] = round(value * 2**30)
+    for name, count in (
+        ("vram_usage", memory.vram_used_bytes),
+        ("system_memory_used", memory.ram_used_bytes),
+        ("system_memory_total", memory.ram_total_bytes),
+    ):
+        told |= {f"{name}_gb": f"{count / GIB:.2f}GB", f"{name}_bytes": count}
     return told
 
 
