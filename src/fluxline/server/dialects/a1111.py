@@ -98,7 +98,7 @@ def read(fields: Fields, info: ModelInfo, *, max_n: int, request_id: str) -> Ask
     seed = fields.integer("seed", low=-1, high=SEED_LIMIT - 1 - n)
     params, warnings = _params(fields, info)
     overridden = fields.nested("override_settings") or Fields({})
-    overridden.given("sd_model_checkpoint")  # the door has chosen by it
+    overridden.skip("sd_model_checkpoint")  # the door has chosen by it
     warnings += [f"{name[:64]} is ignored" for name in overridden.unread()[:16]]
     warnings += [f"{name} has no effect" for name in WITHOUT_EFFECT if fields.asks(name)]
     warnings += [f"unknown field {name[:64]!r} is ignored" for name in fields.unread()[:16]]
