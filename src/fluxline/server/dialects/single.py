@@ -2,17 +2,15 @@
 
 import time
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 from fluxline.request import (
     GenerationRequest,
-    ImageFormat,
     ImageResult,
     ModelInfo,
     SamplingParams,
-    random_seed,
 )
-from fluxline.server.body import FORMATS, LARGEST_SCALE, read_prompt
+from fluxline.server.body import LARGEST_SCALE, ignored, read_format, read_prompt, read_seed
 from fluxline.server.fields import Fields, UnsupportedParam
 from fluxline.server.machine import GIB, Memory
 
@@ -35,8 +33,8 @@ def read(fields: Fields, info: ModelInfo, *, request_id: str) -> Asked:
     prompt = read_prompt(fields)
     negative_prompt = fields.text("negative_prompt") or ""
     scale = fields.number("true_cfg_scale", low=0, high=LARGEST_SCALE)
-    seed = fields.integer("seed", low=0, high=2**32 - 1)
-    word = fields.choice("output_format", of=FORMATS) or "png"
+    seed = read_seed(fields, high=2**32 - 1)
+    output_format = read_format(fields, usual="png")
     steps = fields.integer("num_inference_steps", "steps", low=1, high=MOST_STEPS)
     guidance = fields.number("guidance_scale", "guidance", low=0, high=MOST_GUIDANCE)
     if fields.given("lora_name"):
@@ -45,9 +43,9 @@ def read(fields: Fields, info: ModelInfo, *, request_id: str) -> Asked:
     request = GenerationRequest(
         id=request_id,
         prompt=prompt,
-        seed=random_seed() if seed is None else seed,
+        seed=seed,
         model=info.name,
-        output_format=cast(ImageFormat, "jpeg" if word == "jpg" else word),
+        output_format=output_format,
         params=SamplingParams(
             width=_side(fields, "width"),
             height=_side(fields, "height"),
@@ -58,7 +56,7 @@ def read(fields: Fields, info: ModelInfo, *, request_id: str) -> Asked:
         ),
     )
     warnings = [] if lora_weight is None else ["lora_weight has no effect without lora_name"]
-    warnings += [f"unknown field {name[:64]!r} is ignored" for name in fields.unread()[:16]]
+    warnings += ignored(fields)
     return Asked(request=request, warnings=tuple(warnings))
 
 
