@@ -7,6 +7,10 @@ from typing import Literal
 from fluxline.fleet.replica import ReplicaState
 from fluxline.jobs import NewWebhook
 
+RETRY_GRACE_S = 15.0  # in which the official clients repeat what they did not wait for
+MOST_OF = 0.8  # of a patience: a client's clock runs before its first byte is here
+UNSURE_GRACE_S = 3.0  # for a client that comes again, but never said when it hangs up
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
@@ -66,3 +70,11 @@ class Terms:
     def is_fleeting(self) -> bool:
         """Whether the request ends with the connection: without a key nobody can come back."""
         return self.is_attended and self.idempotency_key is None
+
+    @property
+    def grace_s(self) -> float:
+        """How long somebody who hangs up now may take to come again."""
+        if self.patience_s is None:
+            return UNSURE_GRACE_S if self.may_retry else 0.0
+        waited_s = time.monotonic() - self.asked_at
+        return RETRY_GRACE_S if waited_s >= MOST_OF * self.patience_s else 0.0
