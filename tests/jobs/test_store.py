@@ -126,7 +126,7 @@ def test_a_lost_lease_goes_to_the_next_and_the_old_fence_writes_nothing(store, c
     accept(store, "x")
     (old,) = store.claim("a", lease_s=10, limit=1)
     clock.now += 11
-    assert [row.id for row in store.recover()] == ["x"]
+    assert [row.id for row in store.end_expired_leases()] == ["x"]
     (new,) = store.claim("b", lease_s=10, limit=1)
     assert store.renew("a", [old.token], lease_s=10) == {}
     assert not store.finish(old.token, "late")
@@ -143,7 +143,7 @@ def test_a_renewed_lease_is_not_lost(store, clock):
     clock.now += 9
     assert store.renew("a", [claim.token], lease_s=10) == {"x": False}
     clock.now += 9
-    assert store.recover() == []
+    assert store.end_expired_leases() == []
 
 
 def test_a_job_that_was_lost_again_and_again_fails_and_says_so(store, clock):
@@ -151,7 +151,7 @@ def test_a_job_that_was_lost_again_and_again_fails_and_says_so(store, clock):
     for _ in range(MAX_ATTEMPTS):
         assert claimed(store) == ["x"]
         clock.now += 11
-        store.recover()
+        store.end_expired_leases()
     found = store.get("x")
     assert (found.state, found.error_code) == (JobState.FAILED, "worker_died")
     assert "10 times" in found.error_message
@@ -169,7 +169,7 @@ def test_what_a_holder_that_is_gone_held_is_queued_at_once(store):
     accept(store, "x", "y")
     assert claimed(store, 1, "gone") == ["x"]
     assert claimed(store, 1, "here") == ["y"]
-    assert [row.id for row in store.recover(holder="gone")] == ["x"]
+    assert [row.id for row in store.end_leases_of("gone")] == ["x"]
     assert store.get("y").state == JobState.RUNNING
 
 
@@ -177,7 +177,7 @@ def test_a_job_whose_caller_waited_on_a_lost_connection_is_not_drawn_again(store
     accept(store, "unkeyed", is_attended=True, holder="a")
     accept(store, "keyed", is_attended=True, idempotency_key="k")
     claimed(store)
-    store.recover(holder="a")
+    store.end_leases_of("a")
     assert store.get("unkeyed").state == JobState.CANCELLED
     assert store.get("keyed").state == JobState.QUEUED
 
@@ -186,7 +186,7 @@ def test_a_waiting_job_whose_caller_was_at_a_server_that_is_gone_is_cancelled(st
     accept(store, "left", is_attended=True, holder="gone")
     accept(store, "stored", holder="gone")
     accept(store, "elsewhere", is_attended=True, holder="here")
-    store.recover(holder="gone")
+    store.end_leases_of("gone")
     states = [store.get(name).state for name in ("left", "stored", "elsewhere")]
     assert states == [JobState.CANCELLED, JobState.QUEUED, JobState.QUEUED]
 
@@ -263,7 +263,7 @@ def test_a_cancelled_job_whose_holder_dies_is_not_drawn_again(store):
     accept(store, "x")
     claimed(store)
     store.cancel("x")
-    store.recover(holder="a")
+    store.end_leases_of("a")
     assert store.get("x").state == JobState.CANCELLED
 
 
@@ -274,7 +274,7 @@ def test_a_cancelled_job_that_also_had_its_attempts_is_cancelled(store, clock):
         clock.now += 11
         if store.get("x").attempts == 3:
             store.cancel("x")
-        store.recover()
+        store.end_expired_leases()
     assert store.get("x").state == JobState.CANCELLED
 
 
@@ -337,7 +337,7 @@ def test_who_waits_at_a_server_that_says_nothing_any_more_is_let_go(store, clock
     clock.now += FIRST_LEASE_S - 1
     store.renew("b", [], lease_s=10)
     clock.now += 2
-    assert [row.id for row in store.recover()] == ["silent"]
+    assert [row.id for row in store.end_expired_leases()] == ["silent"]
     assert store.get("silent").state == JobState.CANCELLED
     assert store.get("alive").state == JobState.QUEUED
 
@@ -388,6 +388,6 @@ def test_kill_9_of_holders_loses_no_job(database_url, database):
             threading.Event().wait(0.9 + 0.02 * k)
             os.kill(process.pid, signal.SIGKILL)
         process.join()
-        store.recover(holder=f"p{process.pid}")
+        store.end_leases_of(f"p{process.pid}")
     _work(database_url)
     assert store.counts() == {JobState.DONE: 30}

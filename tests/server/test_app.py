@@ -93,7 +93,7 @@ async def test_a_full_queue_says_when_to_come_again(http, engine, monkeypatch):
 )
 @pytest.mark.parametrize(("state", "status"), [("ready", 429), ("failed", 503)])
 async def test_every_door_says_when_to_come_again(path, state, status, http, replica, service):
-    replica.state, service.queue_limit = state, 0
+    replica.state, service._admission.queue_limit = state, 0
     answer = await http.post(path, json=FOX)
 
     assert answer.status_code == status

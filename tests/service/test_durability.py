@@ -467,7 +467,7 @@ async def test_a_lease_that_was_lost_and_claimed_again_here_is_drawn_on(opened, 
     service = await opened()
     drawing = asyncio.create_task(service.draw(request("a"), Terms(idempotency_key="k")))
     await replica.given("a")
-    store.recover(holder="local")  # as if this server had been silent for long
+    store.end_leases_of("local")  # as if this server had been silent for long
     service._dispatcher.wake()
     async with asyncio.timeout(20):
         while store.get("a").fence < 2:

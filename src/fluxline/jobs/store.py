@@ -221,7 +221,7 @@ class JobStore:
         """
         held: dict[str, bool] = {}
         with self._database.writing() as db:
-            waits = and_(jobs.c.state == JobState.QUEUED, jobs.c.holder == holder, _is_with_caller)
+            waits = and_(jobs.c.state == JobState.QUEUED, jobs.c.holder == holder, _is_fleeting)
             until = {"lease_until": self._clock() + lease_s}
             db.execute(update(jobs).where(waits).values(until))
             for token in tokens:
@@ -259,34 +259,17 @@ class JobStore:
             )
             return bool(changed.rowcount)
 
-    def recover(self, *, holder: str | None = None) -> list[JobRow]:
-        """End leases that ran out, or all of one holder that is known to be gone.
+    def end_expired_leases(self) -> list[JobRow]:
+        """End the leases that ran out, and return their jobs.
 
-        Their jobs are queued again; those that had their attempts fail, named as the cause, and
-        those whose caller waited on a connection that is gone are cancelled. Returns them all.
+        They are queued again; those that had their attempts fail, named as the cause, and those
+        whose caller waited on a connection that is gone are cancelled.
         """
-        is_running = jobs.c.state == JobState.RUNNING
-        is_leased = or_(is_running, and_(jobs.c.state == JobState.QUEUED, _is_with_caller))
-        is_lost = jobs.c.lease_until < self._clock() if holder is None else jobs.c.holder == holder
-        lost = and_(is_leased, is_lost)
-        gave_up = f"the job was begun {MAX_ATTEMPTS} times and never ended"
-        with self._database.writing() as db:
-            ids = list(db.scalars(select(jobs.c.id).where(lost).with_for_update(skip_locked=True)))
-            mine = jobs.c.id.in_(ids)
-            is_gone = or_(jobs.c.cancel_requested, _is_with_caller)
-            self._end(db, and_(mine, is_gone), JobState.CANCELLED)
-            running = and_(mine, is_running)
-            self._end(
-                db,
-                and_(running, jobs.c.attempts >= MAX_ATTEMPTS),
-                JobState.FAILED,
-                error_code=WorkerDied.code,
-                error_message=gave_up,
-            )
-            again = {"state": JobState.QUEUED, "holder": None, "lease_until": None}
-            db.execute(update(jobs).where(running).values(again))
-            rows = db.execute(select(jobs).where(mine)).mappings()
-            return [JobRow.of(row) for row in rows]
+        return self._end_leases(jobs.c.lease_until < self._clock())
+
+    def end_leases_of(self, holder: str) -> list[JobRow]:
+        """End all leases of a holder that is known to be gone, as if they had run out."""
+        return self._end_leases(jobs.c.holder == holder)
 
     def forget(self, *, finished_before: float, limit: int) -> int:
         """Delete up to `limit` jobs that were over before then, and return how many they were."""
@@ -300,6 +283,29 @@ class JobStore:
             return len(ids)
 
     # ---- inside
+
+    def _end_leases(self, is_lost: Any) -> list[JobRow]:
+        is_running = jobs.c.state == JobState.RUNNING
+        is_leased = or_(is_running, and_(jobs.c.state == JobState.QUEUED, _is_fleeting))
+        lost = and_(is_leased, is_lost)
+        gave_up = f"the job was begun {MAX_ATTEMPTS} times and never ended"
+        with self._database.writing() as db:
+            ids = list(db.scalars(select(jobs.c.id).where(lost).with_for_update(skip_locked=True)))
+            mine = jobs.c.id.in_(ids)
+            is_gone = or_(jobs.c.cancel_requested, _is_fleeting)
+            self._end(db, and_(mine, is_gone), JobState.CANCELLED)
+            running = and_(mine, is_running)
+            self._end(
+                db,
+                and_(running, jobs.c.attempts >= MAX_ATTEMPTS),
+                JobState.FAILED,
+                error_code=WorkerDied.code,
+                error_message=gave_up,
+            )
+            again = {"state": JobState.QUEUED, "holder": None, "lease_until": None}
+            db.execute(update(jobs).where(running).values(again))
+            rows = db.execute(select(jobs).where(mine)).mappings()
+            return [JobRow.of(row) for row in rows]
 
     def _end(self, db: Connection, which: Any, state: JobState, **values: Any) -> bool:
         values |= {"state": state, "finished_at": self._clock(), "lease_until": None}
@@ -366,8 +372,8 @@ def _held(token: tuple[str, int]) -> Any:
     return and_(jobs.c.id == job_id, jobs.c.fence == fence, jobs.c.state == JobState.RUNNING)
 
 
-_is_with_caller = and_(jobs.c.is_attended, jobs.c.idempotency_key.is_(None))
-"""Its caller waits on a connection to the server that accepted it, and nobody will come back."""
+_is_fleeting = and_(jobs.c.is_attended, jobs.c.idempotency_key.is_(None))
+"""Its caller waits on a connection to the server that accepted it, and nobody can come back."""
 
 
 def _next_in_turn(holder: str, limit: int) -> Select[Any]:
@@ -389,7 +395,7 @@ def _next_in_turn(holder: str, limit: int) -> Select[Any]:
     waiting = (
         select(jobs.c.id, jobs.c.priority, jobs.c.created_at, place.label("place"))
         .outerjoin(running, running.c.owner == jobs.c.owner)
-        .where(jobs.c.state == JobState.QUEUED, or_(not_(_is_with_caller), jobs.c.holder == holder))
+        .where(jobs.c.state == JobState.QUEUED, or_(not_(_is_fleeting), jobs.c.holder == holder))
         .subquery()
     )
     return (

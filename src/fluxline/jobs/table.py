@@ -144,6 +144,11 @@ class JobRow:
         return self.id, self.fence
 
     @property
+    def is_fleeting(self) -> bool:
+        """Whether it ends with the connection that its caller waits on: nobody can come back."""
+        return self.is_attended and self.idempotency_key is None
+
+    @property
     def is_over(self) -> bool:
         """Whether nothing more will happen to it, unless it is retried."""
         return self.state in OVER

@@ -4,6 +4,7 @@ Knows no protocol's answer. A name stands here once, with all its aliases.
 """
 
 import re
+from collections.abc import Iterable
 from typing import cast, get_args
 
 from fluxline.errors import InvalidParams, RequestError
@@ -24,6 +25,9 @@ PROMPT_LIMIT = 32_000  # characters
 LARGEST_SIDE = 65_535  # px; the model's own limit is checked by the model
 MOST_STEPS = 10_000
 LARGEST_SCALE = 1_000.0
+MOST_PRIORITY = 10
+LONGEST_DEADLINE_S = 86_400
+MOST_NAMED = 16  # unknown fields; a body may have thousands
 
 GUIDANCE = ("guidance", "guidance_scale", "distilled_cfg_scale", "cfg")  # ours, and what is sent
 FORMATS = (*get_args(ImageFormat), "jpg")
@@ -57,7 +61,8 @@ def read_request(
     prompt = read_prompt(fields)
     n = fields.integer("n", low=1, high=max_n) or 1
     params = _params(fields)
-    output_format, compression = _format(fields)
+    output_format = read_format(fields, usual="png")
+    compression = fields.integer("output_compression", low=0, high=100)
     model = fields.text("model")
     seed = _seed(fields, n)
     top_k = fields.integer("top_k", low=1, high=n)
@@ -93,6 +98,55 @@ def check_prompt(prompt: str) -> None:
     _check_length(prompt, "prompt")
 
 
+def read_sides(fields: Fields) -> tuple[int | None, int | None]:
+    """Read width and height, in px."""
+    width = fields.integer("width", low=1, high=LARGEST_SIDE)
+    return width, fields.integer("height", low=1, high=LARGEST_SIDE)
+
+
+def read_format(fields: Fields, *, usual: ImageFormat) -> ImageFormat:
+    """Read in which format the pictures shall be."""
+    word = fields.choice("output_format", of=FORMATS) or usual
+    return cast(ImageFormat, "jpeg" if word == "jpg" else word)
+
+
+def read_seed(fields: Fields, *, low: int = 0, high: int = SEED_LIMIT - 1) -> int:
+    """Read a seed. None, or -1 where it may be given, is any."""
+    seed = fields.integer("seed", low=low, high=high)
+    return random_seed() if seed is None or seed == -1 else seed
+
+
+def read_priority(fields: Fields) -> int:
+    """Read the rank of a request among its owner's; 0 is usual, and more goes first."""
+    return fields.integer("priority", low=-MOST_PRIORITY, high=MOST_PRIORITY) or 0
+
+
+def read_deadline(fields: Fields) -> float | None:
+    """Read in how many seconds a request must be done."""
+    return fields.number("deadline_s", low=0, high=LONGEST_DEADLINE_S)
+
+
+def refuse_unserved(fields: Fields, names: Iterable[str]) -> None:
+    """Refuse what asks for something that is not served yet. Raises UnsupportedParam."""
+    for name in names:
+        if fields.asks(name):
+            raise UnsupportedParam(f"{name} is not served here yet; leave it out", field=name)
+
+
+def refuse_unread(fields: Fields) -> None:
+    """Refuse a field that nobody has read. Raises UnsupportedParam."""
+    if unknown := fields.unread():
+        raise UnsupportedParam(f"unknown field {unknown[0][:64]!r}", field=unknown[0][:64])
+
+
+def ignored(fields: Fields) -> list[str]:
+    """Warn of the fields that nobody has read, or the first of many.
+
+    A name is the caller's text: quoted and cut, so that it cannot flood the answer.
+    """
+    return [f"unknown field {name[:64]!r} is ignored" for name in fields.unread()[:MOST_NAMED]]
+
+
 def warnings_of(fields: Fields, request: GenerationRequest) -> list[str]:
     """Say what was given without effect. Call it when all else has been read.
 
@@ -106,15 +160,11 @@ def warnings_of(fields: Fields, request: GenerationRequest) -> list[str]:
         warnings.append(f"{asked[:64]} is an alias here: drawn by {request.model}")
     if fields.given("size") and fields.given("width") and fields.given("height"):
         warnings.append("size is ignored: width and height are given")
-    is_strict = fields.boolean("strict")
-    # A name is the caller's text: quoted, cut and counted, so that it cannot flood the answer.
-    unknown = fields.unread()
-    if unknown and is_strict:
-        message = f"unknown field {unknown[0][:64]!r}"
-        raise UnsupportedParam(message, field=unknown[0][:64])
-    warnings += [f"unknown field {name[:64]!r} is ignored" for name in unknown[:16]]
-    if len(unknown) > 16:
-        warnings.append(f"{len(unknown) - 16} more unknown fields are ignored")
+    if fields.boolean("strict"):
+        refuse_unread(fields)
+    warnings += ignored(fields)
+    if (more := len(fields.unread()) - MOST_NAMED) > 0:
+        warnings.append(f"{more} more unknown fields are ignored")
     return warnings
 
 
@@ -167,23 +217,13 @@ def _size(fields: Fields) -> tuple[int | None, int | None]:
             message = f"size must be WIDTHxHEIGHT, like 1024x768, or auto; got {size[:40]!r}"
             raise InvalidParams(message, field="size")
         sides = (int(match[1]), int(match[2]))
-    width = fields.integer("width", low=1, high=LARGEST_SIDE)
-    height = fields.integer("height", low=1, high=LARGEST_SIDE)
+    width, height = read_sides(fields)
     return width or sides[0], height or sides[1]
-
-
-def _format(fields: Fields) -> tuple[ImageFormat, int | None]:
-    """Output format and compression."""
-    word = fields.choice("output_format", of=FORMATS) or "png"
-    compression = fields.integer("output_compression", low=0, high=100)
-    return cast(ImageFormat, "jpeg" if word == "jpg" else word), compression
 
 
 def _seed(fields: Fields, n: int) -> int:
     """The first picture's seed. Picture i takes seed + i, so the last must be a seed, too."""
-    seed = fields.integer("seed", low=-1, high=SEED_LIMIT - 1)
-    if seed is None or seed == -1:
-        return random_seed()
+    seed = read_seed(fields, low=-1)
     if seed + n > SEED_LIMIT:
         message = f"seed must be at most {SEED_LIMIT - n} when n is {n}; got {seed}"
         raise InvalidParams(message, field="seed")

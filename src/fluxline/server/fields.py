@@ -57,6 +57,10 @@ class Fields:
         """Say whether one of these fields stands there, null or not. Marks nothing as read."""
         return not self._body.keys().isdisjoint(names)
 
+    def skip(self, *names: str) -> None:
+        """Mark fields as read: somebody else looks at them."""
+        self._read.update(names)
+
     def given(self, name: str) -> bool:
         """Mark a field as read; say whether it has a value."""
         return self._value((name,)) is not None

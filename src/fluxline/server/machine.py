@@ -1,24 +1,34 @@
 """What this machine has and uses, for people and probes."""
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import psutil
 
 from fluxline.request import EngineStats
 
-GIB = 2**30
+MIB, GIB = 2**20, 2**30
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Memory:
+    """The memory of this machine, and what the engines hold of their cards'."""
+
+    vram_used_bytes: int
+    ram_used_bytes: int
+    ram_total_bytes: int
+
+
+def memory_of(engines: Iterable[EngineStats]) -> Memory:
+    """Look at the memory now."""
+    ram = psutil.virtual_memory()
+    return Memory(
+        vram_used_bytes=sum(stats.device_bytes_reserved for stats in engines),
+        ram_used_bytes=ram.used,
+        ram_total_bytes=ram.total,
+    )
 
 
 def cpu_percent() -> float:
     """Load of all cores since the last call, 0 to 100."""
     return float(psutil.cpu_percent(interval=None))
-
-
-def memory_gb(engines: Iterable[EngineStats]) -> dict[str, float]:
-    """Memory in GiB. vram_usage_gb: of the cards that the engines run on."""
-    memory = psutil.virtual_memory()
-    return {
-        "vram_usage_gb": sum(stats.device_bytes_reserved for stats in engines) / GIB,
-        "system_memory_used_gb": memory.used / GIB,
-        "system_memory_total_gb": memory.total / GIB,
-    }

@@ -4,11 +4,10 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from fluxline.server.machine import cpu_percent, memory_gb
+from fluxline.server.machine import MIB, cpu_percent, memory_of
 from fluxline.service import Service
 
 TEXT = "text/plain; version=0.0.4; charset=utf-8"
-MIB_A_GIB = 1024
 
 
 def metrics_router(service: Service, *, has_grpc: bool) -> APIRouter:
@@ -21,11 +20,11 @@ def metrics_router(service: Service, *, has_grpc: bool) -> APIRouter:
         accept = request.headers.get("accept", "")
         if "text/plain" in accept or "openmetrics" in accept:
             return await prometheus()
-        memory = memory_gb(service.engines)
+        memory = memory_of(service.engines)
         return {
             "cpu_percent": cpu_percent(),
-            "ram_used_mb": round(MIB_A_GIB * memory["system_memory_used_gb"]),
-            "gpu_used_mb": round(MIB_A_GIB * memory["vram_usage_gb"]),
+            "ram_used_mb": round(memory.ram_used_bytes / MIB),
+            "gpu_used_mb": round(memory.vram_used_bytes / MIB),
             "worker_alive": service.status.engines > 0,
             "grpc_alive": has_grpc,
         }

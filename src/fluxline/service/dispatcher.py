@@ -200,7 +200,7 @@ class Dispatcher:
                 self.cancel(job_id)
         self._answers, self.is_cut_off = self._answers + 1, False
         if self._answers >= RENEWALS:  # else other servers had no time to renew theirs
-            await self._clerk.do(self._store.recover)
+            await self._clerk.do(self._store.end_expired_leases)
 
     # ---- one job from its claim to its end
 
@@ -279,7 +279,7 @@ class Dispatcher:
                     put = await self._pictures.put(image.data, image.format)
                     return replace(image, stored=put.key)
                 except StorageError:
-                    if held.row.is_attended and held.row.idempotency_key is None:
+                    if held.row.is_fleeting:
                         raise
                     wait_s = RETRY_S[min(tries, len(RETRY_S) - 1)]
                     _log.warning("job %s: the picture waits for its store", held.row.id)

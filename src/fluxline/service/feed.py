@@ -21,7 +21,7 @@ class Feed:
 
     Of each picture only the latest progress is kept, and it is ready once. Lives on one event loop.
     cost: predicted. keeps: somebody will come back for the pictures, so they are stored.
-    is_attended: nobody will; without followers it need not be drawn.
+    is_fleeting: nobody can come back; without followers it need not be drawn.
     """
 
     def __init__(
@@ -30,11 +30,11 @@ class Feed:
         *,
         cost: float = 0.0,
         keeps: bool = True,
-        is_attended: bool = False,
+        is_fleeting: bool = False,
         door: str = "",
     ) -> None:
         self.request = request
-        self.cost, self.keeps, self.is_attended = cost, keeps, is_attended
+        self.cost, self.keeps, self.is_fleeting = cost, keeps, is_fleeting
         self.door = door
         self.predicted_s = 0.0  # until it ends, when it was entered; 0: nobody can say yet
         self._entered = time.monotonic()

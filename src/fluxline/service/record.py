@@ -1,14 +1,16 @@
-"""What a job's row says as JSON: what shall be drawn, and what was drawn."""
+"""What a job's row says: who asked on which terms and, as JSON, what to draw and what was drawn."""
 
 import hashlib
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import msgspec
 
 from fluxline.errors import EngineError
-from fluxline.jobs import JobRow
+from fluxline.jobs import JobRow, NewJob
 from fluxline.request import GenerationRequest, ImageFormat, ImageResult, SamplingParams, ScorerName
+from fluxline.service.terms import Caller, Terms
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +93,28 @@ def fingerprint(request: GenerationRequest) -> str:
     told = hashlib.sha256(request_text(request).encode())
     told.update(request.image or b"")
     return told.hexdigest()
+
+
+def new_job(
+    request: GenerationRequest, terms: Terms, caller: Caller, *, cost: float, holder: str
+) -> NewJob:
+    """The row of a request that is accepted now."""
+    return NewJob(
+        id=request.id,
+        request=request_text(request),
+        fingerprint=terms.fingerprint or fingerprint(request),
+        owner=caller.owner,
+        idempotency_key=terms.idempotency_key,
+        door=terms.door,
+        cost=cost,
+        priority=caller.priority if caller.owner else request.priority,
+        rank=request.priority,
+        is_attended=terms.is_attended,
+        holder=holder,
+        deadline=None if terms.deadline_s is None else time.time() + terms.deadline_s,
+        webhook=terms.webhook,
+        image=None if terms.is_fleeting else request.image,  # else only this server draws it
+    )
 
 
 def request_of(row: JobRow) -> GenerationRequest:

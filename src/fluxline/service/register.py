@@ -4,10 +4,12 @@ import asyncio
 from collections.abc import Iterator
 
 from fluxline.fleet.replica import Replica
+from fluxline.jobs import JobRow
 from fluxline.request import Done, ImageReady, Queued
 from fluxline.service.feed import Feed, News
 from fluxline.service.meter import Meter
 from fluxline.service.pace import Pace
+from fluxline.service.record import told_of
 
 LINGER_S = 15.0  # for which a job is kept at hand after its end
 
@@ -43,6 +45,13 @@ class Register:
     def get(self, job_id: str) -> Feed | None:
         """The feed of a job, if it is at hand."""
         return self._feeds.get(job_id)
+
+    def of(self, row: JobRow) -> Feed:
+        """The feed of a job that waits or is claimed; one that came from elsewhere gets its own."""
+        feed = self.get(row.id)
+        if feed is None or feed.is_over:
+            feed = self.enter(Feed(told_of(row), cost=row.cost, door=row.door))
+        return feed
 
     def enter(self, feed: Feed) -> Feed:
         """Keep the books on a job from now on."""

@@ -6,20 +6,18 @@ process. Lives on one event loop.
 
 import asyncio
 import contextlib
-import time
 from collections.abc import Coroutine, Iterable, Mapping
 from typing import Any, Literal, NamedTuple
 
 from fluxline.errors import (
     CapacityError,
-    DeadlineExceeded,
     FluxlineError,
     NotReady,
     QueueFull,
     UnknownModel,
 )
 from fluxline.fleet.replica import Replica, ReplicaState
-from fluxline.jobs import JobRow, JobState, JobStore, Limits, NewJob
+from fluxline.jobs import JobRow, JobState, JobStore, Limits
 from fluxline.request import (
     CancelledEvent,
     EngineStats,
@@ -33,12 +31,12 @@ from fluxline.request import (
     failure_of,
 )
 from fluxline.service import record
+from fluxline.service.admission import Admission
 from fluxline.service.clerk import Clerk
 from fluxline.service.dispatcher import Dispatcher
 from fluxline.service.elsewhere import Elsewhere
 from fluxline.service.feed import Feed, Ticket
 from fluxline.service.meter import Meter
-from fluxline.service.quota import Quota
 from fluxline.service.register import Register
 from fluxline.service.sweeper import Sweeper
 from fluxline.service.terms import Caller, Status, Terms
@@ -46,9 +44,6 @@ from fluxline.settings import DEFAULT_MODEL
 from fluxline.storage import Pictures
 
 LONGEST_OPENING_S = 120.0  # for which a request waits while the model is loaded
-RETRY_GRACE_S = 15.0  # in which the official clients repeat what they did not wait for
-MOST_OF = 0.8  # of a patience: a client's clock runs before its first byte is here
-UNSURE_GRACE_S = 3.0  # for a client that comes again, but never said when it hangs up
 
 
 class Drawing(NamedTuple):
@@ -78,11 +73,11 @@ class Service:
         holder: str = "local",
         aliases: Mapping[str, str] | None = None,
     ) -> None:
-        self._replica, self._store, self._pictures = replica, store, pictures
-        self.queue_limit, self._queue_s = queue_limit, queue_s
+        self._replica, self._store = replica, store
         self._holder = holder
         self._aliases = dict(aliases or {})
-        self._clerk = Clerk()
+        self._clerk, self._register = Clerk(), Register(replica)
+        self._admission = Admission(self._register, queue_limit=queue_limit, queue_s=queue_s)
         self._dispatcher = Dispatcher(
             store,
             self._clerk,
@@ -90,12 +85,11 @@ class Service:
             pictures,
             holder=holder,
             window=window,
-            feed_of=self._feed_of,
+            feed_of=self._register.of,
         )
         self._sweeper = Sweeper(
             store, self._clerk, pictures, keep_days=keep_days, max_bytes=keep_bytes
         )
-        self._register, self._quota = Register(replica), Quota()
         self._elsewhere = Elsewhere(
             store,
             self._clerk,
@@ -104,14 +98,13 @@ class Service:
             let_go=self._register.let_go,
         )
         self._is_closing = False
-        self._at_the_door = 0  # requests that wait for the model
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
         """Take up what an earlier server left behind, and begin to work. Raises NotReady."""
-        await self._clerk.do(self._store.recover, holder=self._holder)
+        await self._clerk.do(self._store.end_leases_of, self._holder)
         for row in await self._clerk.do(self._store.recent, states=[JobState.QUEUED], limit=10_000):
-            self._feed_of(row)
+            self._register.of(row)
         self._dispatcher.start()
         self._dispatcher.wake()
         self._begin(self._sweeper.run())
@@ -150,6 +143,11 @@ class Service:
         return self._replica.stats
 
     @property
+    def queue_limit(self) -> int:
+        """How many requests may wait."""
+        return self._admission.queue_limit
+
+    @property
     def meter(self) -> Meter:
         """What was measured."""
         return self._register.meter
@@ -174,15 +172,12 @@ class Service:
         """
         if self._is_closing or self._replica.state not in ("starting", "restarting"):
             return
-        self._refuse_beyond_limit(0.0)
-        self._at_the_door += 1
-        try:
-            async with asyncio.timeout(LONGEST_OPENING_S):
-                await self._replica.settled()
-        except TimeoutError:
-            raise NotReady(f"not ready: {self._replica.reason}", retry_after_s=10.0) from None
-        finally:
-            self._at_the_door -= 1
+        with self._admission.waiting():
+            try:
+                async with asyncio.timeout(LONGEST_OPENING_S):
+                    await self._replica.settled()
+            except TimeoutError:
+                raise NotReady(f"not ready: {self._replica.reason}", retry_after_s=10.0) from None
 
     # ---- one request
 
@@ -260,13 +255,10 @@ class Service:
         row = await self.job(job_id, owner=caller.scope)
         if row is None or row.state not in (JobState.FAILED, JobState.CANCELLED):
             return row
-        self._refuse_beyond_limit(row.cost)
-        with self._quota.spent(caller.owner, caller.rate, row.cost):
-            row = await self._clerk.do(
-                self._store.retry, job_id, self._limits(caller), owner=caller.scope
-            )
+        with self._admission.granted(row.cost, caller) as limits:
+            row = await self._clerk.do(self._store.retry, job_id, limits, owner=caller.scope)
         if row is not None and row.state == JobState.QUEUED:
-            self._feed_of(row)
+            self._register.of(row)
             self._dispatcher.wake()
         return row
 
@@ -280,7 +272,7 @@ class Service:
         self._is_closing = True
         self._dispatcher.stop_claiming()
         held = self._dispatcher.holds
-        await self._turn_away(f for f in self._register if f.is_attended and not held(f.request.id))
+        await self._turn_away(f for f in self._register if f.is_fleeting and not held(f.request.id))
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(drain_s):
                 await self._dispatcher.drained()
@@ -289,7 +281,7 @@ class Service:
         """Stop, the replicas having been stopped before: what they held is in the queue again."""
         self._is_closing = True
         await self._dispatcher.close()
-        await self._turn_away(f for f in self._register if f.is_attended)
+        await self._turn_away(f for f in self._register if f.is_fleeting)
         gone = NotReady("the server stops; the job goes on when it is back", retry_after_s=2.0)
         for feed in self._register:
             feed.break_off(gone)
@@ -305,15 +297,13 @@ class Service:
         if known := await self._known(terms, caller):
             return self._followed(known, terms)
         work = cost(request, info)
-        self._refuse_beyond_limit(work)
-        self._refuse_late(work, terms)
-        with self._quota.spent(caller.owner, caller.rate, work):
+        with self._admission.granted(work, caller, terms) as limits:
             feed = self._feed_for(request, work, terms)
             try:
-                row, is_new = await self._accepted(feed, terms, caller)
+                row, is_new = await self._accepted(feed, terms, caller, limits)
             except BaseException as exc:
                 self._register.forget(feed)
-                if isinstance(exc, asyncio.CancelledError) and feed.is_attended:
+                if isinstance(exc, asyncio.CancelledError) and feed.is_fleeting:
                     self._begin(self._cancelled(feed))  # the row may be written all the same
                 raise
         if not is_new:
@@ -348,82 +338,38 @@ class Service:
             check(params, info)
         return info
 
-    def _refuse_beyond_limit(self, work: float) -> None:
-        waiting = self._register.waiting + self._at_the_door
-        if waiting >= self.queue_limit:
-            message = f"{waiting} requests are waiting; at most {self.queue_limit} may"
-            raise QueueFull(message, retry_after_s=self._register.pace.retry_s(work))
-
-    def _refuse_late(self, work: float, terms: Terms) -> None:
-        """Refuse what cannot be done in its caller's time."""
-        limits = [limit for limit in (terms.deadline_s, terms.patience_s) if limit is not None]
-        if not limits:
-            return
-        ahead = self._register.cost
-        needed_s = self._register.pace.seconds(ahead + work)
-        if needed_s > min(limits):
-            raise DeadlineExceeded(
-                f"it would take about {needed_s:.0f} s; you wait {min(limits):.0f} s",
-                retry_after_s=self._register.pace.retry_s(ahead),
-            )
-
-    async def _accepted(self, feed: Feed, terms: Terms, caller: Caller) -> tuple[JobRow, bool]:
-        request, text = feed.request, record.request_text(feed.request)
-        new = NewJob(
-            id=request.id,
-            request=text,
-            fingerprint=terms.fingerprint or record.fingerprint(request),
-            owner=caller.owner,
-            idempotency_key=terms.idempotency_key,
-            door=terms.door,
-            cost=feed.cost,
-            priority=caller.priority if caller.owner else request.priority,
-            rank=request.priority,
-            is_attended=terms.is_attended,
-            holder=self._holder,
-            deadline=None if terms.deadline_s is None else time.time() + terms.deadline_s,
-            webhook=terms.webhook,
-            image=None if feed.is_attended else request.image,  # else only this server draws it
-        )
+    async def _accepted(
+        self, feed: Feed, terms: Terms, caller: Caller, limits: Limits
+    ) -> tuple[JobRow, bool]:
+        new = record.new_job(feed.request, terms, caller, cost=feed.cost, holder=self._holder)
         try:
-            return await self._clerk.do(self._store.accept, new, self._limits(caller))
+            return await self._clerk.do(self._store.accept, new, limits)
         except QueueFull as exc:
-            raise QueueFull(
-                exc.message, retry_after_s=self._register.pace.retry_s(feed.cost)
-            ) from None
-
-    def _limits(self, caller: Caller) -> Limits:
-        per_cost_s = self._register.pace.seconds(1.0)
-        return Limits(
-            waiting=self.queue_limit,
-            cost=self._queue_s / per_cost_s if per_cost_s else float("inf"),
-            of_owner=caller.most_open,
-        )
+            retry_after_s = self._admission.retry_s(feed.cost)
+            raise QueueFull(exc.message, retry_after_s=retry_after_s) from None
 
     def _feed_for(self, request: GenerationRequest, work: float, terms: Terms) -> Feed:
         """The feed of a new job, which must be there before the job can be claimed."""
-        is_attended = terms.is_attended and terms.idempotency_key is None
-        keeps = terms.keeps or not is_attended
+        keeps = terms.keeps or not terms.is_fleeting
         if keeps and self._dispatcher.is_clogged:
             raise NotReady("the store of pictures does not answer", retry_after_s=10.0)
         return self._register.enter(
-            Feed(request, cost=work, keeps=keeps, is_attended=is_attended, door=terms.door)
+            Feed(
+                request,
+                cost=work,
+                keeps=keeps,
+                is_fleeting=terms.is_fleeting,
+                door=terms.door,
+            )
         )
 
-    def _feed_of(self, row: JobRow) -> Feed:
-        """The feed of a job that waits or is claimed; one that came from elsewhere gets its own."""
-        feed = self._register.get(row.id)
-        if feed is None or feed.is_over:
-            feed = self._register.enter(Feed(record.told_of(row), cost=row.cost, door=row.door))
-        return feed
-
     def _followed(self, feed: Feed, terms: Terms) -> Ticket:
-        """Follow a job. An attended one is not drawn any more when its last caller leaves."""
+        """Follow a job. A fleeting one is not drawn any more when its last caller leaves."""
 
         def left(_: Ticket) -> None:
-            asyncio.get_running_loop().call_later(_grace_s(terms), self._abandon, feed)
+            asyncio.get_running_loop().call_later(terms.grace_s, self._abandon, feed)
 
-        return feed.follow(left=left if feed.is_attended else None)
+        return feed.follow(left=left if feed.is_fleeting else None)
 
     def _abandon(self, feed: Feed) -> None:
         if not feed.is_over and not feed.followers:
@@ -446,11 +392,3 @@ class Service:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-
-def _grace_s(terms: Terms) -> float:
-    """How long somebody who hangs up now may take to come again."""
-    if terms.patience_s is None:
-        return UNSURE_GRACE_S if terms.may_retry else 0.0
-    waited_s = time.monotonic() - terms.asked_at
-    return RETRY_GRACE_S if waited_s >= MOST_OF * terms.patience_s else 0.0

@@ -7,6 +7,10 @@ from typing import Literal
 from fluxline.fleet.replica import ReplicaState
 from fluxline.jobs import NewWebhook
 
+RETRY_GRACE_S = 15.0  # in which the official clients repeat what they did not wait for
+MOST_OF = 0.8  # of a patience: a client's clock runs before its first byte is here
+UNSURE_GRACE_S = 3.0  # for a client that comes again, but never said when it hangs up
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
@@ -45,10 +49,9 @@ class Terms:
     """How a request is asked; written by the doors.
 
     fingerprint: hash of what was sent, to know it again. is_attended: the caller waits on an open
-    connection, and nobody comes back. keeps: the pictures are stored (those of a request that is
-    not attended, or has a key, always are). patience_s: when the caller hangs up to ask again,
-    counted from asked_at. may_retry: it does, whether it says when or not.
-    webhook: who is told when it is over.
+    connection. keeps: the pictures are stored (those of a request that is not fleeting always
+    are). patience_s: when the caller hangs up to ask again, counted from asked_at. may_retry: it
+    does, whether it says when or not. webhook: who is told when it is over.
     """
 
     door: str = "openai"
@@ -62,3 +65,16 @@ class Terms:
     deadline_s: float | None = None
     webhook: NewWebhook | None = None
     asked_at: float = field(default_factory=time.monotonic)
+
+    @property
+    def is_fleeting(self) -> bool:
+        """Whether the request ends with the connection: without a key nobody can come back."""
+        return self.is_attended and self.idempotency_key is None
+
+    @property
+    def grace_s(self) -> float:
+        """How long somebody who hangs up now may take to come again."""
+        if self.patience_s is None:
+            return UNSURE_GRACE_S if self.may_retry else 0.0
+        waited_s = time.monotonic() - self.asked_at
+        return RETRY_GRACE_S if waited_s >= MOST_OF * self.patience_s else 0.0

@@ -22,9 +22,15 @@ from fluxline.request import (
     SamplerName,
     SamplingParams,
     ScheduleName,
-    random_seed,
 )
-from fluxline.server.body import LARGEST_SCALE, LARGEST_SIDE, read_prompt
+from fluxline.server.body import (
+    LARGEST_SCALE,
+    ignored,
+    read_prompt,
+    read_seed,
+    read_sides,
+    refuse_unserved,
+)
 from fluxline.server.fields import Fields, UnsupportedParam
 
 DEFAULT_STEPS, MOST_STEPS = 50, 150
@@ -88,25 +94,23 @@ def read(fields: Fields, info: ModelInfo, *, max_n: int, request_id: str) -> Ask
     prompt = read_prompt(fields)
     if "<lora:" in prompt.lower():
         raise UnsupportedParam("<lora:…> is not served yet; leave it out", field="prompt")
-    for name in UNSERVED:
-        if fields.asks(name):
-            raise UnsupportedParam(f"{name} is not served here yet; leave it out", field=name)
+    refuse_unserved(fields, UNSERVED)
     batch_size = fields.integer("batch_size", low=1, high=max_n) or 1
     n = batch_size * (fields.integer("n_iter", low=1, high=max_n) or 1)
     if n > max_n:
         raise InvalidParams(f"batch_size x n_iter must be at most {max_n}; got {n}", field="n_iter")
-    seed = fields.integer("seed", low=-1, high=SEED_LIMIT - 1 - n)
+    seed = read_seed(fields, low=-1, high=SEED_LIMIT - 1 - n)
     params, warnings = _params(fields, info)
     overridden = fields.nested("override_settings") or Fields({})
-    overridden.given("sd_model_checkpoint")  # the door has chosen by it
+    overridden.skip("sd_model_checkpoint")  # the door has chosen by it
     warnings += [f"{name[:64]} is ignored" for name in overridden.unread()[:16]]
     warnings += [f"{name} has no effect" for name in WITHOUT_EFFECT if fields.asks(name)]
-    warnings += [f"unknown field {name[:64]!r} is ignored" for name in fields.unread()[:16]]
+    warnings += ignored(fields)
     steps = params.steps or info.default_steps
     request = GenerationRequest(
         id=request_id,
         prompt=prompt,
-        seed=random_seed() if seed in (None, -1) else seed,
+        seed=seed,
         n=n,
         model=info.name,
         params=params,
@@ -185,9 +189,10 @@ def _params(fields: Fields, info: ModelInfo) -> tuple[SamplingParams, list[str]]
     steps = fields.integer("steps", low=1, high=MOST_STEPS) or DEFAULT_STEPS
     if steps > info.max_steps:
         warnings.append(f"steps are {info.max_steps}, the most that {info.name} takes")
+    width, height = (side or DEFAULT_SIDE for side in read_sides(fields))
     params = SamplingParams(
-        width=fields.integer("width", low=1, high=LARGEST_SIDE) or DEFAULT_SIDE,
-        height=fields.integer("height", low=1, high=LARGEST_SIDE) or DEFAULT_SIDE,
+        width=width,
+        height=height,
         steps=min(steps, info.max_steps),
         sampler=sampler,
         schedule=schedule,

@@ -17,7 +17,7 @@ from fluxline.request import CancelledEvent, ImageReady, ImageResult, Progress, 
 from fluxline.server import envelope
 from fluxline.server.dialects import a1111
 from fluxline.server.exchange import caller_of, json_fields, terms_of, unless_gone
-from fluxline.server.machine import memory_gb
+from fluxline.server.machine import memory_of
 from fluxline.service import Service, Ticket
 from fluxline.telemetry import request_id_var
 
@@ -173,11 +173,11 @@ def a1111_router(service: Service, *, max_n: int) -> APIRouter:
     @router.get("/memory")
     async def memory() -> dict[str, Any]:
         """Tell the memory of this machine, in bytes."""
-        told = {name: round(value * 2**30) for name, value in memory_gb(service.engines).items()}
-        used, total = told["system_memory_used_gb"], told["system_memory_total_gb"]
+        told = memory_of(service.engines)
+        used, total = told.ram_used_bytes, told.ram_total_bytes
         return {
             "ram": {"free": total - used, "used": used, "total": total},
-            "cuda": {"system": {"used": told["vram_usage_gb"]}},
+            "cuda": {"system": {"used": told.vram_used_bytes}},
         }
 
     @router.post("/png-info")

@@ -11,7 +11,7 @@ from fluxline.errors import FluxlineError
 from fluxline.server import envelope
 from fluxline.server.dialects.single import memory_told, model_type
 from fluxline.server.exchange import unless_gone
-from fluxline.server.machine import memory_gb
+from fluxline.server.machine import memory_of
 from fluxline.service import Service
 
 NO_LORA = "LoRA is not served yet"
@@ -45,7 +45,7 @@ def admin_router(service: Service) -> APIRouter:
             "selected_gpu": None if device.startswith("cpu") else device,
             "device": device,
             "replicas": service.status.engines,
-            **memory_told(memory_gb(service.engines)),
+            **memory_told(memory_of(service.engines)),
             **lora(),
         }
 

@@ -11,7 +11,6 @@ from typing import Any, cast, get_args
 from fluxline.errors import InvalidParams
 from fluxline.request import (
     GenerationRequest,
-    ImageFormat,
     ImageResult,
     ModelInfo,
     Planned,
@@ -19,7 +18,14 @@ from fluxline.request import (
     SamplingParams,
     best,
 )
-from fluxline.server.body import FORMATS, LARGEST_SCALE, LARGEST_SIDE, MOST_STEPS, read_prompt
+from fluxline.server.body import (
+    LARGEST_SCALE,
+    MOST_STEPS,
+    ignored,
+    read_format,
+    read_prompt,
+    read_sides,
+)
 from fluxline.server.dialects.diversity import Choice, Diversity, SeedPolicy
 from fluxline.server.fields import Fields
 
@@ -53,10 +59,9 @@ def read(fields: Fields, info: ModelInfo, *, most: int, request_id: str) -> Aske
     is_cfg_applied = info.guidance is not None
     diversity = _diversity(fields, info)
     choices = tuple(diversity.plan(count))
-    width = fields.integer("width", low=1, high=LARGEST_SIDE) or DEFAULT_SIDE
-    height = fields.integer("height", low=1, high=LARGEST_SIDE) or DEFAULT_SIDE
+    width, height = (side or DEFAULT_SIDE for side in read_sides(fields))
     eta = fields.number("eta", low=0, high=1) or 0.0
-    word = fields.choice("output_format", of=FORMATS) or "jpeg"
+    output_format = read_format(fields, usual="jpeg")
     top_k = fields.integer("top_k", low=1, high=1_000_000)
     request = GenerationRequest(
         id=request_id,
@@ -65,7 +70,7 @@ def read(fields: Fields, info: ModelInfo, *, most: int, request_id: str) -> Aske
         model=info.name,
         plan=tuple(_planned(choice, info, width, height, eta) for choice in choices),
         spread=gpus,
-        output_format=cast(ImageFormat, "jpeg" if word == "jpg" else word),
+        output_format=output_format,
         top_k=None if top_k is None else min(top_k, count),
     )
     is_streamed = bool(fields.boolean("stream"))
@@ -193,5 +198,4 @@ def _warnings(fields: Fields, is_cfg_applied: bool) -> list[str]:
     warnings = []
     if not is_cfg_applied:
         warnings.append("this model has no guidance: cfg_scale does not vary and has no effect")
-    warnings += [f"unknown field {name[:64]!r} is ignored" for name in fields.unread()[:16]]
-    return warnings
+    return warnings + ignored(fields)

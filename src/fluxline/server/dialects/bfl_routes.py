@@ -5,7 +5,7 @@ here, since clients have theirs built in.
 """
 
 import uuid
-from typing import Any, cast
+from typing import Any
 
 import msgspec
 from fastapi import APIRouter, Request, Response
@@ -13,17 +13,23 @@ from fastapi import APIRouter, Request, Response
 from fluxline.errors import FluxlineError
 from fluxline.jobs import JobRow, JobState
 from fluxline.request import (
-    SEED_LIMIT,
     GenerationRequest,
-    ImageFormat,
     ModelInfo,
     SamplingParams,
-    random_seed,
 )
 from fluxline.server import envelope
-from fluxline.server.body import FORMATS, LARGEST_SCALE, LARGEST_SIDE, MOST_STEPS, read_prompt
+from fluxline.server.body import (
+    LARGEST_SCALE,
+    MOST_STEPS,
+    ignored,
+    read_format,
+    read_prompt,
+    read_seed,
+    read_sides,
+    refuse_unserved,
+)
 from fluxline.server.exchange import caller_of, json_fields, terms_of, unless_gone
-from fluxline.server.fields import Fields, UnsupportedParam
+from fluxline.server.fields import Fields
 from fluxline.server.links import Links
 from fluxline.service import Service
 from fluxline.service.record import result_of, told_of
@@ -66,7 +72,7 @@ def bfl_router(service: Service, links: Links) -> APIRouter:
             await unless_gone(request, service.opened())
             wanted = _read(fields, service.model(None))
             warnings = [f"{name} has no effect" for name in WITHOUT_EFFECT if fields.given(name)]
-            warnings += [f"unknown field {name[:64]!r} is ignored" for name in fields.unread()[:16]]
+            warnings += ignored(fields)
             terms = await terms_of(request, door="bfl", is_attended=False)
             ticket = await service.submit(wanted, terms, caller_of(request))
         except FluxlineError as exc:
@@ -106,21 +112,20 @@ def bfl_router(service: Service, links: Links) -> APIRouter:
 
 def _read(fields: Fields, info: ModelInfo) -> GenerationRequest:
     prompt = read_prompt(fields)
-    for name in UNSERVED:
-        if fields.asks(name):
-            raise UnsupportedParam(f"{name} is not served here yet; leave it out", field=name)
-    word = fields.choice("output_format", of=FORMATS) or "jpeg"
-    seed = fields.integer("seed", low=0, high=SEED_LIMIT - 1)
+    refuse_unserved(fields, UNSERVED)
+    output_format = read_format(fields, usual="jpeg")
+    seed = read_seed(fields)
     guidance = fields.number("guidance", low=0, high=LARGEST_SCALE)
+    width, height = read_sides(fields)
     return GenerationRequest(
         id=f"job_{uuid.uuid4().hex}",
         prompt=prompt,
-        seed=random_seed() if seed is None else seed,
+        seed=seed,
         model=info.name,
-        output_format=cast(ImageFormat, "jpeg" if word == "jpg" else word),
+        output_format=output_format,
         params=SamplingParams(
-            width=fields.integer("width", low=1, high=LARGEST_SIDE),
-            height=fields.integer("height", low=1, high=LARGEST_SIDE),
+            width=width,
+            height=height,
             steps=fields.integer("steps", low=1, high=MOST_STEPS),
             guidance=guidance if info.guidance is not None else None,
         ),

@@ -19,7 +19,7 @@ from fluxline.server.dialects import batch, single
 from fluxline.server.exchange import caller_of, json_fields, terms_of, unless_gone
 from fluxline.server.fields import Fields
 from fluxline.server.links import Links
-from fluxline.server.machine import memory_gb
+from fluxline.server.machine import memory_of
 from fluxline.service import Service, Terms
 from fluxline.telemetry import request_id_var
 
@@ -60,7 +60,7 @@ def generate_router(service: Service, links: Links, *, most: int) -> APIRouter:
         work = service.draw(asked.request, terms, caller_of(request))
         job_id, [image] = await unless_gone(request, work)
         link = await links.of(image.stored or "", request)
-        memory = memory_gb(service.engines)
+        memory = memory_of(service.engines)
         body = single.answer(
             asked, image, link, job_id=job_id, info=info, memory=memory, began=began
         )

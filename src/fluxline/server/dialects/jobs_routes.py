@@ -11,14 +11,18 @@ from starlette.exceptions import HTTPException
 from fluxline.errors import RequestError
 from fluxline.jobs import JobRow, JobState
 from fluxline.server import sse
-from fluxline.server.body import in_callers_words, read_request, warnings_of
+from fluxline.server.body import (
+    in_callers_words,
+    read_deadline,
+    read_priority,
+    read_request,
+    warnings_of,
+)
 from fluxline.server.dialects import jobs
 from fluxline.server.dialects.webhooks import Webhooks
 from fluxline.server.exchange import caller_of, json_fields, terms_of, unless_gone
 from fluxline.server.links import Links
 from fluxline.service import Service
-
-MOST_PRIORITY = 10
 
 
 def jobs_router(service: Service, links: Links, webhooks: Webhooks, *, max_n: int) -> APIRouter:
@@ -32,8 +36,8 @@ def jobs_router(service: Service, links: Links, webhooks: Webhooks, *, max_n: in
         await unless_gone(request, service.opened())
         try:
             asked = read_request(fields, service, max_n=max_n, request_id=f"job_{uuid.uuid4().hex}")
-            priority = fields.integer("priority", low=-MOST_PRIORITY, high=MOST_PRIORITY) or 0
-            deadline_s = fields.number("deadline_s", low=0, high=86_400)
+            priority = read_priority(fields)
+            deadline_s = read_deadline(fields)
             previews = fields.integer("preview_every", low=1, high=1000) or 0
             webhook = webhooks.read(fields, request)
             warnings = warnings_of(fields, asked)

@@ -44,10 +44,16 @@ from fluxline.request import (
     failure_of,
 )
 from fluxline.server import envelope
-from fluxline.server.body import in_callers_words, read_request, warnings_of
+from fluxline.server.body import (
+    in_callers_words,
+    read_deadline,
+    read_request,
+    refuse_unread,
+    warnings_of,
+)
 from fluxline.server.dialects import discovery_routes, mcp_tools
 from fluxline.server.exchange import caller_of, unless_gone
-from fluxline.server.fields import Fields, MissingParam, UnsupportedParam
+from fluxline.server.fields import Fields, MissingParam
 from fluxline.server.links import Links
 from fluxline.service import Service, Terms, Ticket
 from fluxline.service.record import request_of
@@ -139,7 +145,7 @@ class Tools:
         if not fields.given("output_format"):
             asked = replace(asked, output_format=mcp_tools.FORMAT)
         waits = fields.boolean("wait") is not False
-        deadline_s = fields.number("deadline_s", low=0, high=86_400)
+        deadline_s = read_deadline(fields)
         warnings = warnings_of(fields, asked)
         terms = Terms(door="mcp", is_attended=waits, keeps=True, deadline_s=deadline_s)
         caller = caller_of(_request(context))
@@ -152,7 +158,7 @@ class Tools:
         return _answer(told, images)
 
     async def _list_models(self, fields: Fields, context: Context) -> types.CallToolResult:
-        _refuse_unread(fields)
+        refuse_unread(fields)
         await self._service.opened()
         self._service.model(None)  # raises NotReady
         return _answer({"models": [discovery_routes.model(info) for info in self._service.models]})
@@ -264,13 +270,8 @@ def _job_id(fields: Fields) -> str:
     job_id = fields.text("job_id")
     if job_id is None:
         raise MissingParam("job_id is required: generate_image gives it", field="job_id")
-    _refuse_unread(fields)
+    refuse_unread(fields)
     return job_id
-
-
-def _refuse_unread(fields: Fields) -> None:
-    if unknown := fields.unread():
-        raise UnsupportedParam(f"unknown field {unknown[0][:64]!r}", field=unknown[0][:64])
 
 
 def _unknown(job_id: str) -> InvalidParams:

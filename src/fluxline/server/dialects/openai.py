@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from fluxline.request import GenerationRequest, ImageResult, ModelInfo, best, ranks
-from fluxline.server.body import read_request, warnings_of
+from fluxline.server.body import read_deadline, read_request, warnings_of
 from fluxline.server.fields import Fields, UnsupportedParam
 from fluxline.service import Service
 
@@ -58,7 +58,7 @@ def read(fields: Fields, service: Service, *, max_n: int, request_id: str) -> As
     is_streamed = bool(fields.boolean("stream"))
     partials = fields.integer("partial_images", low=0, high=MOST_PARTIALS) or 0
     wants_url = fields.choice("response_format", of=("b64_json", "url")) == "url"
-    deadline_s = fields.number("deadline_s", low=0, high=86_400)
+    deadline_s = read_deadline(fields)
     if not is_streamed and partials:
         message = "partial_images needs stream: true"
         raise UnsupportedParam(message, field="partial_images")

@@ -11,6 +11,7 @@ from fastapi import APIRouter, Request, Response
 from fluxline.errors import FluxlineError, RequestError
 from fluxline.jobs import JobRow, JobState
 from fluxline.server import envelope
+from fluxline.server.body import read_priority
 from fluxline.server.dialects import single
 from fluxline.server.exchange import caller_of, json_fields, terms_of, unless_gone
 from fluxline.server.links import Links
@@ -25,7 +26,6 @@ WORDS = {
     JobState.FAILED: "failed",
     JobState.CANCELLED: "cancelled",
 }
-MOST_PRIORITY = 10
 
 
 def queue_router(service: Service, links: Links) -> APIRouter:
@@ -39,7 +39,7 @@ def queue_router(service: Service, links: Links) -> APIRouter:
         try:
             await unless_gone(request, service.opened())
             info = service.model(fields.text("model"))
-            priority = fields.integer("priority", low=-MOST_PRIORITY, high=MOST_PRIORITY) or 0
+            priority = read_priority(fields)
             asked = single.read(fields, info, request_id=f"job_{uuid.uuid4().hex}")
             terms = await terms_of(request, door=DOOR, is_attended=False)
             wanted = replace(asked.request, priority=priority)

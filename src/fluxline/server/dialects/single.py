@@ -1,20 +1,18 @@
 """The single dialect: one picture, its fields echoed as they were used, and a link that works."""
 
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 from fluxline.request import (
     GenerationRequest,
-    ImageFormat,
     ImageResult,
     ModelInfo,
     SamplingParams,
-    random_seed,
 )
-from fluxline.server.body import FORMATS, LARGEST_SCALE, read_prompt
+from fluxline.server.body import LARGEST_SCALE, ignored, read_format, read_prompt, read_seed
 from fluxline.server.fields import Fields, UnsupportedParam
+from fluxline.server.machine import GIB, Memory
 
 SMALLEST_SIDE, LARGEST_SIDE, DEFAULT_SIDE = 256, 1024, 512  # px
 DEFAULT_STEPS, MOST_STEPS = 25, 100
@@ -35,8 +33,8 @@ def read(fields: Fields, info: ModelInfo, *, request_id: str) -> Asked:
     prompt = read_prompt(fields)
     negative_prompt = fields.text("negative_prompt") or ""
     scale = fields.number("true_cfg_scale", low=0, high=LARGEST_SCALE)
-    seed = fields.integer("seed", low=0, high=2**32 - 1)
-    word = fields.choice("output_format", of=FORMATS) or "png"
+    seed = read_seed(fields, high=2**32 - 1)
+    output_format = read_format(fields, usual="png")
     steps = fields.integer("num_inference_steps", "steps", low=1, high=MOST_STEPS)
     guidance = fields.number("guidance_scale", "guidance", low=0, high=MOST_GUIDANCE)
     if fields.given("lora_name"):
@@ -45,9 +43,9 @@ def read(fields: Fields, info: ModelInfo, *, request_id: str) -> Asked:
     request = GenerationRequest(
         id=request_id,
         prompt=prompt,
-        seed=random_seed() if seed is None else seed,
+        seed=seed,
         model=info.name,
-        output_format=cast(ImageFormat, "jpeg" if word == "jpg" else word),
+        output_format=output_format,
         params=SamplingParams(
             width=_side(fields, "width"),
             height=_side(fields, "height"),
@@ -58,7 +56,7 @@ def read(fields: Fields, info: ModelInfo, *, request_id: str) -> Asked:
         ),
     )
     warnings = [] if lora_weight is None else ["lora_weight has no effect without lora_name"]
-    warnings += [f"unknown field {name[:64]!r} is ignored" for name in fields.unread()[:16]]
+    warnings += ignored(fields)
     return Asked(request=request, warnings=tuple(warnings))
 
 
@@ -69,7 +67,7 @@ def answer(
     *,
     job_id: str,
     info: ModelInfo,
-    memory: Mapping[str, float],
+    memory: Memory,
     began: float,
 ) -> dict[str, Any]:
     """Spell the picture as the original did, with numbers beside its strings."""
@@ -95,12 +93,15 @@ def answer(
     }
 
 
-def memory_told(memory: Mapping[str, float]) -> dict[str, Any]:
+def memory_told(memory: Memory) -> dict[str, Any]:
     """Memory as the original spells it, and in bytes."""
     told: dict[str, Any] = {}
-    for name, value in memory.items():
-        told[name] = f"{value:.2f}GB"
-        told[name.removesuffix("_gb") + "_bytes"] = round(value * 2**30)
+    for name, count in (
+        ("vram_usage", memory.vram_used_bytes),
+        ("system_memory_used", memory.ram_used_bytes),
+        ("system_memory_total", memory.ram_total_bytes),
+    ):
+        told |= {f"{name}_gb": f"{count / GIB:.2f}GB", f"{name}_bytes": count}
     return told
 
 

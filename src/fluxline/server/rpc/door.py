@@ -37,7 +37,7 @@ from fluxline.request import (
 )
 from fluxline.server.auth import caller_of_key
 from fluxline.server.body import check_prompt
-from fluxline.server.machine import cpu_percent, memory_gb
+from fluxline.server.machine import MIB, cpu_percent, memory_of
 from fluxline.server.rpc import image_gen_pb2 as pb
 from fluxline.server.rpc.image_gen_pb2_grpc import ImageGenServicer
 from fluxline.service import Caller, Drawn, Service, Terms
@@ -170,11 +170,11 @@ class ImageGen(ImageGenServicer):
     async def Metrics(self, request: Any, context: Context) -> Any:
         """Tell how the machine and the workers are."""
         await self._caller(context)
-        memory, status = memory_gb(self._service.engines), self._service.status
+        memory, status = memory_of(self._service.engines), self._service.status
         return pb.MetricsResponse(
             cpu_percent=cpu_percent(),
-            ram_used_mb=round(1024 * memory["system_memory_used_gb"]),
-            gpu_used_mb=round(1024 * memory["vram_usage_gb"]),
+            ram_used_mb=round(memory.ram_used_bytes / MIB),
+            gpu_used_mb=round(memory.vram_used_bytes / MIB),
             worker_alive=status.engines > 0,
             grpc_alive=True,
             waiting=status.waiting,
