@@ -6,12 +6,13 @@ import logging
 import signal
 import socket
 import uuid
-from collections.abc import Awaitable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Coroutine, Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import uvicorn
+from fastapi import FastAPI
 
 from fluxline.errors import ConfigError, NotReady, StorageError
 from fluxline.fleet.local import LocalReplica
@@ -47,30 +48,13 @@ def run(settings: Settings, *, engine: str = ENGINE) -> int:
     """
     configure_logging(settings.log_level, settings.log_format)
     allow_many_connections()
-    try:
-        listener = listen(settings.host, settings.port)
-    except ConfigError as exc:
-        _log.error("%s", exc.message)
-        return EXIT_CANNOT_START
-    commands = [
-        WorkerCommand(
-            model=settings.model,
-            device=settings.device,
-            engine=engine,
-            member=member,
-            members=settings.replicas,
-            log_level=settings.log_level,
-            log_format=settings.log_format,
-        )
-        for member in range(settings.replicas)
-    ]
-    with listener, contextlib.ExitStack() as stack:
+    with contextlib.ExitStack() as stack:
         try:
-            ground = _prepare(settings, listener, stack)
+            ground = _prepare(settings, stack)
         except (ConfigError, NotReady) as exc:
             _log.error("%s", exc.message)
             return EXIT_CANNOT_START
-        return asyncio.run(_serve(settings, commands, ground))
+        return asyncio.run(_serve(settings, ground, engine))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,8 +67,19 @@ class _Ground:
     ring: KeyRing | None  # None: no key is asked for
 
 
-def _prepare(settings: Settings, listener: socket.socket, stack: contextlib.ExitStack) -> _Ground:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _House:
+    """What stands on it, and does not work yet."""
+
+    replica: Pool
+    service: Service
+    webhooks: Webhooks
+    app: FastAPI
+
+
+def _prepare(settings: Settings, stack: contextlib.ExitStack) -> _Ground:
     """Open what the server stands on, before a model is loaded. Raises ConfigError, NotReady."""
+    listener = stack.enter_context(listen(settings.host, settings.port))
     port = listener.getsockname()[1]
     database = Database(settings.database_url(port))
     stack.callback(database.close)
@@ -101,9 +96,34 @@ def _prepare(settings: Settings, listener: socket.socket, stack: contextlib.Exit
     return _Ground(listener=listener, database=database, pictures=pictures, ring=ring)
 
 
-async def _serve(settings: Settings, commands: list[WorkerCommand], ground: _Ground) -> int:
-    database, pictures, ring = ground.database, ground.pictures, ground.ring
-    replica = Pool([LocalReplica(command) for command in commands])
+async def _serve(settings: Settings, ground: _Ground, engine: str) -> int:
+    house = _build(settings, ground, engine)
+    service, replica = house.service, house.replica
+    try:
+        await _try_out(ground.pictures)
+        rpc = await _open_rpc(settings, service, ground)
+        await service.start()
+    except (ConfigError, NotReady) as exc:
+        _log.error("%s", exc.message)
+        return EXIT_CANNOT_START
+    with _signals() as signals:
+        async with _opened(house, ground.listener, rpc) as serving:
+            _announce(ground.listener, settings, rpc)
+            health = _tell_health(rpc, service)
+            with _meanwhile(_tell_when_ready(replica), health, house.webhooks.run()):
+                await _first(signals.get(), replica.ended(), asyncio.shield(serving))
+                is_broken = replica.state == "failed"
+                if not is_broken:
+                    await _wind_down(service, signals, settings.drain_s)
+    if is_broken:
+        _log.error("cannot go on: %s", replica.reason)
+        return EXIT_CANNOT_START
+    return EXIT_OK
+
+
+def _build(settings: Settings, ground: _Ground, engine: str) -> _House:
+    database, pictures = ground.database, ground.pictures
+    replica = Pool([LocalReplica(command) for command in _commands(settings, engine)])
     service = Service(
         replica,
         JobStore(database),
@@ -125,46 +145,61 @@ async def _serve(settings: Settings, commands: list[WorkerCommand], ground: _Gro
         max_n=settings.max_n,
         max_batch=settings.max_batch,
         body_limit_bytes=settings.body_limit_bytes,
-        ring=ring,
+        ring=ground.ring,
         has_grpc=settings.grpc_port is not None,
         pages=[page.strip().rstrip("/") for page in settings.cors.split(",") if page.strip()],
         opens_metrics=settings.open_metrics or is_loopback(settings.host),
     )
-    server = _Server(_config(app))
+    return _House(replica=replica, service=service, webhooks=webhooks, app=app)
+
+
+def _commands(settings: Settings, engine: str) -> list[WorkerCommand]:
+    """How each replica's worker is begun."""
+    return [
+        WorkerCommand(
+            model=settings.model,
+            device=settings.device,
+            engine=engine,
+            member=member,
+            members=settings.replicas,
+            log_level=settings.log_level,
+            log_format=settings.log_format,
+        )
+        for member in range(settings.replicas)
+    ]
+
+
+@contextlib.asynccontextmanager
+async def _opened(
+    house: _House, listener: socket.socket, rpc: "GrpcServer | None"
+) -> AsyncGenerator[asyncio.Task[None]]:
+    """Load the model and let callers in; yield what serves them. At the end see them out."""
+    server = _Server(_config(house.app))
+    open_lines = contextlib.AsyncExitStack()
+    await open_lines.enter_async_context(house.app.router.lifespan_context(house.app))
+    house.replica.start()
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
     try:
-        await _try_out(pictures)
-        rpc = await _open_rpc(settings, service, ground)
-        await service.start()
-    except (ConfigError, NotReady) as exc:
-        _log.error("%s", exc.message)
-        return EXIT_CANNOT_START
-    with _signals() as signals:
-        open_lines = contextlib.AsyncExitStack()
-        await open_lines.enter_async_context(app.router.lifespan_context(app))
-        replica.start()
-        serving = asyncio.create_task(server.serve(sockets=[ground.listener]))
-        _announce(ground.listener, settings, rpc)
-        sideline = [_tell_when_ready(replica), _tell_health(rpc, service), webhooks.run()]
-        running = [asyncio.create_task(work) for work in sideline]
-        try:
-            await _first(signals.get(), replica.ended(), asyncio.shield(serving))
-            is_broken = replica.state == "failed"
-            if not is_broken:
-                await _wind_down(service, signals, settings.drain_s)
-        finally:
-            for task in running:
-                task.cancel()
-            await replica.stop()
-            await service.close()
-            await open_lines.aclose()  # uvicorn would wait for them first
-            server.should_exit = True
-            if rpc:
-                await rpc.stop(ANSWER_GRACE_S)
-            await serving
-    if is_broken:
-        _log.error("cannot go on: %s", replica.reason)
-        return EXIT_CANNOT_START
-    return EXIT_OK
+        yield serving
+    finally:
+        await house.replica.stop()
+        await house.service.close()
+        await open_lines.aclose()  # uvicorn would wait for them first
+        server.should_exit = True
+        if rpc:
+            await rpc.stop(ANSWER_GRACE_S)
+        await serving
+
+
+@contextlib.contextmanager
+def _meanwhile(*works: Coroutine[Any, Any, None]) -> Iterator[None]:
+    """Do this beside what is done inside, and no longer."""
+    tasks = [asyncio.create_task(work) for work in works]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
 
 
 async def _try_out(pictures: Pictures) -> None:
@@ -232,9 +267,9 @@ class _Server(uvicorn.Server):
         yield
 
 
-def _config(app: object) -> uvicorn.Config:
+def _config(app: FastAPI) -> uvicorn.Config:
     return uvicorn.Config(
-        app,  # type: ignore[arg-type]
+        app,
         http=Connection,
         ws="none",
         lifespan="off",
