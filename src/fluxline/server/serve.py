@@ -5,9 +5,7 @@ import contextlib
 import logging
 import signal
 import socket
-import uuid
 from collections.abc import AsyncGenerator, Awaitable, Coroutine, Iterator
-from dataclasses import dataclass
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -15,19 +13,14 @@ import uvicorn
 from fastapi import FastAPI
 
 from fluxline.errors import ConfigError, NotReady, StorageError
-from fluxline.fleet.local import LocalReplica
 from fluxline.fleet.pool import Pool
-from fluxline.fleet.process import ENGINE, WorkerCommand
-from fluxline.jobs import Database, JobStore, KeyRing, WebhookStore
-from fluxline.server.app import create_app
-from fluxline.server.connection import Connection, allow_many_connections, listen
-from fluxline.server.dialects.webhooks import Webhooks
-from fluxline.server.links import Links
+from fluxline.fleet.process import ENGINE
+from fluxline.server.connection import Connection, allow_many_connections
+from fluxline.server.house import Ground, House, build, prepare
 from fluxline.server.origin import is_loopback
-from fluxline.server.outside import Outside
 from fluxline.service import Service
-from fluxline.settings import DEFAULT_MODEL, Settings
-from fluxline.storage import Pictures, open_pictures
+from fluxline.settings import Settings
+from fluxline.storage import Pictures
 from fluxline.telemetry import configure_logging
 
 if TYPE_CHECKING:
@@ -50,54 +43,15 @@ def run(settings: Settings, *, engine: str = ENGINE) -> int:
     allow_many_connections()
     with contextlib.ExitStack() as stack:
         try:
-            ground = _prepare(settings, stack)
+            ground = prepare(settings, stack)
         except (ConfigError, NotReady) as exc:
             _log.error("%s", exc.message)
             return EXIT_CANNOT_START
         return asyncio.run(_serve(settings, ground, engine))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Ground:
-    """What a server stands on."""
-
-    listener: socket.socket
-    database: Database
-    pictures: Pictures
-    ring: KeyRing | None  # None: no key is asked for
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _House:
-    """What stands on it, and does not work yet."""
-
-    replica: Pool
-    service: Service
-    webhooks: Webhooks
-    app: FastAPI
-
-
-def _prepare(settings: Settings, stack: contextlib.ExitStack) -> _Ground:
-    """Open what the server stands on, before a model is loaded. Raises ConfigError, NotReady."""
-    listener = stack.enter_context(listen(settings.host, settings.port))
-    port = listener.getsockname()[1]
-    database = Database(settings.database_url(port))
-    stack.callback(database.close)
-    database.own()
-    pictures = open_pictures(
-        settings.storage or str(settings.data_folder(port) / "pictures"),
-        public_url=settings.storage_url or None,
-    )
-    ring = _ring(settings, database)
-    if settings.grpc_port is not None and ring is None:
-        raise ConfigError(
-            "gRPC needs a key: make one with `fluxline keys create NAME`, or set API_KEYS"
-        )
-    return _Ground(listener=listener, database=database, pictures=pictures, ring=ring)
-
-
-async def _serve(settings: Settings, ground: _Ground, engine: str) -> int:
-    house = _build(settings, ground, engine)
+async def _serve(settings: Settings, ground: Ground, engine: str) -> int:
+    house = build(settings, ground, engine)
     service, replica = house.service, house.replica
     try:
         await _try_out(ground.pictures)
@@ -121,57 +75,9 @@ async def _serve(settings: Settings, ground: _Ground, engine: str) -> int:
     return EXIT_OK
 
 
-def _build(settings: Settings, ground: _Ground, engine: str) -> _House:
-    database, pictures = ground.database, ground.pictures
-    replica = Pool([LocalReplica(command) for command in _commands(settings, engine)])
-    service = Service(
-        replica,
-        JobStore(database),
-        pictures,
-        queue_limit=settings.queue_limit,
-        queue_s=settings.queue_s,
-        window=settings.in_flight,
-        keep_days=settings.keep_days,
-        keep_bytes=None if settings.keep_gb is None else int(settings.keep_gb * 2**30),
-        holder=f"{uuid.uuid4()}" if database.is_shared else "local",
-        aliases={settings.model: DEFAULT_MODEL, **settings.aliases},  # a hub id names what it is
-    )
-    links = Links(pictures, database.secret, base_url=settings.public_url)
-    webhooks = Webhooks(WebhookStore(database), links, Outside(settings.webhook_hosts))
-    app = create_app(
-        service,
-        links,
-        webhooks,
-        max_n=settings.max_n,
-        max_batch=settings.max_batch,
-        body_limit_bytes=settings.body_limit_bytes,
-        ring=ground.ring,
-        has_grpc=settings.grpc_port is not None,
-        pages=[page.strip().rstrip("/") for page in settings.cors.split(",") if page.strip()],
-        opens_metrics=settings.open_metrics or is_loopback(settings.host),
-    )
-    return _House(replica=replica, service=service, webhooks=webhooks, app=app)
-
-
-def _commands(settings: Settings, engine: str) -> list[WorkerCommand]:
-    """How each replica's worker is begun."""
-    return [
-        WorkerCommand(
-            model=settings.model,
-            device=settings.device,
-            engine=engine,
-            member=member,
-            members=settings.replicas,
-            log_level=settings.log_level,
-            log_format=settings.log_format,
-        )
-        for member in range(settings.replicas)
-    ]
-
-
 @contextlib.asynccontextmanager
 async def _opened(
-    house: _House, listener: socket.socket, rpc: "GrpcServer | None"
+    house: House, listener: socket.socket, rpc: "GrpcServer | None"
 ) -> AsyncGenerator[asyncio.Task[None]]:
     """Load the model and let callers in; yield what serves them. At the end see them out."""
     server = _Server(_config(house.app))
@@ -210,7 +116,7 @@ async def _try_out(pictures: Pictures) -> None:
         _log.warning("%s; pictures wait for it", exc.message)
 
 
-async def _open_rpc(settings: Settings, service: Service, ground: _Ground) -> "GrpcServer | None":
+async def _open_rpc(settings: Settings, service: Service, ground: Ground) -> "GrpcServer | None":
     """Open the gRPC door, if it is wanted. Raises ConfigError."""
     if settings.grpc_port is None or ground.ring is None:
         return None
@@ -294,20 +200,6 @@ def _signals() -> Iterator["asyncio.Queue[int]"]:
     finally:
         for number in numbers:
             loop.remove_signal_handler(number)
-
-
-def _ring(settings: Settings, database: Database) -> KeyRing | None:
-    """The keys that are good; None if there are none, and none are needed. Raises ConfigError."""
-    given = [key.strip() for key in settings.api_keys.split(",") if key.strip()]
-    ring = KeyRing(database, given=given)
-    if not ring.is_empty:
-        return ring
-    if not is_loopback(settings.host) and not settings.insecure:
-        raise ConfigError(
-            f"listening on {settings.host} lets others in, and there is no key: make one with "
-            "`fluxline keys create NAME`, set API_KEYS, or say --insecure"
-        )
-    return None
 
 
 def _announce(listener: socket.socket, settings: Settings, rpc: "GrpcServer | None") -> None:
