@@ -20,7 +20,7 @@ from fluxline.server.dialects.bfl_routes import bfl_router
 from fluxline.server.dialects.discovery_routes import discovery_router
 from fluxline.server.dialects.generate_routes import generate_router
 from fluxline.server.dialects.jobs_routes import jobs_router
-from fluxline.server.dialects.mcp_routes import is_installed, mcp_door
+from fluxline.server.dialects.mcp_routes import McpDoor, is_installed, mcp_door
 from fluxline.server.dialects.openai_routes import openai_router
 from fluxline.server.dialects.queue_routes import queue_router
 from fluxline.server.dialects.webhooks import Webhooks
@@ -51,6 +51,35 @@ def create_app(
     has_grpc: gRPC is served beside this. pages: origins whose pages may call, "*" for all.
     """
     mcp = mcp_door(service, links, max_n=max_n)
+    app = _empty(mcp)
+    _guard(
+        app,
+        ring=ring,
+        opens_metrics=opens_metrics,
+        body_limit_bytes=body_limit_bytes,
+        base_url=links.base_url,
+        pages=pages,
+    )
+    for router in (
+        health_router(service),
+        discovery_router(service, max_n=max_n, max_batch=max_batch, has_mcp=is_installed()),
+        openai_router(service, links, max_n=max_n),
+        jobs_router(service, links, webhooks, max_n=max_n),
+        generate_router(service, links, most=max_batch),
+        a1111_router(service, max_n=max_n),
+        bfl_router(service, links),
+        queue_router(service, links),
+        admin_router(service),
+        metrics_router(service, has_grpc=has_grpc),
+        files_router(links),
+    ):
+        app.include_router(router)
+    app.router.routes.append(Route("/mcp", mcp))
+    return app
+
+
+def _empty(mcp: McpDoor) -> FastAPI:
+    """An application without routes, which closes MCP when it ends."""
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
@@ -59,7 +88,7 @@ def create_app(
         finally:
             await mcp.close()
 
-    app = FastAPI(
+    return FastAPI(
         title="Fluxline",
         version=version("fluxline"),
         docs_url=None,  # the stock pages load scripts from elsewhere
@@ -73,10 +102,22 @@ def create_app(
         redirect_slashes=False,
         lifespan=lifespan,
     )
+
+
+def _guard(
+    app: FastAPI,
+    *,
+    ring: KeyRing | None,
+    opens_metrics: bool,
+    body_limit_bytes: int,
+    base_url: str,
+    pages: Collection[str],
+) -> None:
+    """Put what every exchange passes before the routes, from the inside out."""
     app.add_middleware(BodyLimit, limit_bytes=body_limit_bytes)
     if ring is not None:
         app.add_middleware(Auth, ring=ring, opens_metrics=opens_metrics)
-    app.add_middleware(Gate, base_url=links.base_url, pages=pages, asks_for_keys=ring is not None)
+    app.add_middleware(Gate, base_url=base_url, pages=pages, asks_for_keys=ring is not None)
     app.add_middleware(Exchange)
     if pages:
         app.add_middleware(
@@ -85,19 +126,4 @@ def create_app(
             allow_methods=["*"],
             allow_headers=["*"],
             expose_headers=["x-request-id", "retry-after", "location"],
-        )  # added last: outermost
-    app.include_router(health_router(service))
-    app.include_router(
-        discovery_router(service, max_n=max_n, max_batch=max_batch, has_mcp=is_installed())
-    )
-    app.include_router(openai_router(service, links, max_n=max_n))
-    app.include_router(jobs_router(service, links, webhooks, max_n=max_n))
-    app.include_router(generate_router(service, links, most=max_batch))
-    app.include_router(a1111_router(service, max_n=max_n))
-    app.include_router(bfl_router(service, links))
-    app.include_router(queue_router(service, links))
-    app.include_router(admin_router(service))
-    app.include_router(metrics_router(service, has_grpc=has_grpc))
-    app.include_router(files_router(links))
-    app.router.routes.append(Route("/mcp", mcp))
-    return app
+        )

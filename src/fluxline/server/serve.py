@@ -5,28 +5,22 @@ import contextlib
 import logging
 import signal
 import socket
-import uuid
-from collections.abc import Awaitable, Iterator
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Awaitable, Coroutine, Iterator
 from importlib.metadata import version
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import uvicorn
+from fastapi import FastAPI
 
 from fluxline.errors import ConfigError, NotReady, StorageError
-from fluxline.fleet.local import LocalReplica
 from fluxline.fleet.pool import Pool
-from fluxline.fleet.process import ENGINE, WorkerCommand
-from fluxline.jobs import Database, JobStore, KeyRing, WebhookStore
-from fluxline.server.app import create_app
-from fluxline.server.connection import Connection, allow_many_connections, listen
-from fluxline.server.dialects.webhooks import Webhooks
-from fluxline.server.links import Links
+from fluxline.fleet.process import ENGINE
+from fluxline.server.connection import Connection, allow_many_connections
+from fluxline.server.house import Ground, House, build, prepare
 from fluxline.server.origin import is_loopback
-from fluxline.server.outside import Outside
 from fluxline.service import Service
-from fluxline.settings import DEFAULT_MODEL, Settings
-from fluxline.storage import Pictures, open_pictures
+from fluxline.settings import Settings
+from fluxline.storage import Pictures
 from fluxline.telemetry import configure_logging
 
 if TYPE_CHECKING:
@@ -47,124 +41,71 @@ def run(settings: Settings, *, engine: str = ENGINE) -> int:
     """
     configure_logging(settings.log_level, settings.log_format)
     allow_many_connections()
-    try:
-        listener = listen(settings.host, settings.port)
-    except ConfigError as exc:
-        _log.error("%s", exc.message)
-        return EXIT_CANNOT_START
-    commands = [
-        WorkerCommand(
-            model=settings.model,
-            device=settings.device,
-            engine=engine,
-            member=member,
-            members=settings.replicas,
-            log_level=settings.log_level,
-            log_format=settings.log_format,
-        )
-        for member in range(settings.replicas)
-    ]
-    with listener, contextlib.ExitStack() as stack:
+    with contextlib.ExitStack() as stack:
         try:
-            ground = _prepare(settings, listener, stack)
+            ground = prepare(settings, stack)
         except (ConfigError, NotReady) as exc:
             _log.error("%s", exc.message)
             return EXIT_CANNOT_START
-        return asyncio.run(_serve(settings, commands, ground))
+        return asyncio.run(_serve(settings, ground, engine))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Ground:
-    """What a server stands on."""
-
-    listener: socket.socket
-    database: Database
-    pictures: Pictures
-    ring: KeyRing | None  # None: no key is asked for
-
-
-def _prepare(settings: Settings, listener: socket.socket, stack: contextlib.ExitStack) -> _Ground:
-    """Open what the server stands on, before a model is loaded. Raises ConfigError, NotReady."""
-    port = listener.getsockname()[1]
-    database = Database(settings.database_url(port))
-    stack.callback(database.close)
-    database.own()
-    pictures = open_pictures(
-        settings.storage or str(settings.data_folder(port) / "pictures"),
-        public_url=settings.storage_url or None,
-    )
-    ring = _ring(settings, database)
-    if settings.grpc_port is not None and ring is None:
-        raise ConfigError(
-            "gRPC needs a key: make one with `fluxline keys create NAME`, or set API_KEYS"
-        )
-    return _Ground(listener=listener, database=database, pictures=pictures, ring=ring)
-
-
-async def _serve(settings: Settings, commands: list[WorkerCommand], ground: _Ground) -> int:
-    database, pictures, ring = ground.database, ground.pictures, ground.ring
-    replica = Pool([LocalReplica(command) for command in commands])
-    service = Service(
-        replica,
-        JobStore(database),
-        pictures,
-        queue_limit=settings.queue_limit,
-        queue_s=settings.queue_s,
-        window=settings.in_flight,
-        keep_days=settings.keep_days,
-        keep_bytes=None if settings.keep_gb is None else int(settings.keep_gb * 2**30),
-        holder=f"{uuid.uuid4()}" if database.is_shared else "local",
-        aliases={settings.model: DEFAULT_MODEL, **settings.aliases},  # a hub id names what it is
-    )
-    links = Links(pictures, database.secret, base_url=settings.public_url)
-    webhooks = Webhooks(WebhookStore(database), links, Outside(settings.webhook_hosts))
-    app = create_app(
-        service,
-        links,
-        webhooks,
-        max_n=settings.max_n,
-        max_batch=settings.max_batch,
-        body_limit_bytes=settings.body_limit_bytes,
-        ring=ring,
-        has_grpc=settings.grpc_port is not None,
-        pages=[page.strip().rstrip("/") for page in settings.cors.split(",") if page.strip()],
-        opens_metrics=settings.open_metrics or is_loopback(settings.host),
-    )
-    server = _Server(_config(app))
+async def _serve(settings: Settings, ground: Ground, engine: str) -> int:
+    house = build(settings, ground, engine)
+    service, replica = house.service, house.replica
     try:
-        await _try_out(pictures)
+        await _try_out(ground.pictures)
         rpc = await _open_rpc(settings, service, ground)
         await service.start()
     except (ConfigError, NotReady) as exc:
         _log.error("%s", exc.message)
         return EXIT_CANNOT_START
     with _signals() as signals:
-        open_lines = contextlib.AsyncExitStack()
-        await open_lines.enter_async_context(app.router.lifespan_context(app))
-        replica.start()
-        serving = asyncio.create_task(server.serve(sockets=[ground.listener]))
-        _announce(ground.listener, settings, rpc)
-        sideline = [_tell_when_ready(replica), _tell_health(rpc, service), webhooks.run()]
-        running = [asyncio.create_task(work) for work in sideline]
-        try:
-            await _first(signals.get(), replica.ended(), asyncio.shield(serving))
-            is_broken = replica.state == "failed"
-            if not is_broken:
-                await _wind_down(service, signals, settings.drain_s)
-        finally:
-            for task in running:
-                task.cancel()
-            await replica.stop()
-            await service.close()
-            await open_lines.aclose()  # uvicorn would wait for them first
-            server.should_exit = True
-            if rpc:
-                await rpc.stop(ANSWER_GRACE_S)
-            await serving
+        async with _opened(house, ground.listener, rpc) as serving:
+            _announce(ground.listener, settings, rpc)
+            health = _tell_health(rpc, service)
+            with _meanwhile(_tell_when_ready(replica), health, house.webhooks.run()):
+                await _first(signals.get(), replica.ended(), asyncio.shield(serving))
+                is_broken = replica.state == "failed"
+                if not is_broken:
+                    await _wind_down(service, signals, settings.drain_s)
     if is_broken:
         _log.error("cannot go on: %s", replica.reason)
         return EXIT_CANNOT_START
     return EXIT_OK
+
+
+@contextlib.asynccontextmanager
+async def _opened(
+    house: House, listener: socket.socket, rpc: "GrpcServer | None"
+) -> AsyncGenerator[asyncio.Task[None]]:
+    """Load the model and let callers in; yield what serves them. At the end see them out."""
+    server = _Server(_config(house.app))
+    open_lines = contextlib.AsyncExitStack()
+    await open_lines.enter_async_context(house.app.router.lifespan_context(house.app))
+    house.replica.start()
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    try:
+        yield serving
+    finally:
+        await house.replica.stop()
+        await house.service.close()
+        await open_lines.aclose()  # uvicorn would wait for them first
+        server.should_exit = True
+        if rpc:
+            await rpc.stop(ANSWER_GRACE_S)
+        await serving
+
+
+@contextlib.contextmanager
+def _meanwhile(*works: Coroutine[Any, Any, None]) -> Iterator[None]:
+    """Do this beside what is done inside, and no longer."""
+    tasks = [asyncio.create_task(work) for work in works]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
 
 
 async def _try_out(pictures: Pictures) -> None:
@@ -175,7 +116,7 @@ async def _try_out(pictures: Pictures) -> None:
         _log.warning("%s; pictures wait for it", exc.message)
 
 
-async def _open_rpc(settings: Settings, service: Service, ground: _Ground) -> "GrpcServer | None":
+async def _open_rpc(settings: Settings, service: Service, ground: Ground) -> "GrpcServer | None":
     """Open the gRPC door, if it is wanted. Raises ConfigError."""
     if settings.grpc_port is None or ground.ring is None:
         return None
@@ -232,9 +173,9 @@ class _Server(uvicorn.Server):
         yield
 
 
-def _config(app: object) -> uvicorn.Config:
+def _config(app: FastAPI) -> uvicorn.Config:
     return uvicorn.Config(
-        app,  # type: ignore[arg-type]
+        app,
         http=Connection,
         ws="none",
         lifespan="off",
@@ -259,20 +200,6 @@ def _signals() -> Iterator["asyncio.Queue[int]"]:
     finally:
         for number in numbers:
             loop.remove_signal_handler(number)
-
-
-def _ring(settings: Settings, database: Database) -> KeyRing | None:
-    """The keys that are good; None if there are none, and none are needed. Raises ConfigError."""
-    given = [key.strip() for key in settings.api_keys.split(",") if key.strip()]
-    ring = KeyRing(database, given=given)
-    if not ring.is_empty:
-        return ring
-    if not is_loopback(settings.host) and not settings.insecure:
-        raise ConfigError(
-            f"listening on {settings.host} lets others in, and there is no key: make one with "
-            "`fluxline keys create NAME`, set API_KEYS, or say --insecure"
-        )
-    return None
 
 
 def _announce(listener: socket.socket, settings: Settings, rpc: "GrpcServer | None") -> None:

@@ -20,7 +20,7 @@ from fluxline.server.exchange import caller_of, json_fields, terms_of, unless_go
 from fluxline.server.fields import Fields
 from fluxline.server.links import Links
 from fluxline.server.machine import memory_of
-from fluxline.service import Service, Terms
+from fluxline.service import Service, Terms, Ticket
 from fluxline.telemetry import request_id_var
 
 NDJSON = "application/x-ndjson"
@@ -71,46 +71,71 @@ def generate_router(service: Service, links: Links, *, most: int) -> APIRouter:
         info = service.model(fields.text("model"))
         asked = batch.read(fields, info, most=most, request_id=request_id_var.get())
         gpus_used = min(asked.gpus, max(service.status.engines, 1), len(asked.choices))
-
-        async def whole(job_id: str, images: Sequence[ImageResult]) -> dict[str, Any]:
-            keys = {image.stored for image in images if image.stored}
-            where = {key: await links.of(key, request) for key in keys}
-            return batch.answer(
-                asked, images, where, job_id=job_id, gpus_used=gpus_used, began=began
-            )
-
-        if not asked.is_streamed:
-            work = service.draw(asked.request, terms, caller_of(request))
-            body = await whole(*await unless_gone(request, work))
-            return Response(msgspec.json.encode(body), media_type="application/json")
-
-        ticket = await service.submit(asked.request, terms, caller_of(request))
-
-        async def told() -> AsyncGenerator[tuple[str, dict[str, Any]], None]:
-            """Each picture when it is ready, then all of the answer."""
-            images: list[ImageResult] = []
-            async with ticket:
-                try:
-                    async for event in ticket:
-                        if error := failure_of(event):
-                            raise error
-                        if isinstance(event, ImageReady):
-                            images.append(event.image)
-                            key = event.image.stored or ""
-                            where = {key: await links.of(key, request)}
-                            spelt = batch.image_of(asked, event.image, where)
-                            is_provisional = asked.request.top_k is not None
-                            yield "image", {**spelt, "provisional": is_provisional}
-                    yield "done", await whole(ticket.job_id, images)
-                except FluxlineError as exc:
-                    _, error_object = envelope.spelt(exc)
-                    yield "error", {"error": error_object}
-
-        if "text/event-stream" in request.headers.get("accept", ""):
-            return sse.response(sse.event(name, data) async for name, data in told())
-        lines = (msgspec.json.encode(data) + b"\n" async for _, data in told())
-        return StreamingResponse(lines, headers=sse.HEADERS, media_type=NDJSON)
+        answer = _Answer(asked, links, request, gpus_used=gpus_used, began=began)
+        if asked.is_streamed:
+            ticket = await service.submit(asked.request, terms, caller_of(request))
+            return _streamed(request, answer.parts(ticket))
+        work = service.draw(asked.request, terms, caller_of(request))
+        body = await answer.whole(*await unless_gone(request, work))
+        return Response(msgspec.json.encode(body), media_type="application/json")
 
     for path, answer in (("/generate", generate), ("/v1/batches/generate", generate_batch)):
         router.add_api_route(path, answer, methods=["POST"], response_model=None)
     return router
+
+
+class _Answer:
+    """The answer to one batch, whole or in parts."""
+
+    def __init__(
+        self, asked: batch.Asked, links: Links, request: Request, *, gpus_used: int, began: float
+    ) -> None:
+        self._asked, self._links, self._request = asked, links, request
+        self._gpus_used, self._began = gpus_used, began
+
+    async def whole(self, job_id: str, images: Sequence[ImageResult]) -> dict[str, Any]:
+        """All pictures at once."""
+        return batch.answer(
+            self._asked,
+            images,
+            await self._places(images),
+            job_id=job_id,
+            gpus_used=self._gpus_used,
+            began=self._began,
+        )
+
+    async def parts(self, ticket: Ticket) -> AsyncGenerator[tuple[str, dict[str, Any]], None]:
+        """Each picture when it is ready, then the whole; or what went wrong."""
+        images: list[ImageResult] = []
+        async with ticket:
+            try:
+                async for event in ticket:
+                    if error := failure_of(event):
+                        raise error
+                    if isinstance(event, ImageReady):
+                        images.append(event.image)
+                        yield "image", await self._part(event.image)
+                yield "done", await self.whole(ticket.job_id, images)
+            except FluxlineError as exc:
+                _, error_object = envelope.spelt(exc)
+                yield "error", {"error": error_object}
+
+    async def _part(self, image: ImageResult) -> dict[str, Any]:
+        """A picture that may not be among the best when all are there."""
+        spelt = batch.image_of(self._asked, image, await self._places([image]))
+        return {**spelt, "provisional": self._asked.request.top_k is not None}
+
+    async def _places(self, images: Sequence[ImageResult]) -> dict[str, str]:
+        """Where the pictures can be read, by their keys."""
+        keys = {image.stored or "" for image in images}
+        return {key: await self._links.of(key, self._request) for key in keys}
+
+
+def _streamed(
+    request: Request, parts: AsyncGenerator[tuple[str, dict[str, Any]], None]
+) -> StreamingResponse:
+    """Answer in parts: as server-sent events to who asks for these, else a line of JSON each."""
+    if "text/event-stream" in request.headers.get("accept", ""):
+        return sse.response(sse.event(name, data) async for name, data in parts)
+    lines = (msgspec.json.encode(data) + b"\n" async for _, data in parts)
+    return StreamingResponse(lines, headers=sse.HEADERS, media_type=NDJSON)

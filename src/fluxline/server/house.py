@@ -1,0 +1,128 @@
+"""What serves, put together: what it stands on, and what stands on that.
+
+Nothing here waits or draws yet; its life from start to end is the business of `serve`.
+"""
+
+import contextlib
+import socket
+import uuid
+from dataclasses import dataclass
+
+from fastapi import FastAPI
+
+from fluxline.errors import ConfigError
+from fluxline.fleet.local import LocalReplica
+from fluxline.fleet.pool import Pool
+from fluxline.fleet.process import WorkerCommand
+from fluxline.jobs import Database, JobStore, KeyRing, WebhookStore
+from fluxline.server.app import create_app
+from fluxline.server.connection import listen
+from fluxline.server.dialects.webhooks import Webhooks
+from fluxline.server.links import Links
+from fluxline.server.origin import is_loopback
+from fluxline.server.outside import Outside
+from fluxline.service import Service
+from fluxline.settings import DEFAULT_MODEL, Settings
+from fluxline.storage import Pictures, open_pictures
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ground:
+    """What a server stands on."""
+
+    listener: socket.socket
+    database: Database
+    pictures: Pictures
+    ring: KeyRing | None  # None: no key is asked for
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class House:
+    """What stands on it, and does not work yet."""
+
+    replica: Pool
+    service: Service
+    webhooks: Webhooks
+    app: FastAPI
+
+
+def prepare(settings: Settings, stack: contextlib.ExitStack) -> Ground:
+    """Open what the server stands on, before a model is loaded. Raises ConfigError, NotReady."""
+    listener = stack.enter_context(listen(settings.host, settings.port))
+    port = listener.getsockname()[1]
+    database = Database(settings.database_url(port))
+    stack.callback(database.close)
+    database.own()
+    pictures = open_pictures(
+        settings.storage or str(settings.data_folder(port) / "pictures"),
+        public_url=settings.storage_url or None,
+    )
+    ring = _ring(settings, database)
+    if settings.grpc_port is not None and ring is None:
+        raise ConfigError(
+            "gRPC needs a key: make one with `fluxline keys create NAME`, or set API_KEYS"
+        )
+    return Ground(listener=listener, database=database, pictures=pictures, ring=ring)
+
+
+def build(settings: Settings, ground: Ground, engine: str) -> House:
+    """Build what serves, on one event loop. engine: the module:factory that the workers open."""
+    database, pictures = ground.database, ground.pictures
+    replica = Pool([LocalReplica(command) for command in _commands(settings, engine)])
+    service = Service(
+        replica,
+        JobStore(database),
+        pictures,
+        queue_limit=settings.queue_limit,
+        queue_s=settings.queue_s,
+        window=settings.in_flight,
+        keep_days=settings.keep_days,
+        keep_bytes=None if settings.keep_gb is None else int(settings.keep_gb * 2**30),
+        holder=f"{uuid.uuid4()}" if database.is_shared else "local",
+        aliases={settings.model: DEFAULT_MODEL, **settings.aliases},  # a hub id names what it is
+    )
+    links = Links(pictures, database.secret, base_url=settings.public_url)
+    webhooks = Webhooks(WebhookStore(database), links, Outside(settings.webhook_hosts))
+    app = create_app(
+        service,
+        links,
+        webhooks,
+        max_n=settings.max_n,
+        max_batch=settings.max_batch,
+        body_limit_bytes=settings.body_limit_bytes,
+        ring=ground.ring,
+        has_grpc=settings.grpc_port is not None,
+        pages=[page.strip().rstrip("/") for page in settings.cors.split(",") if page.strip()],
+        opens_metrics=settings.open_metrics or is_loopback(settings.host),
+    )
+    return House(replica=replica, service=service, webhooks=webhooks, app=app)
+
+
+def _commands(settings: Settings, engine: str) -> list[WorkerCommand]:
+    """How each replica's worker is begun."""
+    return [
+        WorkerCommand(
+            model=settings.model,
+            device=settings.device,
+            engine=engine,
+            member=member,
+            members=settings.replicas,
+            log_level=settings.log_level,
+            log_format=settings.log_format,
+        )
+        for member in range(settings.replicas)
+    ]
+
+
+def _ring(settings: Settings, database: Database) -> KeyRing | None:
+    """The keys that are good; None if there are none, and none are needed. Raises ConfigError."""
+    given = [key.strip() for key in settings.api_keys.split(",") if key.strip()]
+    ring = KeyRing(database, given=given)
+    if not ring.is_empty:
+        return ring
+    if not is_loopback(settings.host) and not settings.insecure:
+        raise ConfigError(
+            f"listening on {settings.host} lets others in, and there is no key: make one with "
+            "`fluxline keys create NAME`, set API_KEYS, or say --insecure"
+        )
+    return None
