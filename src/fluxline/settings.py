@@ -99,6 +99,17 @@ class Settings(BaseSettings):
     body_limit_bytes: int = Field(
         2**20, ge=1024, description="longest request body; a longer one is answered 413"
     )
+    upload_limit_bytes: int = Field(
+        32 * 2**20,
+        ge=1024,
+        le=256 * 2**20,
+        description="longest request body that brings a picture; a longer one is answered 413",
+    )
+    image_hosts: str = Field(
+        "",
+        description="hosts that pictures to start from may be fetched from, with commas between; "
+        "*: all public ones; empty: none",
+    )
     api_keys: str = Field(
         "", description="keys that are good besides those in the database, with commas between"
     )

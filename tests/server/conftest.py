@@ -1,6 +1,8 @@
 """The application over a fake engine in this process: no socket, no worker."""
 
 import asyncio
+import contextlib
+import re
 
 import httpx
 import pytest
@@ -12,10 +14,12 @@ from fluxline.server.app import create_app
 from fluxline.server.dialects.webhooks import Webhooks
 from fluxline.server.links import Links
 from fluxline.server.outside import Outside
+from fluxline.server.uploads import Uploads
 from fluxline.service import Service
 from fluxline.storage import open_pictures
 from tests.worker.fake_engine import FakeEngine
 
+LIMITS = {"body_limit_bytes": 40_000, "upload_limit_bytes": 400_000}
 ALIASES = {"dall-e-3": "default", "gpt-image-1": "default"}
 
 
@@ -100,8 +104,13 @@ def webhooks(database, links):
 
 
 @pytest.fixture
-def app(service, links, webhooks):
-    return create_app(service, links, webhooks, max_n=4, body_limit_bytes=40_000)
+def uploads():
+    return Uploads(Outside("", option="--image-hosts"), most_bytes=200_000)
+
+
+@pytest.fixture
+def app(service, links, webhooks, uploads):
+    return create_app(service, links, webhooks, uploads, max_n=4, **LIMITS)
 
 
 @pytest.fixture
@@ -109,3 +118,32 @@ async def http(app):
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
         yield client
+
+
+class Listener:
+    """Gives every request one answer; remembers what it heard."""
+
+    def __init__(self, answer=b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"):
+        self.answer, self.heard = answer, []
+
+    async def hear(self, reader, writer):
+        head = await reader.readuntil(b"\r\n\r\n")
+        length = re.search(rb"content-length: (\d+)", head.lower())
+        body = await reader.readexactly(int(length[1])) if length else b""
+        self.heard.append((head, body))
+        if self.answer is None:  # never; until the other side has enough
+            await reader.read()
+        else:
+            writer.write(self.answer)
+        writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
+
+
+@pytest.fixture
+async def listener():
+    listener = Listener()
+    server = await asyncio.start_server(listener.hear, "127.0.0.1", 0)
+    listener.port = server.sockets[0].getsockname()[1]
+    yield listener
+    server.close()

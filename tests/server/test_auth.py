@@ -9,6 +9,7 @@ from fluxline.errors import NotReady
 from fluxline.jobs import KeyRing, Scope
 from fluxline.server.app import create_app
 from fluxline.server.auth import METRICS, PUBLIC, SIGNED
+from tests.server.conftest import LIMITS
 
 URL, JOBS = "/v1/images/generations", "/v1/jobs"
 FOX = {"prompt": "a fox"}
@@ -20,8 +21,8 @@ def ring(database):
 
 
 @pytest.fixture
-def app(service, links, webhooks, ring):
-    return create_app(service, links, webhooks, max_n=4, body_limit_bytes=40_000, ring=ring)
+def app(service, links, webhooks, uploads, ring):
+    return create_app(service, links, webhooks, uploads, max_n=4, **LIMITS, ring=ring)
 
 
 def bearer(secret):

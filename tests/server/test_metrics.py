@@ -7,6 +7,7 @@ import httpx
 
 from fluxline.jobs import KeyRing
 from fluxline.server.app import create_app
+from tests.server.conftest import LIMITS
 
 URL, JOBS = "/v1/images/generations", "/v1/jobs"
 SCRAPER = {"accept": "application/openmetrics-text;version=1.0.0,text/plain;q=0.5,*/*;q=0.1"}
@@ -30,8 +31,8 @@ async def test_a_json_client_reads_five_numbers(http):
     assert said["grpc_alive"] is False
 
 
-async def test_grpc_is_told_alive_where_it_is_served(service, links, webhooks):
-    app = create_app(service, links, webhooks, max_n=4, body_limit_bytes=40_000, has_grpc=True)
+async def test_grpc_is_told_alive_where_it_is_served(service, links, webhooks, uploads):
+    app = create_app(service, links, webhooks, uploads, max_n=4, **LIMITS, has_grpc=True)
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as http:
         assert (await http.get("/metrics")).json()["grpc_alive"] is True
@@ -83,10 +84,12 @@ async def test_no_caller_makes_the_series_grow(http):
     assert not any("fox" in name or "who" in name for name in grown)
 
 
-async def test_beyond_this_machine_metrics_ask_for_a_key(service, links, webhooks, database):
+async def test_beyond_this_machine_metrics_ask_for_a_key(
+    service, links, webhooks, uploads, database
+):
     ring = KeyRing(database, given=["k"])
     app = create_app(
-        service, links, webhooks, max_n=4, body_limit_bytes=9999, ring=ring, opens_metrics=False
+        service, links, webhooks, uploads, max_n=4, ring=ring, opens_metrics=False, **LIMITS
     )
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as http:

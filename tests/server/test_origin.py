@@ -4,6 +4,7 @@ import httpx
 import pytest
 
 from fluxline.server.app import create_app
+from tests.server.conftest import LIMITS
 
 URL, PAGE = "/v1/images/generations", "https://studio.example.org"
 
@@ -49,8 +50,8 @@ async def test_a_page_of_this_machine_or_this_server_comes_in(headers, http):
 
 
 @pytest.fixture
-async def opened(service, links, webhooks):
-    app = create_app(service, links, webhooks, max_n=4, body_limit_bytes=40_000, pages=[PAGE])
+async def opened(service, links, webhooks, uploads):
+    app = create_app(service, links, webhooks, uploads, max_n=4, **LIMITS, pages=[PAGE])
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as http:
         yield http

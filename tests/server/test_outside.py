@@ -1,8 +1,5 @@
 """What may be sent to addresses that callers name, and that a listener in here hears nothing."""
 
-import asyncio
-import contextlib
-import re
 import time
 
 import pytest
@@ -53,34 +50,6 @@ HOSTILE = [
     "https://exa mple.com/",
     "https://example.com/" + "a" * LONGEST_URL,
 ]
-
-
-class Listener:
-    """Gives every request one answer; remembers what it heard."""
-
-    def __init__(self, answer=b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"):
-        self.answer, self.heard = answer, []
-
-    async def hear(self, reader, writer):
-        head = await reader.readuntil(b"\r\n\r\n")
-        [length] = re.findall(rb"content-length: (\d+)", head.lower())
-        self.heard.append((head, await reader.readexactly(int(length))))
-        if self.answer is None:  # never; until the other side has enough
-            await reader.read()
-        else:
-            writer.write(self.answer)
-        writer.close()
-        with contextlib.suppress(ConnectionError):
-            await writer.wait_closed()
-
-
-@pytest.fixture
-async def listener():
-    listener = Listener()
-    server = await asyncio.start_server(listener.hear, "127.0.0.1", 0)
-    listener.port = server.sockets[0].getsockname()[1]
-    yield listener
-    server.close()
 
 
 @pytest.mark.parametrize("url", HOSTILE)

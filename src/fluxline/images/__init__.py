@@ -6,7 +6,7 @@ Pixels are numpy uint8 (height, width, 3) everywhere in this room. No torch, no 
 from fluxline.images.containers import format_of
 from fluxline.images.decode import decode, digest
 from fluxline.images.encode import Pixels, check_format, encode, preview
-from fluxline.images.fit import fit, place
+from fluxline.images.fit import fit, place, stretch
 from fluxline.images.receipt import Receipt
 from fluxline.images.recipe import SAMPLER_TITLES, Recipe, read_recipe
 from fluxline.images.technical import technical_score
@@ -28,5 +28,6 @@ __all__ = [
     "preview",
     "read_recipe",
     "render",
+    "stretch",
     "technical_score",
 ]

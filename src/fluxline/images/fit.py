@@ -41,6 +41,14 @@ def fit(pixels: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8]
     return np.asarray(picture.resize((width, height), Image.Resampling.LANCZOS, box=box))
 
 
+def stretch(pixels: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8]:
+    """Resample the whole of a picture to a size, whatever becomes of its shape."""
+    if pixels.shape[:2] == (height, width):
+        return pixels
+    picture = Image.fromarray(np.ascontiguousarray(pixels))
+    return np.asarray(picture.resize((width, height), Image.Resampling.LANCZOS))
+
+
 def place(pixels: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8]:
     """Lay a picture out on `width` x `height` px so that `fit` would give it back.
 

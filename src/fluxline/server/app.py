@@ -29,6 +29,7 @@ from fluxline.server.links import Links, files_router
 from fluxline.server.metrics import metrics_router
 from fluxline.server.middleware import BodyLimit, Exchange
 from fluxline.server.origin import Gate
+from fluxline.server.uploads import Uploads
 from fluxline.service import Service
 
 
@@ -36,10 +37,12 @@ def create_app(
     service: Service,
     links: Links,
     webhooks: Webhooks,
+    uploads: Uploads,
     *,
     max_n: int,
     max_batch: int = 64,
     body_limit_bytes: int,
+    upload_limit_bytes: int,
     ring: KeyRing | None = None,
     opens_metrics: bool = True,
     has_grpc: bool = False,
@@ -50,23 +53,24 @@ def create_app(
     ring: the keys that are good; None: no key is asked for. opens_metrics: not for the metrics.
     has_grpc: gRPC is served beside this. pages: origins whose pages may call, "*" for all.
     """
-    mcp = mcp_door(service, links, max_n=max_n)
+    mcp = mcp_door(service, links, uploads, max_n=max_n)
     app = _empty(mcp)
     _guard(
         app,
         ring=ring,
         opens_metrics=opens_metrics,
         body_limit_bytes=body_limit_bytes,
+        upload_limit_bytes=upload_limit_bytes,
         base_url=links.base_url,
         pages=pages,
     )
     for router in (
         health_router(service),
         discovery_router(service, max_n=max_n, max_batch=max_batch, has_mcp=is_installed()),
-        openai_router(service, links, max_n=max_n),
-        jobs_router(service, links, webhooks, max_n=max_n),
+        openai_router(service, links, uploads, max_n=max_n),
+        jobs_router(service, links, webhooks, uploads, max_n=max_n),
         generate_router(service, links, most=max_batch),
-        a1111_router(service, max_n=max_n),
+        a1111_router(service, uploads, max_n=max_n),
         bfl_router(service, links),
         queue_router(service, links),
         admin_router(service),
@@ -110,11 +114,14 @@ def _guard(
     ring: KeyRing | None,
     opens_metrics: bool,
     body_limit_bytes: int,
+    upload_limit_bytes: int,
     base_url: str,
     pages: Collection[str],
 ) -> None:
     """Put what every exchange passes before the routes, from the inside out."""
-    app.add_middleware(BodyLimit, limit_bytes=body_limit_bytes)
+    app.add_middleware(
+        BodyLimit, limit_bytes=body_limit_bytes, with_picture_bytes=upload_limit_bytes
+    )
     if ring is not None:
         app.add_middleware(Auth, ring=ring, opens_metrics=opens_metrics)
     app.add_middleware(Gate, base_url=base_url, pages=pages, asks_for_keys=ring is not None)

@@ -18,6 +18,7 @@ from fluxline.request import (
     random_seed,
 )
 from fluxline.server.fields import Fields, MissingParam, UnsupportedParam
+from fluxline.server.uploads import Upload
 from fluxline.service import Service
 from fluxline.settings import DEFAULT_MODEL
 
@@ -31,16 +32,8 @@ MOST_NAMED = 16  # unknown fields; a body may have thousands
 
 GUIDANCE = ("guidance", "guidance_scale", "distilled_cfg_scale", "cfg")  # ours, and what is sent
 FORMATS = (*get_args(ImageFormat), "jpg")
-UNSUPPORTED = (  # they would change the picture: ignoring them would be a lie
-    "image",
-    "images",
-    "ref_images",
-    "mask",
-    "strength",
-    "denoising_strength",
-    "loras",
-    "lora",
-)
+UNSUPPORTED = ("mask", "markup", "loras", "lora")
+"""They would change the picture: ignoring them would be a lie."""
 _SIZE = re.compile(r"([0-9]{1,5})[xX]([0-9]{1,5})", re.ASCII)
 
 
@@ -55,15 +48,20 @@ class BlankPrompt(InvalidParams):
 
 
 def read_request(
-    fields: Fields, service: Service, *, max_n: int, request_id: str
+    fields: Fields, service: Service, upload: Upload | None, *, max_n: int, request_id: str
 ) -> GenerationRequest:
-    """Read what is to be drawn. Raises RequestError naming the field that is wrong, NotReady."""
+    """Read what is to be drawn, at the size of the picture to start from if there is one.
+
+    Raises RequestError naming the field that is wrong, NotReady.
+    """
     prompt = read_prompt(fields)
     n = fields.integer("n", low=1, high=max_n) or 1
+    info = service.model(fields.text("model"))
     params = _params(fields)
+    if upload is not None:
+        params = upload.sized(params, info)
     output_format = read_format(fields, usual="png")
     compression = fields.integer("output_compression", low=0, high=100)
-    model = fields.text("model")
     seed = _seed(fields, n)
     top_k = fields.integer("top_k", low=1, high=n)
     for name in UNSUPPORTED:
@@ -74,7 +72,7 @@ def read_request(
         prompt=prompt,
         seed=seed,
         n=n,
-        model=service.model(model).name,
+        model=info.name,
         params=params,
         output_format=output_format,
         compression=compression,
@@ -204,6 +202,7 @@ def _params(fields: Fields) -> SamplingParams:
         cfg_scale=defaults.cfg_scale if cfg_scale is None else cfg_scale,
         negative_prompt=negative_prompt,
         eta=fields.number("eta", low=0, high=1) or 0.0,
+        strength=fields.number("strength", "denoising_strength", low=0, high=1),
     )
 
 

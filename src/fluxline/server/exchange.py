@@ -6,11 +6,12 @@ from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 from fastapi import Request
+from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from fluxline.errors import InvalidParams
-from fluxline.server.fields import Fields, parse_object
+from fluxline.server.fields import Fields, FormFields, MalformedBody, parse_object
 from fluxline.service import Caller, Terms
 
 T = TypeVar("T")
@@ -31,6 +32,24 @@ async def json_fields(request: Request) -> Fields:
     if media_type != "application/json" and not media_type.endswith("+json"):
         raise HTTPException(415, f"content-type must be application/json; got {media_type}")
     return Fields(parse_object(await body_of(request)))
+
+
+async def fields_of(request: Request) -> Fields:
+    """Read the body as a form, or as one JSON object. Raises MalformedBody, HTTPException."""
+    declared = request.headers.get("content-type", "")
+    if declared.partition(";")[0].strip().lower() != "multipart/form-data":
+        return await json_fields(request)
+    body = await body_of(request)
+    try:
+        form = await request.form(max_part_size=len(body) + 1)  # the whole is within its limit
+    except HTTPException as exc:
+        raise MalformedBody(f"the form cannot be read: {exc.detail}") from exc
+    parts = [
+        (name, await value.read() if isinstance(value, UploadFile) else value)
+        for name, value in form.multi_items()
+    ]
+    await form.close()
+    return FormFields(parts)
 
 
 async def body_of(request: Request) -> bytes:
@@ -61,7 +80,7 @@ async def terms_of(
         message = f"Idempotency-Key must be at most {KEY_LIMIT} printable characters"
         raise InvalidParams(message, field="Idempotency-Key")
     sent = hashlib.sha256(f"{request.method} {request.url.path}\n".encode())
-    sent.update(await request.body())
+    sent.update((await request.body()).replace(_boundary(request), b""))
     return Terms(
         door=door,
         fingerprint=sent.hexdigest(),
@@ -79,6 +98,12 @@ def caller_of(request: Request) -> Caller:
     """Who asks; written by `auth`, where keys are asked for."""
     caller = request.scope.get("fluxline.caller")
     return caller if isinstance(caller, Caller) else Caller()
+
+
+def _boundary(request: Request) -> bytes:
+    """What divides a form's parts: a client makes up another one each time it asks the same."""
+    _, told, boundary = request.headers.get("content-type", "").partition("boundary=")
+    return boundary.strip('"').encode("latin-1") if told else b"\0"
 
 
 def _number(request: Request, header: str, otherwise: float) -> float:

@@ -3,6 +3,7 @@
 What a field means is the business of the dialect that reads it.
 """
 
+import contextlib
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -40,7 +41,7 @@ class Fields:
     """
 
     def __init__(self, body: Mapping[str, Any], inside: str = "") -> None:  # Any: JSON, checked
-        self._body, self._inside = body, inside
+        self._body, self._inside = dict(body), inside
         self._read: set[str] = set()
         self._used: dict[str, str] = {}
 
@@ -68,6 +69,10 @@ class Fields:
     def asks(self, name: str) -> bool:
         """Mark a field as read; say whether its value is one that asks for something."""
         return bool(self._value((name,)))
+
+    def value(self, *names: str) -> Any:  # Any: the reader checks it
+        """Read whatever stands there."""
+        return self._value(names)
 
     def text(self, *names: str) -> str | None:
         """Read a string."""
@@ -162,6 +167,50 @@ class Fields:
         return InvalidParams(f"{used} {rule}{got}", field=used)
 
 
+class FormFields(Fields):
+    """The parts of a form: text, whatever it stands for, and files as bytes.
+
+    Nothing is the same as absent. Raises MalformedBody for a part that is given twice, unless it
+    is a list: `name[]`, or a file.
+    """
+
+    def __init__(self, parts: Sequence[tuple[str, str | bytes]]) -> None:
+        body: dict[str, Any] = {}
+        for label, value in parts:
+            name, bracket, _ = label.partition("[")
+            if name in body and not bracket and isinstance(value, str):
+                raise MalformedBody(f"the form has {name[:64]} twice")
+            if name in body or bracket:
+                body.setdefault(name, [])
+                before = body[name] if isinstance(body[name], list) else [body[name]]
+                body[name] = [*before, value]
+            elif value != "":
+                body[name] = value
+        super().__init__(body)
+
+    def boolean(self, *names: str) -> bool | None:
+        """Read true or false."""
+        self._translate(names, {"true": True, "false": False}.__getitem__)
+        return super().boolean(*names)
+
+    def integer(self, *names: str, low: int, high: int) -> int | None:
+        """Read an integer from low to high, both included."""
+        self._translate(names, int)
+        return super().integer(*names, low=low, high=high)
+
+    def number(self, *names: str, low: float, high: float) -> float | None:
+        """Read a finite number from low to high, both included."""
+        self._translate(names, float)
+        return super().number(*names, low=low, high=high)
+
+    def _translate(self, names: Sequence[str], meaning: Callable[[str], object]) -> None:
+        """Let text be what it stands for; what stands for nothing of the kind stays text."""
+        for name in names:
+            if isinstance(text := self._body.get(name), str):
+                with contextlib.suppress(ValueError, KeyError):
+                    self._body[name] = meaning(text.strip().lower())
+
+
 def parse_object(raw: bytes) -> dict[str, Any]:
     """Parse a body that must be one JSON object. Raises MalformedBody."""
     try:
@@ -188,8 +237,10 @@ def _no_constant(name: str) -> float:
 
 def _shown(value: object) -> str:
     """Spell a wrong value for its sender, briefly."""
+    if isinstance(value, bytes):
+        return "a file"
     try:
         text = json.dumps(value)
-    except (ValueError, RecursionError):
+    except (ValueError, RecursionError, TypeError):  # a list may hold files
         return "something too large to show"
     return text if len(text) <= 60 else f"{text[:57]}..."

@@ -21,6 +21,7 @@ from fluxline.server.dialects.webhooks import Webhooks
 from fluxline.server.links import Links
 from fluxline.server.origin import is_loopback
 from fluxline.server.outside import Outside
+from fluxline.server.uploads import Uploads
 from fluxline.service import Service
 from fluxline.settings import DEFAULT_MODEL, Settings
 from fluxline.storage import Pictures, open_pictures
@@ -83,13 +84,19 @@ def build(settings: Settings, ground: Ground, engine: str) -> House:
     )
     links = Links(pictures, database.secret, base_url=settings.public_url)
     webhooks = Webhooks(WebhookStore(database), links, Outside(settings.webhook_hosts))
+    uploads = Uploads(
+        Outside(settings.image_hosts, option="--image-hosts"),
+        most_bytes=settings.upload_limit_bytes,
+    )
     app = create_app(
         service,
         links,
         webhooks,
+        uploads,
         max_n=settings.max_n,
         max_batch=settings.max_batch,
         body_limit_bytes=settings.body_limit_bytes,
+        upload_limit_bytes=settings.upload_limit_bytes,
         ring=ground.ring,
         has_grpc=settings.grpc_port is not None,
         pages=[page.strip().rstrip("/") for page in settings.cors.split(",") if page.strip()],

@@ -14,6 +14,15 @@ from fluxline.server import envelope
 from fluxline.telemetry import request_id_var
 
 OPENAI_VERSION = "2020-10-01"
+TAKE_PICTURES = (
+    "/images/edits",
+    "/images/generations",
+    "/v1/jobs",
+    "/sdapi/v1/img2img",
+    "/sdapi/v1/png-info",
+    "/mcp",
+)
+"""How the paths end where a body may bring a picture."""
 
 _log = logging.getLogger(__name__)
 
@@ -62,35 +71,38 @@ class Exchange:
 
 
 class BodyLimit:
-    """Refuses bodies longer than a limit, announced or not, before they fill the memory."""
+    """Refuses bodies longer than a limit, announced or not, before they fill the memory.
 
-    def __init__(self, app: ASGIApp, limit_bytes: int) -> None:
+    with_picture_bytes: the limit where a body may bring a picture.
+    """
+
+    def __init__(self, app: ASGIApp, limit_bytes: int, with_picture_bytes: int) -> None:
         self._app = app
-        self._limit_bytes = limit_bytes
+        self._usual, self._with_picture = limit_bytes, with_picture_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: D102
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        takes_picture = scope["path"].rstrip("/").endswith(TAKE_PICTURES)
+        limit = self._with_picture if takes_picture else self._usual
+        message = f"the body may have at most {limit} bytes"
         announced = Headers(scope=scope).get("content-length", "")
-        if announced.isdigit() and int(announced) > self._limit_bytes:
-            answer = envelope.failure(413, self._message(), code="payload_too_large")
+        if announced.isdigit() and int(announced) > limit:
+            answer = envelope.failure(413, message, code="payload_too_large")
             await answer(scope, receive, send)
             return
         seen = 0
 
         async def counted() -> Message:
             nonlocal seen
-            message = await receive()
-            seen += len(message.get("body", b""))
-            if seen > self._limit_bytes:
-                raise HTTPException(413, self._message())
-            return message
+            received = await receive()
+            seen += len(received.get("body", b""))
+            if seen > limit:
+                raise HTTPException(413, message)
+            return received
 
         await self._app(scope, counted, send)
-
-    def _message(self) -> str:
-        return f"the body may have at most {self._limit_bytes} bytes"
 
 
 def _since_ms(began: float) -> str:

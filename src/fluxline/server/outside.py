@@ -1,4 +1,4 @@
-"""Sends to addresses that callers name, without becoming their way into the network it stands in.
+"""Goes to addresses that callers name, without becoming their way into the network it stands in.
 
 One parser reads the URL. A name is resolved once and the connection goes to that very address, no
 redirect is followed and no proxy asked. Lives on one event loop.
@@ -8,7 +8,8 @@ import asyncio
 import ipaddress
 import socket
 import ssl
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -26,13 +27,19 @@ Resolve = Callable[[str, int], Awaitable[list[str]]]
 
 
 class Unreachable(Exception):
-    """Nothing could be sent there; the message says why."""
+    """Nothing could be sent there or fetched; the message says why."""
 
 
 class Outside:
-    """hosts: those that may be named, wherever they are; EVERYWHERE: and all public ones."""
+    """hosts: those that may be named, wherever they are; EVERYWHERE: and all public ones.
 
-    def __init__(self, hosts: str, *, resolve: Resolve | None = None) -> None:
+    option: the server's, by which somebody may open it.
+    """
+
+    def __init__(
+        self, hosts: str, *, option: str = "--webhook-hosts", resolve: Resolve | None = None
+    ) -> None:
+        self._option = option
         named = {host.strip().lower() for host in hosts.split(",") if host.strip()}
         self._is_open = EVERYWHERE in named
         self._named = named - {EVERYWHERE}
@@ -46,7 +53,7 @@ class Outside:
     def check(self, url: str, field: str) -> None:
         """Refuse a URL to which nothing may be sent. Raises InvalidParams naming the field."""
         if self.is_closed:
-            message = f"{field} is off here: the server must be started with --webhook-hosts"
+            message = f"{field} is off here: the server must be started with {self._option}"
             raise InvalidParams(message, field=field)
         try:
             self._read(url)
@@ -55,6 +62,24 @@ class Outside:
 
     async def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> None:
         """Send a body, and have it acknowledged by any 2xx. Raises Unreachable."""
+        async with self._answer("POST", url, content=body, headers=headers):
+            return
+
+    async def get(self, url: str, *, most_bytes: int) -> bytes:
+        """Fetch what lies there, of at most so many bytes. Raises Unreachable."""
+        found = bytearray()
+        async with self._answer("GET", url, headers={"accept-encoding": "identity"}) as answer:
+            async for chunk in answer.aiter_raw():
+                found += chunk
+                if len(found) > most_bytes:
+                    raise Unreachable(f"has more than {most_bytes} bytes")
+        return bytes(found)
+
+    @asynccontextmanager
+    async def _answer(
+        self, method: str, url: str, *, headers: Mapping[str, str], content: bytes | None = None
+    ) -> "AsyncGenerator[httpx2.Response]":
+        """Ask, and be answered by any 2xx; all in good time. Raises Unreachable."""
         import httpx2
 
         try:
@@ -68,16 +93,16 @@ class Outside:
                 async with (
                     httpx2.AsyncClient(verify=context, trust_env=False) as client,
                     client.stream(
-                        "POST", there, content=body, headers=headers, extensions=sni
+                        method, there, content=content, headers=headers, extensions=sni
                     ) as answer,
                 ):
-                    status = answer.status_code
+                    if not 200 <= answer.status_code < 300:
+                        raise Unreachable(f"answered {answer.status_code}")
+                    yield answer
         except TimeoutError:
             raise Unreachable(f"did not answer in {ANSWER_S:g} s") from None
         except (httpx2.HTTPError, httpx2.InvalidURL, OSError):
             raise Unreachable("could not be reached") from None
-        if not 200 <= status < 300:
-            raise Unreachable(f"answered {status}")
 
     def _read(self, url: str) -> "httpx2.URL":
         import httpx2

@@ -173,7 +173,3 @@ async def test_what_json_does_not_have_comes_back_as_text(number, http, guided):
     )
 
     assert json.loads(answer.text, parse_constant=pytest.fail)["parameters"]["foo"] == number
-
-
-async def test_img2img_is_refused_for_now(http):
-    assert (await http.post(f"{API}/img2img", json={})).status_code == 422

@@ -13,6 +13,7 @@ from mcp.client.streamable_http import streamable_http_client
 from starlette.responses import Response
 
 from fluxline.errors import QueueFull
+from fluxline.images import encode
 from fluxline.jobs import KeyRing
 from fluxline.server.app import create_app
 from fluxline.server.dialects import mcp as dialect
@@ -20,6 +21,8 @@ from fluxline.server.dialects.mcp_routes import McpDoor
 from fluxline.server.middleware import Exchange
 from fluxline.service import register
 from fluxline.service.record import result_of
+from tests.images.pictures import noise
+from tests.server.conftest import LIMITS
 from tests.worker.fake_engine import picture
 
 CALL = {"jsonrpc": "2.0", "id": 1, "method": "tools/list"}
@@ -28,9 +31,9 @@ ANN = {**BOTH, "authorization": "Bearer ann"}
 
 
 @pytest.fixture
-def app(service, links, webhooks, database):
+def app(service, links, webhooks, uploads, database):
     ring = KeyRing(database, given=["ann", "bob"])
-    return create_app(service, links, webhooks, max_n=4, body_limit_bytes=40_000, ring=ring)
+    return create_app(service, links, webhooks, uploads, max_n=4, **LIMITS, ring=ring)
 
 
 @contextlib.asynccontextmanager
@@ -154,7 +157,9 @@ async def test_every_field_of_the_schema_is_read(client):
         name: made_up[field["type"]](field)
         for name, field in tool.input_schema["properties"].items()
     }
-    result = await draw(client, **{**fields, "size": "64x64", "model": "fake", "deadline_s": 60})
+    fields |= {"size": "64x64", "model": "fake", "deadline_s": 60, "strength": 0.5}
+    fields |= {"image": base64.b64encode(encode(noise(8, 8), format="png")).decode()}
+    result = await draw(client, **fields)
 
     assert not result.is_error, text(result)
 
@@ -411,9 +416,9 @@ async def test_without_a_good_key_nobody_comes_in(method, headers, address):
 async def test_a_body_too_long_is_refused(how, address):
     async def chunks():
         for _ in range(5):
-            yield b" " * 10_000
+            yield b" " * 100_000
 
-    content = b" " * 50_000 if how == "announced" else chunks()
+    content = b" " * 500_000 if how == "announced" else chunks()
     headers = {**ANN, "content-type": "application/json"}
     async with web(base_url=address) as http:
         answer = await http.post("/mcp", content=content, headers=headers)
@@ -436,10 +441,10 @@ async def test_a_body_that_is_no_message_is_refused(raw, version, address):
 
 
 @pytest.fixture
-async def open_http(service, links, webhooks):
+async def open_http(service, links, webhooks, uploads):
     """A server that asks for no key, and what may be called there."""
     links.base_url = "https://draw.example.org"
-    app = create_app(service, links, webhooks, max_n=4, body_limit_bytes=40_000)
+    app = create_app(service, links, webhooks, uploads, max_n=4, **LIMITS)
     async with (
         app.router.lifespan_context(app),
         web(

@@ -221,16 +221,6 @@ async def test_a_flood_of_unknown_fields_is_cut(http):
     assert said["warnings"][-1] == "84 more unknown fields are ignored"
 
 
-@pytest.mark.parametrize("prefix", ["/v1", "", "/openai/deployments/fake"])
-async def test_editing_is_refused_by_its_field(prefix, http):
-    files = {"image": ("upload", b"\x89PNG", "application/octet-stream")}
-    answer = await http.post(f"{prefix}/images/edits", data={"prompt": "a hat"}, files=files)
-
-    error = answer.json()["error"]
-    assert (answer.status_code, error["param"]) == (400, "image")
-    assert (error["code"], "not served" in error["message"]) == ("unsupported_parameter", True)
-
-
 async def test_models_are_listed_and_told_of(http):
     listed = (await http.get("/v1/models")).json()
     one = (await http.get("/v1/models/fake")).json()

@@ -12,8 +12,8 @@ import pytest
 from fluxline.jobs import WebhookStore
 from fluxline.server.dialects.webhooks import Webhooks
 from fluxline.server.outside import Outside
+from tests.server.conftest import Listener
 from tests.server.dialects.test_jobs import asked, ended
-from tests.server.test_outside import Listener
 
 SECRET = "whsec_" + base64.b64encode(b"of the caller").decode()
 

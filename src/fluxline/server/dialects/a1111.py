@@ -8,7 +8,7 @@ double the work and burn the picture.
 import base64
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, cast
 
@@ -32,6 +32,7 @@ from fluxline.server.body import (
     refuse_unserved,
 )
 from fluxline.server.fields import Fields, UnsupportedParam
+from fluxline.server.uploads import Upload
 
 DEFAULT_STEPS, MOST_STEPS = 50, 150
 DEFAULT_SIDE = 512  # px
@@ -45,7 +46,7 @@ SCHEDULES = {
     "exponential": "exponential",
     "beta": "beta",
 }
-UNSERVED = ("enable_hr", "init_images", "mask", "refiner_checkpoint", "script_name")
+UNSERVED = ("enable_hr", "mask", "latent_mask", "refiner_checkpoint", "script_name")
 """They would change the picture: refused when they ask for something."""
 WITHOUT_EFFECT = (
     "styles",
@@ -75,9 +76,20 @@ WITHOUT_EFFECT = (
     "hr_resize_y",
     "firstphase_width",
     "firstphase_height",
-    "denoising_strength",
     "infotext",
+    "include_init_images",
+    "image_cfg_scale",
+    "initial_noise_multiplier",
+    "mask_blur",
+    "mask_blur_x",
+    "mask_blur_y",
+    "inpainting_fill",
+    "inpaint_full_res",
+    "inpaint_full_res_padding",
+    "inpainting_mask_invert",
 )
+STRETCHED, CROPPED = 0, 1
+"""What resize_mode may be: how a picture of another shape is made to fit."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,10 +98,13 @@ class Asked:
 
     request: GenerationRequest
     batch_size: int
+    is_stretched: bool  # the picture to start from, to the asked size
     warnings: tuple[str, ...]
 
 
-def read(fields: Fields, info: ModelInfo, *, max_n: int, request_id: str) -> Asked:
+def read(
+    fields: Fields, info: ModelInfo, upload: Upload | None, *, max_n: int, request_id: str
+) -> Asked:
     """Understand a body. Raises RequestError naming the field that is wrong."""
     prompt = read_prompt(fields)
     if "<lora:" in prompt.lower():
@@ -101,6 +116,11 @@ def read(fields: Fields, info: ModelInfo, *, max_n: int, request_id: str) -> Ask
         raise InvalidParams(f"batch_size x n_iter must be at most {max_n}; got {n}", field="n_iter")
     seed = read_seed(fields, low=-1, high=SEED_LIMIT - 1 - n)
     params, warnings = _params(fields, info)
+    is_stretched = _is_stretched(fields)
+    if upload is None:
+        params = replace(params, strength=None)  # clients send it to txt2img, too
+    elif not is_stretched:
+        warnings += upload.warnings(params)
     overridden = fields.nested("override_settings") or Fields({})
     overridden.skip("sd_model_checkpoint")  # the door has chosen by it
     warnings += [f"{name[:64]} is ignored" for name in overridden.unread()[:16]]
@@ -116,7 +136,12 @@ def read(fields: Fields, info: ModelInfo, *, max_n: int, request_id: str) -> Ask
         params=params,
         preview_every=max(1, steps // PREVIEWS),
     )
-    return Asked(request=request, batch_size=batch_size, warnings=tuple(warnings))
+    return Asked(
+        request=request,
+        batch_size=batch_size,
+        is_stretched=is_stretched,
+        warnings=tuple(warnings),
+    )
 
 
 def checkpoint_of(fields: Fields) -> str | None:
@@ -199,8 +224,18 @@ def _params(fields: Fields, info: ModelInfo) -> tuple[SamplingParams, list[str]]
         guidance=guidance,
         cfg_scale=1.0 if true_scale is None else true_scale,
         negative_prompt=negative,
+        strength=fields.number("denoising_strength", low=0, high=1),
     )
     return params, warnings
+
+
+def _is_stretched(fields: Fields) -> bool:
+    """How a picture of another shape is made to fit. Raises UnsupportedParam."""
+    mode = fields.integer("resize_mode", low=0, high=3) or STRETCHED
+    if mode not in (STRETCHED, CROPPED):
+        message = "resize_mode must be 0 (stretch) or 1 (crop); others are not served"
+        raise UnsupportedParam(message, field="resize_mode")
+    return mode == STRETCHED
 
 
 def _sampler(fields: Fields) -> tuple[SamplerName, ScheduleName]:

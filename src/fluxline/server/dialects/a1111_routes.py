@@ -1,12 +1,11 @@
 """The routes of the AUTOMATIC1111 web UI's API that its clients call, under `/sdapi/v1`."""
 
 import asyncio
-import base64
 import json
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
@@ -17,10 +16,13 @@ from fluxline.request import CancelledEvent, ImageReady, ImageResult, Progress, 
 from fluxline.server import envelope
 from fluxline.server.dialects import a1111
 from fluxline.server.exchange import caller_of, json_fields, terms_of, unless_gone
+from fluxline.server.fields import Fields, MissingParam, UnsupportedParam
 from fluxline.server.machine import memory_of
+from fluxline.server.uploads import Uploads, from_base64
 from fluxline.service import Service, Ticket
 from fluxline.telemetry import request_id_var
 
+INIT_IMAGES = "init_images"
 EMPTY = (
     "upscalers",
     "latent-upscale-modes",
@@ -63,7 +65,7 @@ class Drawing:
         )
 
 
-def a1111_router(service: Service, *, max_n: int) -> APIRouter:
+def a1111_router(service: Service, uploads: Uploads, *, max_n: int) -> APIRouter:
     """Make the routes of a service."""
     router = APIRouter(prefix="/sdapi/v1", tags=["a1111"])
     drawings: list[Drawing] = []
@@ -72,10 +74,29 @@ def a1111_router(service: Service, *, max_n: int) -> APIRouter:
     async def txt2img(request: Request) -> Response:
         """Draw pictures of a prompt."""
         fields = await json_fields(request)
+        if fields.asks(INIT_IMAGES):
+            message = "pictures to start from go to /sdapi/v1/img2img"
+            return _refusal(UnsupportedParam(message, field=INIT_IMAGES))
+        return await drawn(request, fields)
+
+    @router.post("/img2img")
+    async def img2img(request: Request) -> Response:
+        """Draw pictures of a prompt from a picture."""
+        fields = await json_fields(request)
+        if not fields.asks(INIT_IMAGES):
+            message = "init_images is required: the picture to start from"
+            return _refusal(MissingParam(message, field=INIT_IMAGES))
+        return await drawn(request, fields)
+
+    async def drawn(request: Request, fields: Fields) -> Response:
         try:
             await unless_gone(request, service.opened())
             info = service.model(a1111.checkpoint_of(fields))
-            asked = a1111.read(fields, info, max_n=max_n, request_id=request_id_var.get())
+            upload = await unless_gone(request, uploads.read(fields, INIT_IMAGES))
+            asked = a1111.read(fields, info, upload, max_n=max_n, request_id=request_id_var.get())
+            if upload is not None:
+                begun = await upload.start(asked.request, is_stretched=asked.is_stretched)
+                asked = replace(asked, request=begun)
             caller = caller_of(request)
             terms = await terms_of(request, door="a1111")
             ticket = await service.submit(asked.request, terms, caller)
@@ -91,12 +112,6 @@ def a1111_router(service: Service, *, max_n: int) -> APIRouter:
         # Base64 of many large pictures takes a while: not on the event loop.
         raw = await asyncio.to_thread(a1111.answer, asked, images, sent)
         return Response(raw, media_type="application/json")
-
-    @router.post("/img2img")
-    async def img2img() -> Response:
-        """Refuse: pictures are not drawn from pictures yet."""
-        message = "img2img is not served yet"
-        return _refusal(InvalidParams(message, field="init_images"))
 
     @router.get("/progress")
     async def progress(request: Request, skip_current_image: bool = False) -> dict[str, Any]:
@@ -185,10 +200,8 @@ def a1111_router(service: Service, *, max_n: int) -> APIRouter:
         """Read the recipe in a picture of ours."""
         fields = await json_fields(request)
         try:
-            sent = fields.text("image") or ""
-            raw = base64.b64decode(sent.rpartition(",")[2], validate=True)
-            recipe = read_recipe(raw)
-        except (ValueError, UnsupportedFormat, InvalidParams):  # no base64, not even ASCII
+            recipe = read_recipe(from_base64(fields.text("image") or "", "image"))
+        except (UnsupportedFormat, InvalidParams):
             message = "image must be a PNG, JPEG, WebP or AVIF file as base64"
             return _refusal(InvalidParams(message, field="image"))
         text = recipe.to_infotext() if recipe else ""
@@ -229,6 +242,8 @@ def _echoed(raw: bytes) -> dict[str, Any]:
         return value if math.isfinite(value) else text
 
     sent: dict[str, Any] = json.loads(raw, parse_float=number, parse_constant=str)
+    if INIT_IMAGES in sent and not sent.get("include_init_images"):
+        sent[INIT_IMAGES] = None
     return sent
 
 

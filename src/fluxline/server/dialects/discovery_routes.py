@@ -25,7 +25,7 @@ def discovery_router(service: Service, *, max_n: int, max_batch: int, has_mcp: b
                 "jobs": True,
                 "top_k": True,
                 "cancel": True,
-                "img2img": False,
+                "img2img": True,
                 "mask": False,
                 "lora": False,
             },

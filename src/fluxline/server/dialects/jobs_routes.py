@@ -20,27 +20,36 @@ from fluxline.server.body import (
 )
 from fluxline.server.dialects import jobs
 from fluxline.server.dialects.webhooks import Webhooks
-from fluxline.server.exchange import caller_of, json_fields, terms_of, unless_gone
+from fluxline.server.exchange import caller_of, fields_of, terms_of, unless_gone
 from fluxline.server.links import Links
+from fluxline.server.uploads import Uploads
 from fluxline.service import Service
 
 
-def jobs_router(service: Service, links: Links, webhooks: Webhooks, *, max_n: int) -> APIRouter:
+def jobs_router(
+    service: Service, links: Links, webhooks: Webhooks, uploads: Uploads, *, max_n: int
+) -> APIRouter:
     """Make the routes of a service."""
     router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
     @router.post("", status_code=202, response_class=Response)
     async def submit(request: Request) -> Response:
         """Ask for pictures; they are drawn whether anybody waits or not."""
-        fields = await json_fields(request)
+        fields = await fields_of(request)
         await unless_gone(request, service.opened())
         try:
-            asked = read_request(fields, service, max_n=max_n, request_id=f"job_{uuid.uuid4().hex}")
+            upload = await unless_gone(request, uploads.read(fields))
+            asked = read_request(
+                fields, service, upload, max_n=max_n, request_id=f"job_{uuid.uuid4().hex}"
+            )
             priority = read_priority(fields)
             deadline_s = read_deadline(fields)
             previews = fields.integer("preview_every", low=1, high=1000) or 0
             webhook = webhooks.read(fields, request)
             warnings = warnings_of(fields, asked)
+            if upload is not None:
+                warnings += upload.warnings(asked.params)
+                asked = await upload.start(asked)
             terms = await terms_of(request, door="jobs", is_attended=False, deadline_s=deadline_s)
             terms = replace(terms, webhook=webhook)
             asked = replace(asked, priority=priority, preview_every=previews)

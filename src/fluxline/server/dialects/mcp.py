@@ -55,6 +55,7 @@ from fluxline.server.dialects import discovery_routes, mcp_tools
 from fluxline.server.exchange import caller_of, unless_gone
 from fluxline.server.fields import Fields, MissingParam
 from fluxline.server.links import Links
+from fluxline.server.uploads import Uploads
 from fluxline.service import Service, Terms, Ticket
 from fluxline.service.record import request_of
 
@@ -72,8 +73,8 @@ _log = logging.getLogger(__name__)
 class Sessions:
     """The sessions of all clients. What one key began, another cannot use."""
 
-    def __init__(self, service: Service, links: Links, *, max_n: int) -> None:
-        tools = Tools(service, links, max_n=max_n)
+    def __init__(self, service: Service, links: Links, uploads: Uploads, *, max_n: int) -> None:
+        tools = Tools(service, links, uploads, max_n=max_n)
         server: Server[Any] = Server(
             "fluxline",
             title="Fluxline",
@@ -100,8 +101,9 @@ class Sessions:
 class Tools:
     """The tools over a service."""
 
-    def __init__(self, service: Service, links: Links, *, max_n: int) -> None:
+    def __init__(self, service: Service, links: Links, uploads: Uploads, *, max_n: int) -> None:
         self._service, self._links, self._max_n = service, links, max_n
+        self._uploads = uploads
         self._told = types.ListToolsResult(tools=mcp_tools.tools(max_n))
         self._calls: dict[str, Call] = {
             "generate_image": self._generate,
@@ -139,14 +141,19 @@ class Tools:
 
     async def _generate(self, fields: Fields, context: Context) -> types.CallToolResult:
         await self._service.opened()
+        upload = await self._uploads.read(fields)
+        request_id = f"job_{uuid.uuid4().hex}"
         asked = read_request(
-            fields, self._service, max_n=self._max_n, request_id=f"job_{uuid.uuid4().hex}"
+            fields, self._service, upload, max_n=self._max_n, request_id=request_id
         )
         if not fields.given("output_format"):
             asked = replace(asked, output_format=mcp_tools.FORMAT)
         waits = fields.boolean("wait") is not False
         deadline_s = read_deadline(fields)
         warnings = warnings_of(fields, asked)
+        if upload is not None:
+            warnings += upload.warnings(asked.params)
+            asked = await upload.start(asked)
         terms = Terms(door="mcp", is_attended=waits, keeps=True, deadline_s=deadline_s)
         caller = caller_of(_request(context))
         async with await self._service.submit(asked, terms, caller) as ticket:

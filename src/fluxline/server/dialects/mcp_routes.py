@@ -18,6 +18,7 @@ from fluxline.errors import NotReady
 from fluxline.server import envelope
 from fluxline.server.exchange import body_of
 from fluxline.server.links import Links
+from fluxline.server.uploads import Uploads
 from fluxline.service import Service
 
 if TYPE_CHECKING:
@@ -33,13 +34,13 @@ def is_installed() -> bool:
     return find_spec("mcp") is not None
 
 
-def mcp_door(service: Service, links: Links, *, max_n: int) -> "McpDoor":
+def mcp_door(service: Service, links: Links, uploads: Uploads, *, max_n: int) -> "McpDoor":
     """Make the door of a service."""
 
     def load() -> "Sessions":
         from fluxline.server.dialects.mcp import Sessions
 
-        return Sessions(service, links, max_n=max_n)
+        return Sessions(service, links, uploads, max_n=max_n)
 
     return McpDoor(load)
 

@@ -27,7 +27,8 @@ def tools(max_n: int) -> list[types.Tool]:
         types.Tool(
             name="generate_image",
             title="Draw pictures",
-            description="Draw pictures of a prompt. Answers with them, their seeds and links.",
+            description="Draw pictures of a prompt, from a picture if one is given. Answers with "
+            "them, their seeds and links.",
             input_schema=_schema(_fields(max_n), "prompt"),
             annotations=types.ToolAnnotations(destructive_hint=False, open_world_hint=False),
         ),
@@ -82,6 +83,17 @@ def _fields(max_n: int) -> dict[str, Any]:
             "minimum": 0,
             "maximum": LARGEST_SCALE,
             "description": "how closely to follow the prompt, for models that have it",
+        },
+        "image": {
+            "type": "string",
+            "description": "a picture to start from: base64, a data: URL, or an https: URL where "
+            "the server may fetch it; the size follows it unless given",
+        },
+        "strength": {
+            "type": "number",
+            "exclusiveMinimum": 0,
+            "maximum": 1,
+            "description": "with image: how much of it is drawn anew; 0.75 if left out",
         },
         "negative_prompt": {
             "type": "string",

@@ -11,6 +11,7 @@ from typing import Any
 from fluxline.request import GenerationRequest, ImageResult, ModelInfo, best, ranks
 from fluxline.server.body import read_deadline, read_request, warnings_of
 from fluxline.server.fields import Fields, UnsupportedParam
+from fluxline.server.uploads import Upload
 from fluxline.service import Service
 
 QUALITY = {"low": 0.5, "medium": 1.0, "high": 1.5, "xhigh": 2.0, "max": 3.0}
@@ -25,6 +26,7 @@ IGNORED = (
     "safety_identifier",
     "complexity",
     "stream_options",
+    "input_fidelity",
 )
 UNSUPPORTED = ("frame_count", "frame_duration_ms", "svg")
 MODEL_STAGES = ("encode", "denoise", "decode")
@@ -45,9 +47,11 @@ class Asked:
     warnings: tuple[str, ...]
 
 
-def read(fields: Fields, service: Service, *, max_n: int, request_id: str) -> Asked:
+def read(
+    fields: Fields, service: Service, upload: Upload | None, *, max_n: int, request_id: str
+) -> Asked:
     """Understand a body. Raises RequestError naming the field that is wrong, NotReady."""
-    request = read_request(fields, service, max_n=max_n, request_id=request_id)
+    request = read_request(fields, service, upload, max_n=max_n, request_id=request_id)
     _refuse_unserved(fields)
     word = fields.choice("quality", of=(*QUALITY, *SAME_QUALITY)) or "auto"
     quality = SAME_QUALITY.get(word, word)
@@ -67,6 +71,8 @@ def read(fields: Fields, service: Service, *, max_n: int, request_id: str) -> As
         raise UnsupportedParam(message, field="response_format")
     warnings = [f"{name} is ignored" for name in IGNORED if fields.given(name)]
     warnings += warnings_of(fields, request)
+    if upload is not None:
+        warnings += upload.warnings(request.params)
     return Asked(
         request=replace(
             request,
@@ -99,7 +105,7 @@ def answer(
         "output_format": first.format,
         "quality": asked.quality,
         "size": f"{first.width}x{first.height}",
-        "usage": usage(images),
+        "usage": usage(asked.request, images),
         "id": job_id,
         "model": first.model,
         "gen_time": max(_drawing_s(image) for image in images),
@@ -116,15 +122,16 @@ def judged(image: ImageResult, places: Mapping[int, int]) -> dict[str, Any]:
     return {"score": image.score, "scorer": image.scorer, "rank": places[image.index]}
 
 
-def usage(images: Sequence[ImageResult]) -> dict[str, Any]:
+def usage(request: GenerationRequest, images: Sequence[ImageResult]) -> dict[str, Any]:
     """Tokens that the model read, once, and drew."""
     read, drew = images[0].text_tokens, sum(image.image_tokens for image in images)
+    seen = 0 if request.image is None else images[0].image_tokens
     return {
-        "input_tokens": read,
-        "input_tokens_details": {"text_tokens": read, "image_tokens": 0},
+        "input_tokens": read + seen,
+        "input_tokens_details": {"text_tokens": read, "image_tokens": seen},
         "output_tokens": drew,
         "output_tokens_details": {"text_tokens": 0, "image_tokens": drew},
-        "total_tokens": read + drew,
+        "total_tokens": read + seen + drew,
     }
 
 
@@ -137,8 +144,8 @@ def model(info: ModelInfo, created: int, max_n: int) -> dict[str, Any]:
         "owned_by": "fluxline",
         "type": "image",
         "capabilities": ["image"],
-        "architecture": {"input_modalities": ["text"], "output_modalities": ["image"]},
-        "supported_endpoints": ["/v1/images/generations"],
+        "architecture": {"input_modalities": ["text", "image"], "output_modalities": ["image"]},
+        "supported_endpoints": ["/v1/images/generations", "/v1/images/edits"],
         "family": info.family,
         "native_size": f"{info.native_width}x{info.native_height}",
         "max_size": f"{info.max_width}x{info.max_height}",

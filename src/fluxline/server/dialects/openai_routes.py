@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -14,32 +15,46 @@ from fluxline.request import ImageReady, ImageResult, Progress, best, failure_of
 from fluxline.server import envelope, sse
 from fluxline.server.body import in_callers_words
 from fluxline.server.dialects import openai
-from fluxline.server.exchange import body_of, caller_of, json_fields, terms_of, unless_gone
-from fluxline.server.fields import UnsupportedParam
+from fluxline.server.exchange import caller_of, fields_of, json_fields, terms_of, unless_gone
+from fluxline.server.fields import Fields, MissingParam
 from fluxline.server.links import Links
+from fluxline.server.uploads import FIELDS, Uploads
 from fluxline.service import Service, Ticket
 from fluxline.telemetry import request_id_var
 
 AZURE = "/openai/deployments/{deployment}"
 
 
-def openai_router(service: Service, links: Links, *, max_n: int) -> APIRouter:
+def openai_router(service: Service, links: Links, uploads: Uploads, *, max_n: int) -> APIRouter:
     """Make the routes of a service."""
     router = APIRouter(tags=["openai"])
     started_at = int(time.time())
 
     async def generate(request: Request) -> Response:
-        """Draw pictures of a prompt."""
-        fields, request_id = await json_fields(request), request_id_var.get()
+        """Draw pictures of a prompt, from a picture if there is one."""
+        return await _drawn(request, await json_fields(request), event="image_generation")
+
+    async def edit(request: Request) -> Response:
+        """Draw pictures of a prompt from a picture; a form, or JSON."""
+        fields = await fields_of(request)
+        if not any(fields.given(name) for name in FIELDS):
+            raise MissingParam("image is required: the picture to start from", field="image")
+        return await _drawn(request, fields, event="image_edit")
+
+    async def _drawn(request: Request, fields: Fields, *, event: str) -> Response:
         await unless_gone(request, service.opened())
         try:
-            asked = openai.read(fields, service, max_n=max_n, request_id=request_id)
+            upload = await unless_gone(request, uploads.read(fields))
+            request_id = request_id_var.get()
+            asked = openai.read(fields, service, upload, max_n=max_n, request_id=request_id)
+            if upload is not None:
+                asked = replace(asked, request=await upload.start(asked.request))
             terms = await terms_of(
                 request, door="openai", keeps=asked.wants_url, deadline_s=asked.deadline_s
             )
             if asked.is_streamed:
                 ticket = await service.submit(asked.request, terms, caller_of(request))
-                return sse.response(_events(asked, ticket))
+                return sse.response(_events(asked, ticket, event))
             work = service.draw(asked.request, terms, caller_of(request))
             job_id, images = await unless_gone(request, work)
         except RequestError as exc:
@@ -50,12 +65,6 @@ def openai_router(service: Service, links: Links, *, max_n: int) -> APIRouter:
         # Base64 of many large pictures takes a while: not on the event loop.
         raw = await asyncio.to_thread(msgspec.json.encode, body)
         return Response(raw, media_type="application/json")
-
-    async def edit(request: Request) -> Response:
-        """Refuse: pictures are not drawn from pictures yet."""
-        await body_of(request)  # an answer to half a form would be a broken pipe
-        message = "editing is not served here yet: draw of a prompt, at /v1/images/generations"
-        raise UnsupportedParam(message, field="image")
 
     async def list_models() -> dict[str, Any]:
         """List what is served."""
@@ -86,10 +95,10 @@ def openai_router(service: Service, links: Links, *, max_n: int) -> APIRouter:
     return router
 
 
-async def _events(asked: openai.Asked, ticket: Ticket) -> AsyncGenerator[bytes, None]:
+async def _events(asked: openai.Asked, ticket: Ticket, name: str) -> AsyncGenerator[bytes, None]:
     """Tell of a request as OpenAI streams: partial pictures, then each whole one.
 
-    The best of many are known only at the end.
+    name: what its events begin with. The best of many are known only at the end.
     """
     partials: Counter[int] = Counter()
     candidates: list[ImageResult] = []
@@ -100,22 +109,22 @@ async def _events(asked: openai.Asked, ticket: Ticket) -> AsyncGenerator[bytes, 
                     raise error
                 match event:
                     case Progress(index=index, preview=bytes()) if partials[index] < asked.partials:
-                        yield _partial(asked, event, partials[index])
+                        yield _partial(asked, event, partials[index], name)
                         partials[index] += 1
                     case ImageReady(image=image) if asked.request.top_k:
                         candidates.append(image)
                     case ImageReady(image=image):
-                        yield _completed(asked, image, {}, ticket.job_id)
+                        yield _completed(asked, image, {}, ticket.job_id, name)
             places = ranks(candidates)
             for image in best(candidates, asked.request.top_k):
-                yield _completed(asked, image, places, ticket.job_id)
+                yield _completed(asked, image, places, ticket.job_id, name)
         except FluxlineError as exc:
             _, error_object = envelope.spelt(exc)
             yield sse.event("error", {"type": "error", "error": error_object, "sequence_number": 0})
 
 
-def _partial(asked: openai.Asked, event: Progress, number: int) -> bytes:
-    kind = "image_generation.partial_image"
+def _partial(asked: openai.Asked, event: Progress, number: int, name: str) -> bytes:
+    kind = f"{name}.partial_image"
     data = {
         "type": kind,
         "b64_json": event.preview,
@@ -133,21 +142,22 @@ def _partial(asked: openai.Asked, event: Progress, number: int) -> bytes:
 
 
 def _completed(
-    asked: openai.Asked, image: ImageResult, places: Mapping[int, int], job_id: str
+    asked: openai.Asked, image: ImageResult, places: Mapping[int, int], job_id: str, name: str
 ) -> bytes:
+    kind = f"{name}.completed"
     data = {
-        "type": "image_generation.completed",
+        "type": kind,
         "b64_json": image.data,
         "created_at": int(time.time()),
         "size": f"{image.width}x{image.height}",
         "quality": asked.quality,
         "background": "opaque",
         "output_format": image.format,
-        "usage": openai.usage([image]),
+        "usage": openai.usage(asked.request, [image]),
         "image_index": image.index,
         "seed": image.seed,
         **openai.judged(image, places),
         "id": job_id,
         "warnings": list(dict.fromkeys((*asked.warnings, *image.warnings))),
     }
-    return sse.event("image_generation.completed", data)
+    return sse.event(kind, data)
