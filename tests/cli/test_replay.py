@@ -11,7 +11,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from fluxline.cli import app
-from fluxline.images import encode, read_recipe
+from fluxline.images import digest, encode, read_recipe, stretch
+from tests.images.pictures import noise, photo
 
 ASKED = ("a red fox", "--size", "48x32", "--steps", "2", "--seed", "7", "--guidance", "7")
 
@@ -60,6 +61,42 @@ def test_the_same_bytes_come_back_in_every_format(run, fox, tmp_path, ending):
     assert f"the same bytes as fox.{ending}" in result.output
     [again] = tmp_path.glob("a-red-fox-7.*")
     assert again.read_bytes() == (tmp_path / f"fox.{ending}").read_bytes()
+
+
+@pytest.fixture
+def hat(run, tmp_path):
+    """A picture drawn from `source.png`, which is larger and of another shape."""
+    (tmp_path / "source.png").write_bytes(encode(photo(64)[:48], format="png"))
+    result = run(*ASKED, "--image", "source.png", "--strength", "0.5", "-o", "hat.png")
+    assert result.exit_code == 0, result.output
+    return tmp_path / "hat.png"
+
+
+def test_what_was_drawn_from_a_picture_comes_back_with_that_picture(run, hat, tmp_path):
+    result = run("--from", "hat.png", "--image", "source.png", "-o", "again.png")
+
+    assert result.exit_code == 0, result.output
+    assert "the same bytes as hat.png" in result.output
+    assert "note" not in result.output
+
+
+def test_without_that_picture_it_is_refused_and_with_another_told(run, hat, tmp_path):
+    (tmp_path / "other.png").write_bytes(encode(noise(64, 48), format="png"))
+    without = run("--from", "hat.png")
+    other = run("--from", "hat.png", "--image", "other.png", "-o", "again.png")
+
+    assert without.exit_code == 2
+    assert "hat.png was drawn from a picture: give it with --image" in without.output
+    assert "it was drawn from another picture" in other.output
+
+
+def test_the_picture_may_have_been_stretched(run, hat, tmp_path):
+    source = stretch(photo(64)[:48], 48, 32)
+    rewritten(hat, source=digest(source))
+    result = run("--from", "hat.png", "--image", "source.png", "-o", "again.png")
+
+    assert "another picture" not in result.output
+    assert read_recipe((tmp_path / "again.png").read_bytes()).source == digest(source)
 
 
 def test_another_format_has_the_same_recipe_and_no_verdict(run, fox, tmp_path):

@@ -5,6 +5,7 @@ one schema of the fields that doors know. Deterministic, and bounded by EXAMPLES
 """
 
 import asyncio
+import base64
 import json
 import re
 
@@ -14,7 +15,9 @@ import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis import GenerationMode
 
+from fluxline.images import encode
 from fluxline.server import envelope
+from tests.images.pictures import noise
 
 EXAMPLES = 5  # of each operation, well and badly asked
 NOT_OURS_TO_GIVE = {("/apply-lora", 501)}
@@ -22,6 +25,7 @@ LEAK = re.compile(r"0x[0-9a-f]{6,}|Traceback|site-packages|\.py\b|sqlite|SELECT 
 ERROR = jsonschema_rs.validator_for(
     envelope.DOCUMENTED["default"]["content"]["application/json"]["schema"]
 )
+PIXEL = base64.b64encode(encode(noise(1, 1), format="png")).decode()
 SIDE = {"type": "integer", "minimum": 1, "maximum": 600}
 SCALE = {"type": "number", "minimum": 0, "maximum": 200}
 BODY = {
@@ -41,6 +45,9 @@ BODY = {
         "seed": {"type": "integer", "minimum": -1, "maximum": 2**63},
         "guidance_scale": SCALE,
         "cfg_scale": SCALE,
+        "image": {"enum": [PIXEL, f"data:image/png;base64,{PIXEL}", "no", "", None]},
+        "init_images": {"type": "array", "items": {"enum": [PIXEL, "no"]}, "maxItems": 2},
+        "strength": {"type": "number", "minimum": 0, "maximum": 1},
         "eta": {"type": "number", "minimum": 0, "maximum": 1},
         "sampler": {"enum": ["euler", "heun", "ddim", "dpmpp_2m", "who"]},
         "schedule": {"enum": ["simple", "karras", "beta", "who"]},
@@ -62,7 +69,6 @@ BODY = {
             },
         },
         "override_settings": {"type": "object"},
-        "image": {"type": "string"},
     },
 }
 

@@ -24,6 +24,7 @@ from fluxline.errors import (
     RequestError,
 )
 from fluxline.request import (
+    STRENGTH,
     GenerationRequest,
     ImageFormat,
     ImageReady,
@@ -78,6 +79,12 @@ def generate(
     cfg_scale: Annotated[float, typer.Option(help="true guidance; above 1 costs twice")] = 1.0,
     negative_prompt: Annotated[str, typer.Option(help="acts with --cfg-scale above 1")] = "",
     eta: Annotated[float, typer.Option(help="noise of ddim, 0 to 1")] = 0.0,
+    image: Annotated[
+        Path | None, typer.Option("--image", help="a picture to start from; the size follows it")
+    ] = None,
+    strength: Annotated[
+        float | None, typer.Option(help=f"of --image redrawn, above 0 to 1; {STRENGTH} if absent")
+    ] = None,
     model: Annotated[str, typer.Option(help="a name, a folder, a file or a hub id")] = "mini",
     device: Annotated[str, typer.Option(help="auto | cuda | mps | cpu")] = "auto",
     again: Annotated[
@@ -104,12 +111,14 @@ def generate(
             cfg_scale=cfg_scale,
             negative_prompt=negative_prompt,
             eta=eta,
+            strength=strength,
         )
         asked = GenerationRequest(
             id="generate",
             prompt="" if again and prompt is None else _text(prompt),
             seed=random_seed() if seed is None else seed,
             n=n,
+            image=_read(image),
             top_k=top_k,
             params=params,
             output_format=_format_of(output),
@@ -123,6 +132,7 @@ def generate(
 
             original, given = replay.opened(again), _given(context)
             request = replay.overridden(original.request, asked, given)
+            request = replay.started(original, request, asked.image)
             if changes := replay.overrides(original.request, request):
                 _say(console, f"note: overrides the recipe: {', '.join(changes)}", style="yellow")
             model = model if "model" in given else _registered(original.recipe.model)
@@ -147,6 +157,13 @@ def parse_size(size: str | None) -> tuple[int | None, int | None]:
     if match := re.fullmatch(r"(\d{1,5})[xX×](\d{1,5})", size.strip()):
         return int(match[1]), int(match[2])
     raise InvalidParams(f"size must be like 512x512; got {size!r}", field="size")
+
+
+def _read(image: Path | None) -> bytes | None:
+    try:
+        return None if image is None else image.read_bytes()
+    except OSError as exc:
+        raise InvalidParams(f"cannot read {image}: {exc.strerror}", field="image") from exc
 
 
 def _text(prompt: str | None) -> str:

@@ -16,6 +16,8 @@ from fluxline.errors import InvalidParams
 from fluxline.request import GenerationRequest, ImageFormat, SamplingParams
 
 OF_REQUEST = ("prompt", "n", "top_k", "seed")
+STARTS = (images.fit, images.stretch)
+"""How a picture may have been made to fit, before another was drawn from it."""
 OF_PARAMS = tuple(field.name for field in fields(SamplingParams))
 
 
@@ -58,6 +60,31 @@ def overridden(
     return replace(request, params=replace(request.params, **params), **others)
 
 
+def started(
+    original: Original, request: GenerationRequest, image: bytes | None
+) -> GenerationRequest:
+    """The request, starting from the picture that the original was drawn from, if there was one.
+
+    Another picture, or one of another size, is started from as any would be. Raises InvalidParams
+    when it is wanted and was not given.
+    """
+    source = original.recipe.source
+    if image is None:
+        if source is not None:
+            message = f"{original.path.name} was drawn from a picture: give it with --image"
+            raise InvalidParams(message, field="image")
+        return request
+    width, height = request.params.width, request.params.height
+    assert width is not None  # a recipe says it
+    assert height is not None
+    given = images.decode(image)
+    for make in STARTS:
+        fitted = make(given, width, height)
+        if images.digest(fitted) == source:
+            return replace(request, image=images.encode(fitted, format="png"))
+    return replace(request, image=image)
+
+
 def overrides(before: GenerationRequest, after: GenerationRequest) -> list[str]:
     """What was overridden, in words."""
     return [
@@ -76,6 +103,10 @@ def doubts(
 ) -> list[str]:
     """Why bytes may not come back: what drew them, against what would draw the request now."""
     recipe, receipt, said = original.recipe, original.recipe.receipt, []
+    if recipe.source is not None and not _is_from(request, recipe.source):
+        said.append("it was drawn from another picture, or one cut otherwise")
+    if recipe.source is None and request.image is not None:
+        said.append("it was drawn from no picture")
     if recipe.model != request.model:
         said.append(f"model {recipe.model} then, {request.model} now")
     if recipe.software != software:
@@ -91,6 +122,11 @@ def doubts(
     if recipe.unread:
         said.append(f"its recipe says what is not known here: {', '.join(recipe.unread)}")
     return said
+
+
+def _is_from(request: GenerationRequest, source: str) -> bool:
+    """Whether a request starts from the very pixels of that digest."""
+    return request.image is not None and images.digest(images.decode(request.image)) == source
 
 
 def verdict(original: Original, data: bytes) -> str:

@@ -44,6 +44,7 @@ class House:
     replica: Pool
     service: Service
     webhooks: Webhooks
+    uploads: Uploads
     app: FastAPI
 
 
@@ -102,7 +103,7 @@ def build(settings: Settings, ground: Ground, engine: str) -> House:
         pages=[page.strip().rstrip("/") for page in settings.cors.split(",") if page.strip()],
         opens_metrics=settings.open_metrics or is_loopback(settings.host),
     )
-    return House(replica=replica, service=service, webhooks=webhooks, app=app)
+    return House(replica=replica, service=service, webhooks=webhooks, uploads=uploads, app=app)
 
 
 def _commands(settings: Settings, engine: str) -> list[WorkerCommand]:

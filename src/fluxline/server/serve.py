@@ -55,7 +55,7 @@ async def _serve(settings: Settings, ground: Ground, engine: str) -> int:
     service, replica = house.service, house.replica
     try:
         await _try_out(ground.pictures)
-        rpc = await _open_rpc(settings, service, ground)
+        rpc = await _open_rpc(settings, house, ground)
         await service.start()
     except (ConfigError, NotReady) as exc:
         _log.error("%s", exc.message)
@@ -116,7 +116,7 @@ async def _try_out(pictures: Pictures) -> None:
         _log.warning("%s; pictures wait for it", exc.message)
 
 
-async def _open_rpc(settings: Settings, service: Service, ground: Ground) -> "GrpcServer | None":
+async def _open_rpc(settings: Settings, house: House, ground: Ground) -> "GrpcServer | None":
     """Open the gRPC door, if it is wanted. Raises ConfigError."""
     if settings.grpc_port is None or ground.ring is None:
         return None
@@ -125,7 +125,13 @@ async def _open_rpc(settings: Settings, service: Service, ground: Ground) -> "Gr
         from fluxline.server.rpc.serve import GrpcServer
     except ImportError as exc:
         raise ConfigError("gRPC is not installed: pip install 'fluxline[grpc]'") from exc
-    door = ImageGen(service, ground.pictures, ground.ring, is_exclusive=settings.grpc_exclusive)
+    door = ImageGen(
+        house.service,
+        ground.pictures,
+        ground.ring,
+        house.uploads,
+        is_exclusive=settings.grpc_exclusive,
+    )
     rpc = GrpcServer(door, f"{_shown(settings.host)}:{settings.grpc_port}")
     await rpc.start()
     return rpc

@@ -79,7 +79,10 @@ class Uploads:
         field = fields.used_name(names[0])
         if value is None or value in ("", []):
             return None
-        data = await self._data(_only(value, field), field)
+        return await self.decode(await self._data(_only(value, field), field), field)
+
+    async def decode(self, data: bytes, field: str) -> Upload:
+        """Decode a picture that was found. Raises InvalidParams."""
         async with self._room:
             try:
                 return Upload(await asyncio.to_thread(images.decode, data))

@@ -9,11 +9,13 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from fluxline.images import decode, encode
 from fluxline.jobs import KeyRing
 from fluxline.server.rpc import image_gen_pb2 as pb
 from fluxline.server.rpc.door import ImageGen
 from fluxline.server.rpc.image_gen_pb2_grpc import ImageGenStub
 from fluxline.server.rpc.serve import GrpcServer
+from tests.images.pictures import ramp
 from tests.worker.fake_engine import picture
 
 ROOT = Path(__file__).parents[3]
@@ -34,9 +36,10 @@ def is_exclusive(request):
 
 
 @pytest.fixture
-async def channel(service, pictures, database, is_exclusive):
+async def channel(service, pictures, database, uploads, is_exclusive):
     ring = KeyRing(database, given=["client1", "client2"])
-    server = GrpcServer(ImageGen(service, pictures, ring, is_exclusive=is_exclusive), "127.0.0.1:0")
+    door = ImageGen(service, pictures, ring, uploads, is_exclusive=is_exclusive)
+    server = GrpcServer(door, "127.0.0.1:0")
     await server.start()
     await server.tell(is_ready=True)
     async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
@@ -63,6 +66,27 @@ async def begun(engine, count=1):
     async with asyncio.timeout(20):
         while len(engine.started) < count:
             await asyncio.sleep(0.002)
+
+
+async def test_a_picture_to_start_from_is_taken_and_fitted(stub, engine):
+    file = encode(ramp(200, 100), format="png")
+    answer = await stub.Generate(wanted(image=file, strength=0.4), metadata=ONE)
+
+    [request] = engine.started
+    assert decode(request.image).shape == (64, 64, 3)
+    assert request.params.strength == 0.4
+    assert "its middle is used" in answer.warnings[0]
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [({"image": b"no"}, "image must be a whole PNG"), ({"strength": 0.0}, "above 0")],
+)
+async def test_what_cannot_be_started_from_is_refused(fields, words, stub):
+    code, details = await code_of(stub.Generate(wanted(**fields), metadata=ONE))
+
+    assert code == Code.INVALID_ARGUMENT
+    assert words in details
 
 
 # ---- the seven
@@ -234,7 +258,7 @@ async def test_a_packed_message_that_grows_too_long_is_refused(stub):
 
 
 async def test_a_message_too_long_is_refused(stub):
-    code, _ = await code_of(stub.Generate(wanted(prompt="x" * 2**21), metadata=ONE))
+    code, _ = await code_of(stub.Generate(wanted(prompt="x" * 9 * 2**20), metadata=ONE))
     assert code == Code.RESOURCE_EXHAUSTED
 
 

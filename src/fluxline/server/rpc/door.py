@@ -8,6 +8,7 @@ import hashlib
 import math
 import uuid
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any, NoReturn, TypeAlias
 
 import grpc
@@ -40,6 +41,7 @@ from fluxline.server.body import check_prompt
 from fluxline.server.machine import MIB, cpu_percent, memory_of
 from fluxline.server.rpc import image_gen_pb2 as pb
 from fluxline.server.rpc.image_gen_pb2_grpc import ImageGenServicer
+from fluxline.server.uploads import Uploads
 from fluxline.service import Caller, Drawn, Service, Terms
 from fluxline.service.record import result_of
 from fluxline.storage import Pictures
@@ -68,9 +70,16 @@ class ImageGen(ImageGenServicer):
     """Answers the calls. is_exclusive: one Generate at a time, and not one of each key."""
 
     def __init__(
-        self, service: Service, pictures: Pictures, ring: KeyRing, *, is_exclusive: bool
+        self,
+        service: Service,
+        pictures: Pictures,
+        ring: KeyRing,
+        uploads: Uploads,
+        *,
+        is_exclusive: bool,
     ) -> None:
         self._service, self._pictures, self._ring = service, pictures, ring
+        self._uploads = uploads
         self._is_exclusive = is_exclusive
         self._drawing: set[str] = set()  # owners of Generate calls
 
@@ -83,7 +92,7 @@ class ImageGen(ImageGenServicer):
         """Draw one picture; refuse at once while another is drawn."""
         caller = await self._caller(context)
         try:
-            wanted = _read(request)
+            wanted, warnings = await self._wanted(request)
             self._enter(caller)
             try:
                 await self._service.opened()
@@ -92,13 +101,14 @@ class ImageGen(ImageGenServicer):
                 self._drawing.discard(caller.owner)
         except FluxlineError as exc:
             await _abort(context, exc)
+        image = replace(image, warnings=(*warnings, *image.warnings))
         return _response(image.data, Drawn.of(image), job_id)
 
     async def GenerateStream(self, request: Any, context: Context) -> AsyncIterator[Any]:
         """Draw one picture and tell how far it is."""
         caller = await self._caller(context)
         try:
-            wanted = _read(request)
+            wanted, warnings = await self._wanted(request)
             await self._service.opened()
             async with await self._service.submit(wanted, _terms(context), caller) as ticket:
                 async for event in ticket:
@@ -114,6 +124,7 @@ class ImageGen(ImageGenServicer):
                             )
                             yield pb.GenerateStreamResponse(progress=far)
                         case ImageReady(image=image):
+                            image = replace(image, warnings=(*warnings, *image.warnings))
                             for message in _parts(image):
                                 yield message
         except FluxlineError as exc:
@@ -123,7 +134,7 @@ class ImageGen(ImageGenServicer):
         """Accept one picture to be drawn later."""
         caller = await self._caller(context)
         try:
-            wanted = _read(request.request)
+            wanted, _ = await self._wanted(request.request)
             await self._service.opened()
             key = request.idempotency_key if request.HasField("idempotency_key") else None
             if key is not None and not 1 <= len(key) <= 255:
@@ -180,6 +191,14 @@ class ImageGen(ImageGenServicer):
             waiting=status.waiting,
             running=status.running,
         )
+
+    async def _wanted(self, request: Any) -> tuple[GenerationRequest, list[str]]:
+        """Read what is to be drawn, and what its caller should know. Raises RequestError."""
+        wanted = _read(request)
+        if not request.image:
+            return wanted, []
+        upload = await self._uploads.decode(request.image, "image")
+        return await upload.start(wanted), upload.warnings(wanted.params)
 
     async def _caller(self, context: Context) -> Caller:
         """Who calls, by the api-key in the metadata."""
@@ -240,6 +259,7 @@ def _read(request: Any) -> GenerationRequest:
             height=request.height,
             steps=request.num_inference_steps,
             guidance=guidance,
+            strength=round(request.strength, 6) if request.HasField("strength") else None,
         ),
     )
 

@@ -10,7 +10,7 @@ from fluxline.server.rpc.door import ImageGen
 from fluxline.server.rpc.image_gen_pb2_grpc import add_ImageGenServicer_to_server
 
 SEND_BYTES = 64 * 2**20
-RECEIVE_BYTES = 2**20  # a prompt fits; pictures are not taken in yet
+RECEIVE_BYTES = 8 * 2**20  # a picture of the largest size that is drawn here
 
 
 class GrpcServer:
