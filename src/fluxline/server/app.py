@@ -29,7 +29,9 @@ from fluxline.server.links import Links, files_router
 from fluxline.server.metrics import metrics_router
 from fluxline.server.middleware import BodyLimit, Exchange
 from fluxline.server.origin import Gate
+from fluxline.server.traced import Traced
 from fluxline.service import Service
+from fluxline.tracing import OFF, Tracing
 
 
 def create_app(
@@ -44,11 +46,13 @@ def create_app(
     opens_metrics: bool = True,
     has_grpc: bool = False,
     pages: Collection[str] = (),
+    tracing: Tracing = OFF,
 ) -> FastAPI:
     """Make the application of a service. Starts nothing and listens nowhere.
 
     ring: the keys that are good; None: no key is asked for. opens_metrics: not for the metrics.
     has_grpc: gRPC is served beside this. pages: origins whose pages may call, "*" for all.
+    tracing: whom each exchange is told to.
     """
     mcp = mcp_door(service, links, max_n=max_n)
 
@@ -71,6 +75,7 @@ def create_app(
         },
         responses=envelope.DOCUMENTED,
         redirect_slashes=False,
+        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
         lifespan=lifespan,
     )
     app.add_middleware(BodyLimit, limit_bytes=body_limit_bytes)
@@ -78,6 +83,8 @@ def create_app(
         app.add_middleware(Auth, ring=ring, opens_metrics=opens_metrics)
     app.add_middleware(Gate, base_url=links.base_url, pages=pages, asks_for_keys=ring is not None)
     app.add_middleware(Exchange)
+    if tracing.is_on:
+        app.add_middleware(Traced, tracing=tracing)
     if pages:
         app.add_middleware(
             CORSMiddleware,

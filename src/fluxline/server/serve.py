@@ -28,6 +28,7 @@ from fluxline.service import Service
 from fluxline.settings import DEFAULT_MODEL, Settings
 from fluxline.storage import Pictures, open_pictures
 from fluxline.telemetry import configure_logging
+from fluxline.tracing import OFF, Tracing, is_wanted
 
 if TYPE_CHECKING:
     from fluxline.server.rpc.serve import GrpcServer
@@ -81,6 +82,7 @@ class _Ground:
     database: Database
     pictures: Pictures
     ring: KeyRing | None  # None: no key is asked for
+    tracing: Tracing
 
 
 def _prepare(settings: Settings, listener: socket.socket, stack: contextlib.ExitStack) -> _Ground:
@@ -98,7 +100,29 @@ def _prepare(settings: Settings, listener: socket.socket, stack: contextlib.Exit
         raise ConfigError(
             "gRPC needs a key: make one with `fluxline keys create NAME`, or set API_KEYS"
         )
-    return _Ground(listener=listener, database=database, pictures=pictures, ring=ring)
+    tracing = _tracing(settings.otlp_endpoint)
+    stack.callback(tracing.close)
+    return _Ground(
+        listener=listener, database=database, pictures=pictures, ring=ring, tracing=tracing
+    )
+
+
+def _tracing(endpoint: str) -> Tracing:
+    """Whom traces are told to, if anybody asks for them. Raises ConfigError."""
+    if not is_wanted(endpoint):
+        if endpoint:
+            _log.warning("no traces: OTEL_SDK_DISABLED or OTEL_TRACES_EXPORTER forbids them")
+        return OFF
+    try:
+        from fluxline.otel import open_tracing
+    except ImportError as exc:
+        lacks = "OpenTelemetry is not installed: pip install 'fluxline[otel]'"
+        if endpoint:
+            raise ConfigError(lacks) from exc
+        # A variable may be meant for everybody on a machine.
+        _log.warning("no traces, though an OTEL_* variable asks for them: %s", lacks)
+        return OFF
+    return open_tracing(endpoint)
 
 
 async def _serve(settings: Settings, commands: list[WorkerCommand], ground: _Ground) -> int:
@@ -114,6 +138,7 @@ async def _serve(settings: Settings, commands: list[WorkerCommand], ground: _Gro
         keep_days=settings.keep_days,
         keep_bytes=None if settings.keep_gb is None else int(settings.keep_gb * 2**30),
         holder=f"{uuid.uuid4()}" if database.is_shared else "local",
+        tracing=ground.tracing,
         aliases={settings.model: DEFAULT_MODEL, **settings.aliases},  # a hub id names what it is
     )
     links = Links(pictures, database.secret, base_url=settings.public_url)
@@ -129,6 +154,7 @@ async def _serve(settings: Settings, commands: list[WorkerCommand], ground: _Gro
         has_grpc=settings.grpc_port is not None,
         pages=[page.strip().rstrip("/") for page in settings.cors.split(",") if page.strip()],
         opens_metrics=settings.open_metrics or is_loopback(settings.host),
+        tracing=ground.tracing,
     )
     server = _Server(_config(app))
     try:
@@ -185,7 +211,7 @@ async def _open_rpc(settings: Settings, service: Service, ground: _Ground) -> "G
     except ImportError as exc:
         raise ConfigError("gRPC is not installed: pip install 'fluxline[grpc]'") from exc
     door = ImageGen(service, ground.pictures, ground.ring, is_exclusive=settings.grpc_exclusive)
-    rpc = GrpcServer(door, f"{_shown(settings.host)}:{settings.grpc_port}")
+    rpc = GrpcServer(door, f"{_shown(settings.host)}:{settings.grpc_port}", ground.tracing)
     await rpc.start()
     return rpc
 

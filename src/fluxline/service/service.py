@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import time
 from collections.abc import Coroutine, Iterable, Mapping
+from dataclasses import replace
 from typing import Any, Literal, NamedTuple
 
 from fluxline.errors import (
@@ -45,6 +46,7 @@ from fluxline.service.sweeper import Sweeper
 from fluxline.service.terms import Caller, Status, Terms
 from fluxline.settings import DEFAULT_MODEL
 from fluxline.storage import Pictures
+from fluxline.tracing import OFF, Tracing, open_span
 
 LONGEST_OPENING_S = 120.0  # for which a request waits while the model is loaded
 RETRY_GRACE_S = 15.0  # in which the official clients repeat what they did not wait for
@@ -78,6 +80,7 @@ class Service:
         keep_bytes: int | None = None,
         holder: str = "local",
         aliases: Mapping[str, str] | None = None,
+        tracing: Tracing = OFF,
     ) -> None:
         self._replica, self._store, self._pictures = replica, store, pictures
         self.queue_limit, self._queue_s = queue_limit, queue_s
@@ -92,6 +95,7 @@ class Service:
             holder=holder,
             window=window,
             feed_of=self._feed_of,
+            tracing=tracing,
         )
         self._sweeper = Sweeper(
             store, self._clerk, pictures, keep_days=keep_days, max_bytes=keep_bytes
@@ -178,8 +182,9 @@ class Service:
         self._refuse_beyond_limit(0.0)
         self._at_the_door += 1
         try:
-            async with asyncio.timeout(LONGEST_OPENING_S):
-                await self._replica.settled()
+            with open_span().child("load"):
+                async with asyncio.timeout(LONGEST_OPENING_S):
+                    await self._replica.settled()
         except TimeoutError:
             raise NotReady(f"not ready: {self._replica.reason}", retry_after_s=10.0) from None
         finally:
@@ -195,8 +200,13 @@ class Service:
 
         Raises NotReady, QueueFull, DeadlineExceeded, UnknownModel, InvalidParams.
         """
+        here = open_span()
+        request = replace(request, traceparent=here.traceparent)
         try:
-            return await self._submitted(request, terms, caller)
+            with here.child("admit") as span:
+                ticket = await self._submitted(request, terms, caller)
+                span.note({"fluxline.job.id": ticket.job_id})
+                return ticket
         except FluxlineError as exc:
             self.meter.refuse(exc)
             raise

@@ -49,6 +49,7 @@ from fluxline.server.dialects import discovery_routes, mcp_tools
 from fluxline.server.exchange import caller_of, unless_gone
 from fluxline.server.fields import Fields, MissingParam, UnsupportedParam
 from fluxline.server.links import Links
+from fluxline.server.traced import span_of
 from fluxline.service import Service, Terms, Ticket
 from fluxline.service.record import request_of
 
@@ -118,7 +119,8 @@ class Tools:
             raise MCPError(types.INVALID_PARAMS, message)
         fields = Fields(params.arguments or {})
         try:
-            return await unless_gone(_request(context), call(fields, context))
+            with span_of(_request(context).scope).here():
+                return await unless_gone(_request(context), call(fields, context))
         except RequestError as exc:
             return _refused(in_callers_words(exc, fields))
         except FluxlineError as exc:
