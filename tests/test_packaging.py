@@ -20,6 +20,7 @@ import pytest
 import yaml
 
 from fluxline.fleet.local import EXIT_GRACE_S
+from fluxline.otel import CLOSE_S
 from fluxline.server.rpc import image_gen_pb2 as pb
 from fluxline.server.rpc.image_gen_pb2_grpc import ImageGenStub
 from fluxline.server.serve import ANSWER_GRACE_S
@@ -31,7 +32,8 @@ DOCKERFILE = ROOT / "server" / "Dockerfile"
 UNIT = ROOT / "deploy" / "fluxline.service"
 COMPOSE = yaml.safe_load((ROOT / "compose.yaml").read_text())
 DOCUMENT = (ROOT / "docs" / "deploy.md").read_text()
-LAST_WORDS_S = EXIT_GRACE_S + 2 * ANSWER_GRACE_S  # workers end; HTTP and gRPC answer
+LAST_WORDS_S = EXIT_GRACE_S + 2 * ANSWER_GRACE_S + CLOSE_S
+"""Workers end; HTTP and gRPC answer; spans leave."""
 KEY = {"api-key": "client1"}
 
 

@@ -84,6 +84,7 @@ class GenerationRequest:
     preview_every: int = 0  # evaluations between two previews; 0: none
     priority: int = 0  # higher goes first; read by the scheduler
     owner: str = ""  # whom fairness counts it for; read by the scheduler
+    traceparent: str = ""  # the span it was asked in; by the service, for who draws it
 
     @property
     def count(self) -> int:

@@ -96,6 +96,10 @@ class Settings(BaseSettings):
         "info", description="least serious lines that are logged"
     )
     log_format: Literal["text", "json"] = Field("text", description="shape of a log line")
+    otlp_endpoint: str = Field(
+        "",
+        description="collector of traces, as http://localhost:4318; empty: as OTEL_* variables say",
+    )
     body_limit_bytes: int = Field(
         2**20, ge=1024, description="longest request body; a longer one is answered 413"
     )

@@ -10,6 +10,8 @@ import sys
 from datetime import UTC, datetime
 from typing import Literal, TextIO
 
+from fluxline.tracing import open_span
+
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["text", "json"]
 
@@ -46,7 +48,8 @@ class _TextFormatter(logging.Formatter):
 
 
 class _JsonFormatter(logging.Formatter):
-    """One JSON object a line: time, level, logger, message, request_id, traceback."""
+    """One JSON object a line: time, level, logger, message, then what there is of request_id,
+    trace_id, span_id and traceback."""
 
     def format(self, record: logging.LogRecord) -> str:
         line = {
@@ -57,6 +60,8 @@ class _JsonFormatter(logging.Formatter):
         }
         if request_id := request_id_var.get():
             line["request_id"] = request_id
+        if (span := open_span()).is_told:
+            line |= {"trace_id": span.trace_id, "span_id": span.span_id}
         if lines := _traceback(self, record):
             line["traceback"] = "\n".join(lines)
         return json.dumps(line, ensure_ascii=False)

@@ -29,8 +29,10 @@ from fluxline.server.links import Links, files_router
 from fluxline.server.metrics import metrics_router
 from fluxline.server.middleware import BodyLimit, Exchange
 from fluxline.server.origin import Gate
+from fluxline.server.traced import Traced
 from fluxline.server.uploads import Uploads
 from fluxline.service import Service
+from fluxline.tracing import OFF, Tracing
 
 
 def create_app(
@@ -47,11 +49,13 @@ def create_app(
     opens_metrics: bool = True,
     has_grpc: bool = False,
     pages: Collection[str] = (),
+    tracing: Tracing = OFF,
 ) -> FastAPI:
     """Make the application of a service. Starts nothing and listens nowhere.
 
     ring: the keys that are good; None: no key is asked for. opens_metrics: not for the metrics.
     has_grpc: gRPC is served beside this. pages: origins whose pages may call, "*" for all.
+    tracing: whom each exchange is told to.
     """
     mcp = mcp_door(service, links, uploads, max_n=max_n)
     app = _empty(mcp)
@@ -63,6 +67,7 @@ def create_app(
         upload_limit_bytes=upload_limit_bytes,
         base_url=links.base_url,
         pages=pages,
+        tracing=tracing,
     )
     for router in (
         health_router(service),
@@ -104,6 +109,7 @@ def _empty(mcp: McpDoor) -> FastAPI:
         },
         responses=envelope.DOCUMENTED,
         redirect_slashes=False,
+        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
         lifespan=lifespan,
     )
 
@@ -117,6 +123,7 @@ def _guard(
     upload_limit_bytes: int,
     base_url: str,
     pages: Collection[str],
+    tracing: Tracing,
 ) -> None:
     """Put what every exchange passes before the routes, from the inside out."""
     app.add_middleware(
@@ -126,6 +133,8 @@ def _guard(
         app.add_middleware(Auth, ring=ring, opens_metrics=opens_metrics)
     app.add_middleware(Gate, base_url=base_url, pages=pages, asks_for_keys=ring is not None)
     app.add_middleware(Exchange)
+    if tracing.is_on:
+        app.add_middleware(Traced, tracing=tracing)
     if pages:
         app.add_middleware(
             CORSMiddleware,

@@ -4,6 +4,7 @@ Nothing here waits or draws yet; its life from start to end is the business of `
 """
 
 import contextlib
+import logging
 import socket
 import uuid
 from dataclasses import dataclass
@@ -25,6 +26,9 @@ from fluxline.server.uploads import Uploads
 from fluxline.service import Service
 from fluxline.settings import DEFAULT_MODEL, Settings
 from fluxline.storage import Pictures, open_pictures
+from fluxline.tracing import OFF, Tracing, is_wanted
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +39,7 @@ class Ground:
     database: Database
     pictures: Pictures
     ring: KeyRing | None  # None: no key is asked for
+    tracing: Tracing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +69,11 @@ def prepare(settings: Settings, stack: contextlib.ExitStack) -> Ground:
         raise ConfigError(
             "gRPC needs a key: make one with `fluxline keys create NAME`, or set API_KEYS"
         )
-    return Ground(listener=listener, database=database, pictures=pictures, ring=ring)
+    tracing = _tracing(settings.otlp_endpoint)
+    stack.callback(tracing.close)
+    return Ground(
+        listener=listener, database=database, pictures=pictures, ring=ring, tracing=tracing
+    )
 
 
 def build(settings: Settings, ground: Ground, engine: str) -> House:
@@ -81,6 +90,7 @@ def build(settings: Settings, ground: Ground, engine: str) -> House:
         keep_days=settings.keep_days,
         keep_bytes=None if settings.keep_gb is None else int(settings.keep_gb * 2**30),
         holder=f"{uuid.uuid4()}" if database.is_shared else "local",
+        tracing=ground.tracing,
         aliases={settings.model: DEFAULT_MODEL, **settings.aliases},  # a hub id names what it is
     )
     links = Links(pictures, database.secret, base_url=settings.public_url)
@@ -102,6 +112,7 @@ def build(settings: Settings, ground: Ground, engine: str) -> House:
         has_grpc=settings.grpc_port is not None,
         pages=[page.strip().rstrip("/") for page in settings.cors.split(",") if page.strip()],
         opens_metrics=settings.open_metrics or is_loopback(settings.host),
+        tracing=ground.tracing,
     )
     return House(replica=replica, service=service, webhooks=webhooks, uploads=uploads, app=app)
 
@@ -120,6 +131,24 @@ def _commands(settings: Settings, engine: str) -> list[WorkerCommand]:
         )
         for member in range(settings.replicas)
     ]
+
+
+def _tracing(endpoint: str) -> Tracing:
+    """Whom traces are told to, if anybody asks for them. Raises ConfigError."""
+    if not is_wanted(endpoint):
+        if endpoint:
+            _log.warning("no traces: OTEL_SDK_DISABLED or OTEL_TRACES_EXPORTER forbids them")
+        return OFF
+    try:
+        from fluxline.otel import open_tracing
+    except ImportError as exc:
+        lacks = "OpenTelemetry is not installed: pip install 'fluxline[otel]'"
+        if endpoint:
+            raise ConfigError(lacks) from exc
+        # A variable may be meant for everybody on a machine.
+        _log.warning("no traces, though an OTEL_* variable asks for them: %s", lacks)
+        return OFF
+    return open_tracing(endpoint)
 
 
 def _ring(settings: Settings, database: Database) -> KeyRing | None:

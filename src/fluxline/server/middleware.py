@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fluxline.server import envelope
 from fluxline.telemetry import request_id_var
+from fluxline.tracing import open_span
 
 OPENAI_VERSION = "2020-10-01"
 TAKE_PICTURES = (
@@ -42,6 +43,7 @@ class Exchange:
             return
         request_id = f"req_{uuid.uuid4().hex}"
         token = request_id_var.set(request_id)
+        open_span().note({"fluxline.request.id": request_id})
         began = time.perf_counter()
         status = 0
 

@@ -132,7 +132,7 @@ async def _open_rpc(settings: Settings, house: House, ground: Ground) -> "GrpcSe
         house.uploads,
         is_exclusive=settings.grpc_exclusive,
     )
-    rpc = GrpcServer(door, f"{_shown(settings.host)}:{settings.grpc_port}")
+    rpc = GrpcServer(door, f"{_shown(settings.host)}:{settings.grpc_port}", ground.tracing)
     await rpc.start()
     return rpc
 

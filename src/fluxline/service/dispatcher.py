@@ -36,7 +36,9 @@ from fluxline.request import (
 from fluxline.service import record
 from fluxline.service.clerk import Clerk, endured
 from fluxline.service.feed import Feed, News
+from fluxline.service.trace import JobTrace
 from fluxline.storage import Pictures
+from fluxline.tracing import Tracing
 
 LEASE_S = 15.0
 RENEWALS = 3  # of a lease, in its time
@@ -55,6 +57,7 @@ class Held:
 
     row: JobRow
     feed: Feed
+    trace: JobTrace
     is_cancelled: bool = False
     is_drawn: bool = False  # only its pictures' store is waited for
 
@@ -76,11 +79,12 @@ class Dispatcher:
         holder: str,
         window: int,
         feed_of: Callable[[JobRow], Feed],
+        tracing: Tracing,
     ) -> None:
         self._store, self._clerk = store, clerk
         self._replica, self._pictures = replica, pictures
         self._holder, self._window = holder, window
-        self._feed_of = feed_of
+        self._feed_of, self._tracing = feed_of, tracing
         self._held: dict[str, Held] = {}
         self._carrying: set[asyncio.Task[None]] = set()
         self._woken = asyncio.Event()
@@ -173,7 +177,9 @@ class Dispatcher:
             else:
                 mine.row = row
             return
-        held = self._held[row.id] = Held(row=row, feed=self._feed_of(row))
+        feed = self._feed_of(row)
+        trace = JobTrace(self._tracing, row, feed.request)
+        held = self._held[row.id] = Held(row=row, feed=feed, trace=trace)
         self._idle.clear()
         task = asyncio.create_task(self._carry(held), name=f"service.carry {row.id}")
         self._carrying.add(task)
@@ -205,17 +211,18 @@ class Dispatcher:
     # ---- one job from its claim to its end
 
     async def _carry(self, held: Held) -> None:
-        try:
-            await self._draw(held)
-        except Exception:  # noqa: BLE001 - a fault of ours: nobody may wait for ever
-            _log.exception("unexpected failure of job %s", held.row.id)
-            await self._end(held, EngineError("internal error"), [])
-        finally:
-            if self._held.get(held.row.id) is held:
-                del self._held[held.row.id]
-            if not self._held:
-                self._idle.set()
-            self.wake()
+        with held.trace:
+            try:
+                await self._draw(held)
+            except Exception:  # noqa: BLE001 - a fault of ours: nobody may wait for ever
+                _log.exception("unexpected failure of job %s", held.row.id)
+                await self._end(held, EngineError("internal error"), [])
+            finally:
+                if self._held.get(held.row.id) is held:
+                    del self._held[held.row.id]
+                if not self._held:
+                    self._idle.set()
+                self.wake()
 
     async def _draw(self, held: Held) -> None:
         """Have a job drawn; store its pictures as they come; write its end down, then tell it."""
@@ -229,7 +236,7 @@ class Dispatcher:
             request = replace(record.request_of(row), priority=row.priority, owner=row.owner)
             if request.image is not None:
                 request = replace(request, image=await self._image(held))
-            self._replica.submit(request, news.put_nowait)
+            self._replica.submit(request, held.trace.hearing(news.put_nowait))
         except NotReady as exc:
             return await self._end(held, Failed(row.id, CapacityError.code, exc.message), [])
         except FluxlineError as exc:
@@ -241,7 +248,8 @@ class Dispatcher:
                     pass  # it was told of its place when it was accepted
                 case ImageReady(image=image):
                     try:
-                        kept = await self._kept(held, image)
+                        with held.trace.picture(image, is_stored=held.feed.keeps):
+                            kept = await self._kept(held, image)
                     except (Cancelled, StorageError) as exc:
                         self._replica.cancel(row.id)
                         is_wanted = isinstance(exc, StorageError)
@@ -295,6 +303,7 @@ class Dispatcher:
     async def _end(self, held: Held, news: News, images: list[ImageResult]) -> None:
         """Write an end down, then tell it. What is not the job's fault puts it back."""
         token, store = held.row.token, self._store
+        held.trace.conclude(news)
         match news:
             case Done():
                 in_order = sorted(images, key=lambda image: image.index)

@@ -7,6 +7,7 @@ process. Lives on one event loop.
 import asyncio
 import contextlib
 from collections.abc import Coroutine, Iterable, Mapping
+from dataclasses import replace
 from typing import Any, Literal, NamedTuple
 
 from fluxline.errors import (
@@ -42,6 +43,7 @@ from fluxline.service.sweeper import Sweeper
 from fluxline.service.terms import Caller, Status, Terms
 from fluxline.settings import DEFAULT_MODEL
 from fluxline.storage import Pictures
+from fluxline.tracing import OFF, Tracing, open_span
 
 LONGEST_OPENING_S = 120.0  # for which a request waits while the model is loaded
 
@@ -72,6 +74,7 @@ class Service:
         keep_bytes: int | None = None,
         holder: str = "local",
         aliases: Mapping[str, str] | None = None,
+        tracing: Tracing = OFF,
     ) -> None:
         self._replica, self._store = replica, store
         self._holder = holder
@@ -86,6 +89,7 @@ class Service:
             holder=holder,
             window=window,
             feed_of=self._register.of,
+            tracing=tracing,
         )
         self._sweeper = Sweeper(
             store, self._clerk, pictures, keep_days=keep_days, max_bytes=keep_bytes
@@ -172,7 +176,7 @@ class Service:
         """
         if self._is_closing or self._replica.state not in ("starting", "restarting"):
             return
-        with self._admission.waiting():
+        with self._admission.waiting(), open_span().child("load"):
             try:
                 async with asyncio.timeout(LONGEST_OPENING_S):
                     await self._replica.settled()
@@ -189,8 +193,13 @@ class Service:
 
         Raises NotReady, QueueFull, DeadlineExceeded, UnknownModel, InvalidParams.
         """
+        here = open_span()
+        request = replace(request, traceparent=here.traceparent)
         try:
-            return await self._submitted(request, terms, caller)
+            with here.child("admit") as span:
+                ticket = await self._submitted(request, terms, caller)
+                span.note({"fluxline.job.id": ticket.job_id})
+                return ticket
         except FluxlineError as exc:
             self.meter.refuse(exc)
             raise

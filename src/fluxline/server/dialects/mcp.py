@@ -55,6 +55,7 @@ from fluxline.server.dialects import discovery_routes, mcp_tools
 from fluxline.server.exchange import caller_of, unless_gone
 from fluxline.server.fields import Fields, MissingParam
 from fluxline.server.links import Links
+from fluxline.server.traced import span_of
 from fluxline.server.uploads import Uploads
 from fluxline.service import Service, Terms, Ticket
 from fluxline.service.record import request_of
@@ -126,7 +127,8 @@ class Tools:
             raise MCPError(types.INVALID_PARAMS, message)
         fields = Fields(params.arguments or {})
         try:
-            return await unless_gone(_request(context), call(fields, context))
+            with span_of(_request(context).scope).here():
+                return await unless_gone(_request(context), call(fields, context))
         except RequestError as exc:
             return _refused(in_callers_words(exc, fields))
         except FluxlineError as exc:

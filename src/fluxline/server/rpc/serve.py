@@ -8,6 +8,8 @@ from fluxline.errors import ConfigError
 from fluxline.server.rpc import image_gen_pb2 as pb
 from fluxline.server.rpc.door import ImageGen
 from fluxline.server.rpc.image_gen_pb2_grpc import add_ImageGenServicer_to_server
+from fluxline.server.rpc.traced import Traced
+from fluxline.tracing import OFF, Tracing
 
 SEND_BYTES = 64 * 2**20
 RECEIVE_BYTES = 8 * 2**20  # a picture of the largest size that is drawn here
@@ -16,19 +18,20 @@ RECEIVE_BYTES = 8 * 2**20  # a picture of the largest size that is drawn here
 class GrpcServer:
     """Listens from `start` on. Lives on one event loop."""
 
-    def __init__(self, door: ImageGen, address: str) -> None:
+    def __init__(self, door: ImageGen, address: str, tracing: Tracing = OFF) -> None:
         """Bind. Raises ConfigError."""
+        self._name = pb.DESCRIPTOR.services_by_name["ImageGen"].full_name
         self._server = grpc.aio.server(
+            interceptors=[Traced(tracing, self._name)] if tracing.is_on else [],
             options=[
                 ("grpc.max_send_message_length", SEND_BYTES),
                 ("grpc.max_receive_message_length", RECEIVE_BYTES),
                 ("grpc.so_reuseport", 0),
-            ]
+            ],
         )
         self._health = health.aio.HealthServicer()
         add_ImageGenServicer_to_server(door, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        self._name = pb.DESCRIPTOR.services_by_name["ImageGen"].full_name
         names = (self._name, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, self._server)
         try:
