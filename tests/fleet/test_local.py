@@ -2,7 +2,9 @@
 
 import asyncio
 import os
+import resource
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -204,6 +206,34 @@ async def test_a_worker_that_breaks_while_opening_is_tried_again(make):
     assert await replica.settled() == "failed"
     assert replica.restarts == 2
     assert "exited with code 1 while loading, 3 times" in replica.reason
+
+
+async def test_a_worker_that_cannot_be_started_for_want_of_something_is_tried_again_and_again(make):
+    replica = make()
+    await replica.settled()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))  # no process gets its socket now
+    try:
+        os.kill(replica.pid, signal.SIGKILL)
+        while replica.restarts < 5:
+            await asyncio.sleep(0.01)
+        state, reason = replica.state, replica.reason
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+    assert (state, await replica.settled()) == ("restarting", "ready")
+    assert "cannot be started (Too many open files)" in reason
+    await Listener(replica, "a fox").until(Done)
+
+
+async def test_a_worker_whose_program_is_not_there_is_given_up(make, monkeypatch):
+    monkeypatch.setattr(sys, "executable", "/not/there")
+    replica = make()
+
+    assert await replica.settled() == "failed"
+    assert replica.restarts == 2
+    assert "cannot be started (No such file or directory), 3 times" in replica.reason
 
 
 async def test_a_worker_whose_device_is_lost_is_replaced_and_its_requests_are_drawn(

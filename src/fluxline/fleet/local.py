@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import logging
 import time
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from fluxline.request import EngineStats, GenerationRequest, ModelInfo, Terminal
 
 MAX_FAILED_LOADS = 3  # deaths in a row before it was ready
 EXIT_GRACE_S = 5.0  # between the last word of a worker and its kill
+SHORTAGES = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
+"""Of what a machine has too little for a while: a worker is tried again however often."""
 
 _log = logging.getLogger(__name__)
 
@@ -122,27 +125,29 @@ class LocalReplica:
     async def _live(self) -> None:
         wait_s, failed_loads = 0.0, 0
         while not self._stopping.is_set():
-            how = await self._live_once()
+            self._ready_at = 0.0
+            try:
+                process = await WorkerProcess.spawn(self._command)
+            except OSError as exc:
+                how = f"cannot be started ({exc.strerror})"
+                failed_loads += exc.errno not in SHORTAGES
+            else:
+                how = await self._live_once(process)
+                failed_loads = 0 if self._ready_at else failed_loads + 1
+                how = how if self._ready_at else f"{how} while loading"
             if self.state in ("failed", "stopped"):
                 break
             was_ready_s = time.monotonic() - self._ready_at if self._ready_at else 0.0
-            failed_loads = 0 if self._ready_at else failed_loads + 1
             if failed_loads == MAX_FAILED_LOADS:
-                self._turn("failed", f"the worker {how} while loading, {failed_loads} times")
+                self._turn("failed", f"the worker {how}, {failed_loads} times")
                 break
             wait_s = self._back_off.after(wait_s, was_ready_s)
             self._restart_later(how, wait_s)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), wait_s)
 
-    async def _live_once(self) -> str:
-        """Run one worker from birth to death; say how it ended."""
-        self._ready_at = 0.0
-        try:
-            process = await WorkerProcess.spawn(self._command)
-        except OSError as exc:
-            self._turn("failed", f"a worker process cannot be started: {exc.strerror}")
-            return "never began"
+    async def _live_once(self, process: WorkerProcess) -> str:
+        """Follow one worker from birth to death; say how it ended."""
         self._process = process
         grace_s = EXIT_GRACE_S
         try:
