@@ -17,6 +17,7 @@ from fluxline.errors import ConfigError, NotReady, StorageError
 from fluxline.fleet.local import LocalReplica
 from fluxline.fleet.pool import Pool
 from fluxline.fleet.process import ENGINE, WorkerCommand
+from fluxline.fleet.watch import Patience
 from fluxline.jobs import Database, JobStore, KeyRing, WebhookStore
 from fluxline.server.app import create_app
 from fluxline.server.connection import Connection, allow_many_connections, listen
@@ -103,7 +104,8 @@ def _prepare(settings: Settings, listener: socket.socket, stack: contextlib.Exit
 
 async def _serve(settings: Settings, commands: list[WorkerCommand], ground: _Ground) -> int:
     database, pictures, ring = ground.database, ground.pictures, ground.ring
-    replica = Pool([LocalReplica(command) for command in commands])
+    patience = Patience(stuck_s=settings.stuck_s or None)
+    replica = Pool([LocalReplica(command, patience=patience) for command in commands])
     service = Service(
         replica,
         JobStore(database),
