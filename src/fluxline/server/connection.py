@@ -39,6 +39,19 @@ class Connection(H11Protocol):
         elif self._due is None:
             self._await_head()
 
+    def send_400_response(self, msg: str) -> None:
+        """Answer what cannot be read; hang up without a word if an answer has begun already.
+
+        The application may still be about to answer: nothing more is said to this caller.
+        """
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            super().send_400_response(msg)
+        else:
+            self.transport.close()
+        if self.cycle:
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+
     def connection_lost(self, exc: Exception | None) -> None:
         """Wait for nothing more."""
         self._cease()

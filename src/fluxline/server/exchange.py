@@ -75,7 +75,7 @@ async def terms_of(
 
 
 def check_idempotency_key(key: str, field: str) -> None:
-    """Refuse a key that no database could keep. Raises InvalidParams, naming it as its door does."""
+    """Refuse a key that no database could keep. Raises InvalidParams, naming it by its field."""
     if not 1 <= len(key) <= KEY_LIMIT or not key.isprintable():
         message = f"{field} must have 1 to {KEY_LIMIT} printable characters"
         raise InvalidParams(message, field=field)
