@@ -83,7 +83,7 @@ async def test_no_caller_makes_the_series_grow(http):
     assert not any("fox" in name or "who" in name for name in grown)
 
 
-async def test_beyond_this_machine_metrics_ask_for_a_key(service, links, webhooks, database):
+async def test_beyond_this_machine_metrics_ask_for_any_key(service, links, webhooks, database):
     ring = KeyRing(database, given=["k"])
     app = create_app(
         service, links, webhooks, max_n=4, body_limit_bytes=9999, ring=ring, opens_metrics=False
