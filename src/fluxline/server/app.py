@@ -29,6 +29,7 @@ from fluxline.server.links import Links, files_router
 from fluxline.server.metrics import metrics_router
 from fluxline.server.middleware import BodyLimit, Exchange
 from fluxline.server.origin import Gate
+from fluxline.server.overview import overview_router
 from fluxline.service import Service
 
 
@@ -99,5 +100,6 @@ def create_app(
     app.include_router(admin_router(service))
     app.include_router(metrics_router(service, has_grpc=has_grpc))
     app.include_router(files_router(links))
+    app.include_router(overview_router(app.openapi))
     app.router.routes.append(Route("/mcp", mcp))
     return app
