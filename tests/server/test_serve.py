@@ -71,6 +71,14 @@ def client(server):
         yield client
 
 
+def test_the_api_process_never_loads_torch(client, server):
+    client.images.generate(prompt="a fox")
+    loaded = {Path(part.path).name for part in psutil.Process(server.process.pid).memory_maps()}
+
+    assert any("python" in name for name in loaded)
+    assert not [name for name in loaded if "torch" in name]
+
+
 def test_flues_curl_works_word_for_word(server):
     curl = ["curl", "-sS", "-X", "POST", f"{server.url}/v1/images/generations"]
     words = [*curl, "-H", "Content-Type: application/json", "-d", FLUES_BODY]
