@@ -17,6 +17,7 @@ import time
 import uuid
 from pathlib import Path
 
+import psutil
 import psycopg
 
 OPTIONS = ("listen_addresses=127.0.0.1", "unix_socket_directories=", "fsync=off")
@@ -69,6 +70,19 @@ class Postgres:
         """End it as a crash would: no connection is said goodbye to."""
         self._server.send_signal(signal.SIGQUIT)
         self._server.wait(20)
+
+    @contextlib.contextmanager
+    def frozen(self):
+        """Let it take connections and answer nothing."""
+        server = psutil.Process(self._server.pid)
+        processes = [server, *server.children(recursive=True)]
+        for process in processes:
+            process.suspend()
+        try:
+            yield
+        finally:
+            for process in processes:
+                process.resume()
 
     def close(self):
         if self._server.poll() is None:

@@ -87,6 +87,12 @@ class Settings(BaseSettings):
         3600.0, gt=0, description="seconds of predicted work that may wait, answered 429 beyond"
     )
     in_flight: int = Field(16, ge=1, description="requests that one replica is given at a time")
+    stuck_s: float = Field(
+        900.0,
+        ge=0,
+        description="seconds in which an engine with work may finish no evaluation and no picture "
+        "before its worker is started again; 0: for ever",
+    )
     max_n: int = Field(10, ge=1, le=1000, description="most pictures one request may ask for")
     max_batch: int = Field(64, ge=1, le=1000, description="most pictures of one batch (/generate)")
     drain_s: float = Field(

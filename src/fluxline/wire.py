@@ -60,7 +60,7 @@ class Happened(msgspec.Struct, frozen=True, tag=True):
 
 
 class Told(msgspec.Struct, frozen=True, tag=True):
-    """From the worker, now and then: what its engine has done."""
+    """From the worker, every few seconds: what its engine has done."""
 
     stats: EngineStats
 

@@ -2,7 +2,9 @@
 
 import asyncio
 import os
+import resource
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ import pytest
 from fluxline.errors import InvalidParams, NotReady
 from fluxline.fleet.local import BackOff, LocalReplica
 from fluxline.fleet.process import WorkerCommand, WorkerProcess
+from fluxline.fleet.watch import Patience
 from fluxline.request import (
     CancelledEvent,
     Done,
@@ -23,6 +26,8 @@ from fluxline.request import (
 from tests.worker.fake_engine import INFO, picture
 
 QUICK = BackOff(first_s=0.01, limit_s=0.02)
+SHORT = Patience(look_s=0.05, silent_s=2.5)
+SHORTER = Patience(look_s=0.05, stuck_s=0.5)
 ROOT = str(Path(__file__).parents[2])
 
 
@@ -35,13 +40,13 @@ def _tests_can_be_imported(monkeypatch):
 async def make():
     made = []
 
-    def start(model="fake", engine="open_engine"):
+    def start(model="fake", engine="open_engine", patience=None):
         command = WorkerCommand(
             model=model,
             device="cpu",
             engine=f"tests.worker.fake_engine:{engine}",
         )
-        made.append(LocalReplica(command, back_off=QUICK))
+        made.append(LocalReplica(command, back_off=QUICK, patience=patience))
         made[-1].start()
         return made[-1]
 
@@ -204,6 +209,72 @@ async def test_a_worker_that_breaks_while_opening_is_tried_again(make):
     assert await replica.settled() == "failed"
     assert replica.restarts == 2
     assert "exited with code 1 while loading, 3 times" in replica.reason
+
+
+async def test_a_worker_that_says_nothing_is_replaced_though_nobody_asked_it_for_anything(make):
+    replica = make(patience=SHORT)
+    await replica.settled()
+    os.kill(replica.pid, signal.SIGSTOP)
+
+    while replica.restarts == 0:
+        await asyncio.sleep(0.01)
+    said = replica.reason
+    await replica.settled()
+
+    assert said == "the worker said nothing for 2.5 s and was killed and is being restarted"
+    assert await Listener(replica, "a fox").until(Done)
+
+
+async def test_an_engine_that_gets_nowhere_is_replaced_and_its_request_is_drawn(
+    make, monkeypatch, tmp_path
+):
+    marker = tmp_path / "marker"
+    monkeypatch.setenv("FAKE_MARKER", str(marker))
+    replica = make(engine="open_flaky", patience=SHORTER)
+    await replica.settled()
+    held = Listener(replica, "hang")
+    await held.until(Started)
+
+    marker.touch()
+    await held.until(Done)
+
+    assert held.images == [picture(held.request, 0)]
+    assert replica.restarts == 1
+
+
+async def test_a_request_at_which_every_worker_hangs_fails(make):
+    replica = make(patience=SHORTER)
+    await replica.settled()
+
+    assert (await Listener(replica, "hang").until(Failed)).code == "worker_died"
+
+
+async def test_a_worker_that_cannot_be_started_for_want_of_something_is_tried_again_and_again(make):
+    replica = make()
+    await replica.settled()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))  # no process gets its socket now
+    try:
+        os.kill(replica.pid, signal.SIGKILL)
+        while replica.restarts < 5:
+            await asyncio.sleep(0.01)
+        state, reason = replica.state, replica.reason
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+    assert (state, await replica.settled()) == ("restarting", "ready")
+    assert "cannot be started (Too many open files)" in reason
+    await Listener(replica, "a fox").until(Done)
+
+
+async def test_a_worker_whose_program_is_not_there_is_given_up(make, monkeypatch):
+    monkeypatch.setattr(sys, "executable", "/not/there")
+    replica = make()
+
+    assert await replica.settled() == "failed"
+    assert replica.restarts == 2
+    assert "cannot be started (No such file or directory), 3 times" in replica.reason
 
 
 async def test_a_worker_whose_device_is_lost_is_replaced_and_its_requests_are_drawn(

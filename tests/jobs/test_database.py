@@ -1,7 +1,9 @@
 """The database itself: who may open it, what it waits for, and that it comes back."""
 
+import socket
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -141,6 +143,32 @@ def test_a_server_that_is_down_is_said_and_what_was_written_is_there_when_it_is_
     database.close()
     assert caught.value.retry_after_s == 5
     assert sorted(found) == ["after", "before"]
+
+
+def test_a_server_that_takes_connections_and_never_answers_is_told_in_good_time():
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        began = time.monotonic()
+        with pytest.raises(DatabaseDown):
+            Database(f"postgresql://x@127.0.0.1:{mute.getsockname()[1]}/x?connect_timeout=2")
+    assert time.monotonic() - began < 5
+
+
+@pytest.mark.slow
+def test_a_server_that_stops_answering_holds_up_a_call_for_a_while_only(postgres, postgres_url):
+    database = Database(postgres_url)
+    accept(database, "before")
+    took_s = []
+    with postgres.frozen():
+        for _ in range(2):
+            began = time.monotonic()
+            with pytest.raises(DatabaseDown):
+                JobStore(database).get("before")
+            took_s.append(time.monotonic() - began)
+    found = JobStore(database).get("before")
+    database.close()
+    assert took_s[0] < 20
+    assert took_s[1] < 8
+    assert found
 
 
 @pytest.mark.slow

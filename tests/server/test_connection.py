@@ -26,6 +26,14 @@ def test_a_caller_who_vanished_or_stopped_reading_is_noticed():
     assert (limit_ms, idle_s, is_looked_after) == (1000 * STALLED_S, STALLED_S, 1)
 
 
+def test_an_answer_does_not_wait_until_its_beginning_was_acknowledged():
+    with listen("127.0.0.1", 0) as listener:
+        caller = socket.create_connection(listener.getsockname())
+        line, _ = listener.accept()
+        with caller, line:
+            assert line.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
 @pytest.mark.parametrize(("soft", "hard", "after"), [(64, 300, 300), (64, 64, 64)])
 def test_as_many_files_as_the_system_lets_are_used(soft, hard, after):
     code = (

@@ -84,7 +84,7 @@ async def test_no_caller_makes_the_series_grow(http):
     assert not any("fox" in name or "who" in name for name in grown)
 
 
-async def test_beyond_this_machine_metrics_ask_for_a_key(
+async def test_beyond_this_machine_metrics_ask_for_any_key(
     service, links, webhooks, uploads, database
 ):
     ring = KeyRing(database, given=["k"])

@@ -4,6 +4,7 @@ import asyncio
 import base64
 import json
 import signal
+import socket
 import subprocess
 import time
 from pathlib import Path
@@ -38,6 +39,24 @@ def start():
         server.kill()
 
 
+@pytest.mark.parametrize("pause_s", [0.0, 0.2], ids=["before the answer", "after it"])
+@pytest.mark.parametrize("kind", ["application/json", "text/plain"])
+def test_chunks_that_make_no_sense_after_a_refusal_leave_no_traceback(kind, pause_s, start):
+    server = start(api_keys="long-secret-of-ours")
+    head = f"POST /v1/images/generations HTTP/1.1\r\nhost: localhost\r\ncontent-type: {kind}\r\n"
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as line:
+        line.sendall(f"{head}transfer-encoding: chunked\r\n\r\n".encode())
+        time.sleep(pause_s)
+        line.sendall(b"zz\r\n")
+        said = line.recv(4096)
+    code, _, log = server.end()
+
+    assert said.split()[1] in (b"400", b"401")
+    assert code == 0
+    assert "Traceback" not in log
+    assert " error " not in log
+
+
 @pytest.fixture(scope="module")
 def server():
     server = Running(queue_limit=2, max_n=4)
@@ -50,6 +69,14 @@ def server():
 def client(server):
     with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client:
         yield client
+
+
+def test_the_api_process_never_loads_torch(client, server):
+    client.images.generate(prompt="a fox")
+    loaded = {Path(part.path).name for part in psutil.Process(server.process.pid).memory_maps()}
+
+    assert any("python" in name for name in loaded)
+    assert not [name for name in loaded if "torch" in name]
 
 
 def test_flues_curl_works_word_for_word(server):

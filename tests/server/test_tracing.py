@@ -26,7 +26,7 @@ from fluxline.tracing import is_wanted
 from tests.images.pictures import photo
 from tests.otlp import collecting, collecting_by_grpc, values
 from tests.running import Running
-from tests.server.conftest import InlineReplica
+from tests.server.conftest import LIMITS, InlineReplica
 from tests.server.dialects.test_mcp import client_of, served
 
 URL, JOBS = "/v1/images/generations", "/v1/jobs"
@@ -59,10 +59,10 @@ async def service(replica, database, pictures, tracing):
 
 
 @pytest.fixture
-def app(service, links, webhooks, database, tracing):
+def app(service, links, webhooks, uploads, database, tracing):
     ring = KeyRing(database, given=[KEY["authorization"].removeprefix("Bearer "), "ann", "bob"])
     return create_app(
-        service, links, webhooks, max_n=4, body_limit_bytes=40_000, ring=ring, tracing=tracing
+        service, links, webhooks, uploads, max_n=4, ring=ring, tracing=tracing, **LIMITS
     )
 
 
@@ -75,9 +75,9 @@ async def http(app):
 
 
 @pytest.fixture
-async def stub(service, pictures, database, tracing):
+async def stub(service, pictures, database, uploads, tracing):
     ring = KeyRing(database, given=["ann"])
-    door = ImageGen(service, pictures, ring, is_exclusive=False)
+    door = ImageGen(service, pictures, ring, uploads, is_exclusive=False)
     server = GrpcServer(door, "127.0.0.1:0", tracing)
     await server.start()
     await server.tell(is_ready=True)

@@ -11,6 +11,7 @@ from fluxline.errors import LoadError
 from fluxline.request import (
     CancelledEvent,
     Done,
+    EngineStats,
     Failed,
     GenerationRequest,
     ImageReady,
@@ -160,3 +161,11 @@ def test_an_unexpected_fault_on_opening_ends_the_process_so_that_it_is_tried_aga
         raise ValueError("unexpected")
 
     assert Talk(open_engine).end() == EXIT_BROKEN
+
+
+def test_what_the_engine_has_done_is_told_even_when_it_does_nothing(talk):
+    talk.hear_until(wire.Ready)
+
+    told = [talk.hear() for _ in range(2)]
+
+    assert told == 2 * [wire.Told(EngineStats())]

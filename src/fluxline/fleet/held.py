@@ -44,6 +44,11 @@ class Holding:
     def __init__(self) -> None:
         self._held: dict[str, Held] = {}
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether the worker was sent something that has not ended."""
+        return any(held.is_sent for held in self._held.values())
+
     def add(self, request: GenerationRequest, publish: Publish) -> None:
         """Hold a new request."""
         self._held[request.id] = Held(request=request, publish=publish)

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import logging
 import time
 from dataclasses import dataclass
@@ -11,10 +12,13 @@ from fluxline.errors import EngineError, NotReady, error_of
 from fluxline.fleet.held import Holding
 from fluxline.fleet.process import WorkerCommand, WorkerProcess
 from fluxline.fleet.replica import Publish, ReplicaState
+from fluxline.fleet.watch import Patience, Watch
 from fluxline.request import EngineStats, GenerationRequest, ModelInfo, Terminal
 
 MAX_FAILED_LOADS = 3  # deaths in a row before it was ready
 EXIT_GRACE_S = 5.0  # between the last word of a worker and its kill
+SHORTAGES = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
+"""Of what a machine has too little for a while: a worker is tried again however often."""
 
 _log = logging.getLogger(__name__)
 
@@ -37,10 +41,17 @@ class BackOff:
 class LocalReplica:
     """A `Replica` whose engine runs in a worker process of this machine.
 
-    Lives on one event loop. Requests held by a worker that dies are sent to the next one.
+    Lives on one event loop. Requests held by a worker that dies, or hangs and is killed, are sent
+    to the next one.
     """
 
-    def __init__(self, command: WorkerCommand, *, back_off: BackOff | None = None) -> None:
+    def __init__(
+        self,
+        command: WorkerCommand,
+        *,
+        back_off: BackOff | None = None,
+        patience: Patience | None = None,
+    ) -> None:
         self.state: ReplicaState = "starting"
         self.reason = "the model is loading"
         self.models: tuple[ModelInfo, ...] = ()
@@ -48,6 +59,8 @@ class LocalReplica:
         self.stats: tuple[EngineStats, ...] = (EngineStats(),)
         self._command = command
         self._back_off = back_off or BackOff()
+        self._patience = patience or Patience()
+        self._watch = Watch(self._patience)
         self._holding = Holding()
         self._process: WorkerProcess | None = None
         self._task: asyncio.Task[None] | None = None
@@ -122,33 +135,37 @@ class LocalReplica:
     async def _live(self) -> None:
         wait_s, failed_loads = 0.0, 0
         while not self._stopping.is_set():
-            how = await self._live_once()
+            self._ready_at = 0.0
+            try:
+                process = await WorkerProcess.spawn(self._command)
+            except OSError as exc:
+                how = f"cannot be started ({exc.strerror})"
+                failed_loads += exc.errno not in SHORTAGES
+            else:
+                how = await self._live_once(process)
+                failed_loads = 0 if self._ready_at else failed_loads + 1
+                how = how if self._ready_at else f"{how} while loading"
             if self.state in ("failed", "stopped"):
                 break
             was_ready_s = time.monotonic() - self._ready_at if self._ready_at else 0.0
-            failed_loads = 0 if self._ready_at else failed_loads + 1
             if failed_loads == MAX_FAILED_LOADS:
-                self._turn("failed", f"the worker {how} while loading, {failed_loads} times")
+                self._turn("failed", f"the worker {how}, {failed_loads} times")
                 break
             wait_s = self._back_off.after(wait_s, was_ready_s)
             self._restart_later(how, wait_s)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), wait_s)
 
-    async def _live_once(self) -> str:
-        """Run one worker from birth to death; say how it ended."""
-        self._ready_at = 0.0
-        try:
-            process = await WorkerProcess.spawn(self._command)
-        except OSError as exc:
-            self._turn("failed", f"a worker process cannot be started: {exc.strerror}")
-            return "never began"
-        self._process = process
+    async def _live_once(self, process: WorkerProcess) -> str:
+        """Follow one worker from birth to death; say how it ended."""
+        self._process, self._watch = process, Watch(self._patience)
         grace_s = EXIT_GRACE_S
+        watching = asyncio.create_task(self._killed_if_it_hangs(process))
         try:
             if self._stopping.is_set():
                 process.kill()
             async for message in process.messages():
+                self._watch.heard(message)
                 self._take(message)
         except EngineError as exc:
             _log.error("worker %d: %s", process.pid, exc.message)
@@ -156,7 +173,17 @@ class LocalReplica:
         finally:
             how = await process.end(grace_s)
             self._process = None
-        return how
+            watching.cancel()
+        return watching.result() if watching.done() else how
+
+    async def _killed_if_it_hangs(self, process: WorkerProcess) -> str:
+        """Watch a worker while it is ready; kill it when it hangs, and say how it hung."""
+        while True:
+            await asyncio.sleep(self._patience.look_s)
+            if self.state == "ready" and (how := self._watch.look(has_work=self._holding.is_busy)):
+                self._turn("restarting", f"the worker {how}")
+                process.kill()
+                return f"{how} and was killed"
 
     def _take(self, message: wire.FromWorker) -> None:
         match message:

@@ -27,15 +27,6 @@ from fluxline.jobs.table import SCHEMA_VERSION, metadata, schema
 
 BUSY_S = 5.0  # how long a writer waits for another
 STILL_BUSY_S = 0.1  # of SQLite: and the next, as long as nobody got through; they come in a row
-PATIENCE: dict[str, str | int] = {  # libpq's words; without them a lost network is found in hours
-    "connect_timeout": 5,
-    "keepalives_idle": 5,
-    "keepalives_interval": 2,
-    "keepalives_count": 3,
-    "tcp_user_timeout": 10_000,  # milliseconds
-    # A server that was stopped amid a transaction must not hold up the others.
-    "options": f"-c lock_timeout={BUSY_S:.0f}s -c idle_in_transaction_session_timeout=10s",
-}
 MAKING = 0x666C7578  # the advisory lock of who makes the tables
 
 _log = logging.getLogger(__name__)
@@ -162,9 +153,10 @@ def _opened(url: str) -> Engine:
 
 
 def _opened_postgres(url: URL) -> Engine:
-    words = {word: value for word, value in PATIENCE.items() if word not in url.query}
     try:
-        return create_engine(url, pool_pre_ping=True, pool_timeout=BUSY_S, connect_args=words)
+        from fluxline.jobs import postgres
+
+        return postgres.opened(url, pool_s=BUSY_S)
     except ImportError as exc:
         message = "PostgreSQL's driver is not installed: pip install 'fluxline[postgres]'"
         raise ConfigError(message) from exc

@@ -25,8 +25,8 @@ _NOBODY = hashlib.sha256(b"nobody").hexdigest()
 class Scope(StrEnum):
     """What a key may do."""
 
-    GENERATE = "generate"  # draw, and see its own jobs
-    ADMIN = "admin"  # see and touch everybody's jobs, models, metrics
+    GENERATE = "generate"  # draw, see its own jobs, and read the metrics, which name nobody
+    ADMIN = "admin"  # see and touch everybody's jobs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,12 +5,25 @@ and the job claimed again, the older fence writes nothing more. So a job may be 
 is finished once. All methods block; any thread may call them.
 """
 
+import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Select, and_, delete, func, insert, not_, or_, select, update
+from sqlalchemy import (
+    Connection,
+    Select,
+    and_,
+    bindparam,
+    delete,
+    func,
+    insert,
+    not_,
+    or_,
+    select,
+    update,
+)
 
 from fluxline.errors import InvalidParams, QueueFull, WorkerDied
 from fluxline.jobs.database import Database
@@ -193,7 +206,9 @@ class JobStore:
     def claim(self, holder: str, *, lease_s: float, limit: int) -> list[JobRow]:
         """Take up to `limit` jobs: by priority, then in turn between owners, then by age."""
         with self._database.writing_alone() as db:  # who else claims would choose the same
-            ids = list(db.scalars(_next_in_turn(holder, limit)))
+            ids = list(db.scalars(_next_in_turn(), {"asks": holder, "most": limit}))
+            if not ids:
+                return []
             waiting = select(jobs.c.id).where(jobs.c.id.in_(ids), jobs.c.state == JobState.QUEUED)
             free = list(db.scalars(waiting.with_for_update(skip_locked=True)))
             now = self._clock()
@@ -376,9 +391,10 @@ _is_fleeting = and_(jobs.c.is_attended, jobs.c.idempotency_key.is_(None))
 """Its caller waits on a connection to the server that accepted it, and nobody can come back."""
 
 
-def _next_in_turn(holder: str, limit: int) -> Select[Any]:
-    """Who is next: by priority; of equals, owners in turn, counting what runs of theirs already,
-    and of one owner by rank.
+@functools.cache  # to put it together takes as long as to ask it
+def _next_in_turn() -> Select[Any]:
+    """Who is next for the holder that `asks`, `most` at a time: by priority; of equals, owners in
+    turn, counting what runs of theirs already, and of one owner by rank.
 
     What somebody waits for on a line to another server is that one's to draw.
     """
@@ -395,11 +411,14 @@ def _next_in_turn(holder: str, limit: int) -> Select[Any]:
     waiting = (
         select(jobs.c.id, jobs.c.priority, jobs.c.created_at, place.label("place"))
         .outerjoin(running, running.c.owner == jobs.c.owner)
-        .where(jobs.c.state == JobState.QUEUED, or_(not_(_is_fleeting), jobs.c.holder == holder))
+        .where(
+            jobs.c.state == JobState.QUEUED,
+            or_(not_(_is_fleeting), jobs.c.holder == bindparam("asks")),
+        )
         .subquery()
     )
     return (
         select(waiting.c.id)
         .order_by(waiting.c.priority.desc(), waiting.c.place, waiting.c.created_at, waiting.c.id)
-        .limit(limit)
+        .limit(bindparam("most"))
     )

@@ -29,6 +29,7 @@ from fluxline.server.links import Links, files_router
 from fluxline.server.metrics import metrics_router
 from fluxline.server.middleware import BodyLimit, Exchange
 from fluxline.server.origin import Gate
+from fluxline.server.overview import overview_router
 from fluxline.server.traced import Traced
 from fluxline.server.uploads import Uploads
 from fluxline.service import Service
@@ -81,6 +82,7 @@ def create_app(
         admin_router(service),
         metrics_router(service, has_grpc=has_grpc),
         files_router(links),
+        overview_router(app.openapi),
     ):
         app.include_router(router)
     app.router.routes.append(Route("/mcp", mcp))

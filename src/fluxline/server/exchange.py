@@ -76,9 +76,8 @@ async def terms_of(
     The official clients say how often they tried and how long they wait. Raises InvalidParams.
     """
     key = request.headers.get("idempotency-key") or None
-    if key is not None and (len(key) > KEY_LIMIT or not key.isprintable()):
-        message = f"Idempotency-Key must be at most {KEY_LIMIT} printable characters"
-        raise InvalidParams(message, field="Idempotency-Key")
+    if key is not None:
+        check_idempotency_key(key, "Idempotency-Key")
     sent = hashlib.sha256(f"{request.method} {request.url.path}\n".encode())
     sent.update((await request.body()).replace(_boundary(request), b""))
     return Terms(
@@ -92,6 +91,13 @@ async def terms_of(
         patience_s=next((s for name in PATIENCE if (s := _number(request, name, 0.0))), None),
         deadline_s=deadline_s,
     )
+
+
+def check_idempotency_key(key: str, field: str) -> None:
+    """Refuse a key that no database could keep. Raises InvalidParams, naming it by its field."""
+    if not 1 <= len(key) <= KEY_LIMIT or not key.isprintable():
+        message = f"{field} must have 1 to {KEY_LIMIT} printable characters"
+        raise InvalidParams(message, field=field)
 
 
 def caller_of(request: Request) -> Caller:

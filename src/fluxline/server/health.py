@@ -20,6 +20,7 @@ ENDPOINTS = (
     "/submit-request",
     "/model-status",
     "/health",
+    "/docs",
     "/openapi.json",
 )
 

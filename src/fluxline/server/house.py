@@ -15,6 +15,7 @@ from fluxline.errors import ConfigError
 from fluxline.fleet.local import LocalReplica
 from fluxline.fleet.pool import Pool
 from fluxline.fleet.process import WorkerCommand
+from fluxline.fleet.watch import Patience
 from fluxline.jobs import Database, JobStore, KeyRing, WebhookStore
 from fluxline.server.app import create_app
 from fluxline.server.connection import listen
@@ -79,7 +80,9 @@ def prepare(settings: Settings, stack: contextlib.ExitStack) -> Ground:
 def build(settings: Settings, ground: Ground, engine: str) -> House:
     """Build what serves, on one event loop. engine: the module:factory that the workers open."""
     database, pictures = ground.database, ground.pictures
-    replica = Pool([LocalReplica(command) for command in _commands(settings, engine)])
+    patience = Patience(stuck_s=settings.stuck_s or None)
+    commands = _commands(settings, engine)
+    replica = Pool([LocalReplica(command, patience=patience) for command in commands])
     service = Service(
         replica,
         JobStore(database),

@@ -140,5 +140,12 @@ def result_text(images: Sequence[ImageResult]) -> str:
 
 
 def result_of(text: str | None) -> tuple[Drawn, ...]:
-    """Read what was drawn; a job without a result has drawn nothing."""
-    return _result.decode(text) if text else ()
+    """Read what was drawn; a job without a result has drawn nothing.
+
+    Raises EngineError for a row that another version wrote.
+    """
+    try:
+        return _result.decode(text) if text else ()
+    except msgspec.MsgspecError as exc:
+        text = "this version cannot read what the job drew: it was written by another"
+        raise EngineError(text) from exc

@@ -1,6 +1,6 @@
 """Telling again what became of a job, from its row and the store of pictures."""
 
-from fluxline.errors import StorageError
+from fluxline.errors import EngineError, StorageError
 from fluxline.jobs import JobRow, JobState
 from fluxline.request import CancelledEvent, Done, Failed, ImageReady
 from fluxline.service.feed import Feed
@@ -21,7 +21,7 @@ async def replay(row: JobRow, feed: Feed, pictures: Pictures | None) -> None:
                     image = drawn.image(await _fetched(drawn, pictures) if pictures else b"")
                     feed.publish(ImageReady(row.id, image))
                 feed.publish(Done(row.id))
-            except StorageError as exc:
+            except EngineError as exc:  # they are not kept, or cannot be read
                 feed.publish(exc)
 
 

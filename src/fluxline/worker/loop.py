@@ -18,7 +18,8 @@ from fluxline.request import EngineStats, Event, Failed, GenerationRequest, Imag
 EXIT_OK = 0
 EXIT_BROKEN = 1  # the engine or the conversation broke
 EXIT_CANNOT_LOAD = 2
-TELL_S = 1.0  # between two reports of what the engine has done
+TELL_S = 1.0  # between two looks at what the engine has done
+BEAT = 5  # looks after which it is told even if nothing was done: a worker that hangs says nothing
 
 _log = logging.getLogger(__name__)
 
@@ -76,14 +77,15 @@ def _opened(open_engine: Callable[[], Engine], outbox: "Outbox") -> Engine | int
 
 @contextlib.contextmanager
 def _telling(engine: Engine, outbox: "Outbox") -> Iterator[None]:
-    """Tell the fleet what the engine has done, whenever that has changed."""
+    """Tell the fleet what the engine has done, whenever that has changed and now and then."""
     is_over = threading.Event()
 
     def tell() -> None:
-        told = None
+        told, looks = None, 0
         while not is_over.wait(TELL_S):
-            if (stats := engine.stats) != told:
-                told = stats
+            looks += 1
+            if (stats := engine.stats) != told or looks == BEAT:
+                told, looks = stats, 0
                 outbox.put(wire.Told(stats))
 
     thread = threading.Thread(target=tell, name="stats", daemon=True)

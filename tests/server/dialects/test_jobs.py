@@ -3,7 +3,9 @@
 import asyncio
 
 import pytest
+from sqlalchemy import update
 
+from fluxline.jobs.table import jobs
 from tests.server.dialects.test_openai_stream import events_of
 from tests.worker.fake_engine import picture
 
@@ -114,6 +116,43 @@ async def test_jobs_are_listed_newest_first_and_by_state(http):
     assert [job["id"] for job in every] == ids[::-1]
     assert [job["id"] for job in some] == ids[:0:-1]
     assert none == []
+
+
+@pytest.fixture
+async def unreadable(http, database, monkeypatch):
+    """The id of a finished job whose result another version has written."""
+    monkeypatch.setattr("fluxline.service.register.LINGER_S", 0)  # it is read from its row
+    told = await ended(http, (await asked(http, headers={"idempotency-key": "k"}))["id"])
+    with database.writing() as db:
+        db.execute(update(jobs).where(jobs.c.id == told["id"]).values(result='{"of": "later"}'))
+    return told["id"]
+
+
+async def test_a_job_whose_result_cannot_be_read_says_so_and_hides_no_other(http, unreadable):
+    whole = await ended(http, (await asked(http))["id"])
+    one = (await http.get(f"{JOBS}/{unreadable}")).json()
+    again = await asked(http, headers={"idempotency-key": "k"})
+    every = (await http.get(JOBS)).json()["data"]
+
+    assert (one["status"], one["images"], one["error"]["code"]) == ("done", [], "internal_error")
+    assert "cannot read what the job drew" in one["error"]["message"]
+    assert [job["id"] for job in every] == [whole["id"], unreadable]
+    assert again["error"]["message"].startswith("this version cannot read")
+
+
+async def test_the_events_of_a_job_whose_result_cannot_be_read_end_with_that(http, unreadable):
+    told = events_of((await http.get(f"{JOBS}/{unreadable}/events")).text)
+
+    assert told[-1][0] == "failed"
+    assert "cannot read what the job drew" in told[-1][1]["error"]["message"]
+
+
+@pytest.mark.parametrize("path", ["/v1/get_result?id=", "/request-status/"])
+async def test_doors_that_tell_of_one_result_say_that_it_cannot_be_read(path, http, unreadable):
+    answer = await http.get(f"{path}{unreadable}")
+
+    assert answer.status_code == 500
+    assert "cannot read what the job drew" in answer.json()["error"]["message"]
 
 
 @pytest.mark.parametrize("path", ["", "/events", "/cancel", "/retry"])

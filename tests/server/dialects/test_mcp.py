@@ -26,6 +26,15 @@ from tests.server.conftest import LIMITS
 from tests.worker.fake_engine import picture
 
 CALL = {"jsonrpc": "2.0", "id": 1, "method": "tools/list"}
+INITIALIZE = {
+    **CALL,
+    "method": "initialize",
+    "params": {
+        "protocolVersion": "2025-06-18",
+        "capabilities": {},
+        "clientInfo": {"name": "by hand", "version": "1"},
+    },
+}
 BOTH = {"accept": "application/json, text/event-stream"}
 ANN = {**BOTH, "authorization": "Bearer ann"}
 
@@ -289,15 +298,9 @@ def meta(version):
 
 async def begun(address, headers):
     """Begin a session by hand; give its name."""
-    params = {
-        "protocolVersion": "2025-06-18",
-        "capabilities": {},
-        "clientInfo": {"name": "by hand", "version": "1"},
-    }
-    hello = {**CALL, "method": "initialize", "params": params}
     ready = {"jsonrpc": "2.0", "method": "notifications/initialized"}
     async with web(base_url=address, headers=headers) as http:
-        answer = await http.post("/mcp", json=hello)
+        answer = await http.post("/mcp", json=INITIALIZE)
         assert answer.status_code == 200
         session = answer.headers["mcp-session-id"]
         await http.post("/mcp", json=ready, headers={"mcp-session-id": session})
@@ -390,6 +393,18 @@ async def test_jobs_of_others_are_not_there(tool, client, address, engine):
     assert text(others) == f"job_id: there is no job {said['id']!r}"
     assert text(nobodys) == "job_id: there is no job 'job_nobody'"
     assert mine.structured_content["status"] == "done"
+
+
+async def test_a_key_with_all_its_sessions_open_locks_out_nobody_else(address, monkeypatch):
+    monkeypatch.setattr(dialect, "MOST_SESSIONS", 2)
+    bob = {**BOTH, "authorization": "Bearer bob"}
+    for _ in range(2):
+        await begun(address, ANN)
+    async with web() as http:
+        refused = await http.post(f"{address}/mcp", json=INITIALIZE, headers=ANN)
+
+    assert refused.status_code == 503
+    assert await begun(address, bob)
 
 
 async def test_a_session_is_of_the_key_that_began_it(address):

@@ -211,6 +211,15 @@ async def test_a_submitted_picture_is_fetched_later_and_by_its_owner_alone(stub,
     assert code == Code.NOT_FOUND
 
 
+@pytest.mark.parametrize("key", ["", "a\0b", "a\nb", "\x7f", "k" * 256])
+async def test_a_key_that_no_database_could_keep_is_refused_by_its_name(key, stub):
+    sent = pb.SubmitRequest(request=wanted(), idempotency_key=key)
+    code, details = await code_of(stub.Submit(sent, metadata=ONE))
+
+    assert code == Code.INVALID_ARGUMENT
+    assert "idempotency_key must have 1 to 255 printable characters" in details
+
+
 async def test_a_submitted_picture_can_be_cancelled(stub, engine):
     sent = await stub.Submit(pb.SubmitRequest(request=wanted(prompt="hang")), metadata=ONE)
     await begun(engine)

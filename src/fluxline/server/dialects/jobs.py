@@ -4,7 +4,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequen
 from datetime import UTC, datetime
 from typing import Any
 
-from fluxline.errors import FluxlineError, NotReady, error_of
+from fluxline.errors import EngineError, FluxlineError, NotReady, error_of
 from fluxline.jobs import JobRow, Webhook
 from fluxline.request import (
     CancelledEvent,
@@ -23,11 +23,19 @@ from fluxline.service import Drawn, Ticket
 from fluxline.service.record import result_of, told_of
 
 
-def job(row: JobRow, images: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Spell a job; `images` as `image` spells them."""
-    error = None
+async def job(row: JobRow, link: Callable[[str], Awaitable[str]]) -> dict[str, Any]:
+    """Spell a job; `link` leads to a picture by its key in the store.
+
+    One whose result cannot be read says so in its `error`: others are told beside it.
+    """
+    fault: FluxlineError | None = None
+    drawn: Sequence[Drawn] = ()
     if row.error_code is not None:
-        _, error = envelope.spelt(error_of(row.error_code, row.error_message or ""))
+        fault = error_of(row.error_code, row.error_message or "")
+    try:
+        drawn = result_of(row.result)
+    except EngineError as exc:
+        fault = exc
     return {
         "id": row.id,
         "object": "job",
@@ -39,8 +47,8 @@ def job(row: JobRow, images: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "priority": row.rank,
         "deadline": _time(row.deadline),
         "request": asked(told_of(row)),
-        "images": list(images),
-        "error": error,
+        "images": await _images(drawn, link),
+        "error": fault and envelope.spelt(fault)[1],
     }
 
 
@@ -66,16 +74,17 @@ def asked(request: GenerationRequest) -> dict[str, Any]:
     return {name: value for name, value in given.items() if value is not None}
 
 
-async def images(row: JobRow, link: Callable[[str], Awaitable[str]]) -> list[dict[str, Any]]:
-    """Spell what a job has drawn; `link` leads to a picture by its key in the store."""
-    drawn = result_of(row.result)
+async def _images(
+    drawn: Sequence[Drawn], link: Callable[[str], Awaitable[str]]
+) -> list[dict[str, Any]]:
     places = ranks(drawn)
     return [
-        image(one, await link(one.key) if one.key else None, places.get(one.index)) for one in drawn
+        _image(one, await link(one.key) if one.key else None, places.get(one.index))
+        for one in drawn
     ]
 
 
-def image(drawn: Drawn, link: str | None, rank: int | None) -> dict[str, Any]:
+def _image(drawn: Drawn, link: str | None, rank: int | None) -> dict[str, Any]:
     """Spell one picture of a job; rank: its place among all of the job's, 1 the best."""
     return {
         "index": drawn.index,

@@ -111,6 +111,6 @@ def jobs_router(
         return row
 
     async def spelt(row: JobRow, request: Request) -> dict[str, Any]:
-        return jobs.job(row, await jobs.images(row, lambda key: links.of(key, request)))
+        return await jobs.job(row, lambda key: links.of(key, request))
 
     return router

@@ -4,6 +4,7 @@ Over the official package, whose business are sessions, versions of the protocol
 of messages. It takes long to import: `mcp_routes` does so at the first call.
 """
 
+import asyncio
 import base64
 import json
 import logging
@@ -60,7 +61,7 @@ from fluxline.server.uploads import Uploads
 from fluxline.service import Service, Terms, Ticket
 from fluxline.service.record import request_of
 
-MOST_SESSIONS = 1000
+MOST_SESSIONS = 1000  # of one key
 ANSWER_BYTES = 2**20 - 2**14
 """Of one answer, all told: the official client takes 1 MiB, other hosts about as much."""
 
@@ -72,31 +73,49 @@ _log = logging.getLogger(__name__)
 
 
 class Sessions:
-    """The sessions of all clients. What one key began, another cannot use."""
+    """The sessions of all clients, of each key by themselves: what one key began, another can
+    neither use nor be locked out by. Lives on one event loop.
+    """
 
     def __init__(self, service: Service, links: Links, uploads: Uploads, *, max_n: int) -> None:
-        tools = Tools(service, links, uploads, max_n=max_n)
-        server: Server[Any] = Server(
-            "fluxline",
-            title="Fluxline",
-            version=version("fluxline"),
-            instructions=mcp_tools.INSTRUCTIONS,
-            on_list_tools=tools.listed,
-            on_call_tool=tools.called,
-        )
-        self._manager = StreamableHTTPSessionManager(server, max_sessions=MOST_SESSIONS)
+        self._tools = Tools(service, links, uploads, max_n=max_n)
+        self._of: dict[str, asyncio.Future[StreamableHTTPSessionManager]] = {}
+        self._keeping: set[asyncio.Task[None]] = set()
+        self._closing = asyncio.Event()
 
     @asynccontextmanager
     async def run(self) -> AsyncGenerator[None]:
         """Keep them until left; then all end."""
-        async with self._manager.run():
+        try:
             yield
+        finally:
+            self._closing.set()
+            await asyncio.gather(*self._keeping)
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one HTTP exchange."""
         owner = caller_of(Request(scope)).owner
         scope["user"] = AuthenticatedUser(AccessToken(token="", client_id=owner, scopes=[]))
-        await self._manager.handle_request(scope, receive, send)
+        if owner not in self._of:
+            self._of[owner] = asyncio.get_running_loop().create_future()
+            self._keeping.add(asyncio.create_task(self._keep(self._of[owner])))
+        manager = await asyncio.shield(self._of[owner])  # it is for who comes next, too
+        await manager.handle_request(scope, receive, send)
+
+    async def _keep(self, opened: "asyncio.Future[StreamableHTTPSessionManager]") -> None:
+        """Hold one key's sessions open: one and the same task must begin and end them."""
+        server: Server[Any] = Server(
+            "fluxline",
+            title="Fluxline",
+            version=version("fluxline"),
+            instructions=mcp_tools.INSTRUCTIONS,
+            on_list_tools=self._tools.listed,
+            on_call_tool=self._tools.called,
+        )
+        manager = StreamableHTTPSessionManager(server, max_sessions=MOST_SESSIONS)
+        async with manager.run():
+            opened.set_result(manager)
+            await self._closing.wait()
 
 
 class Tools:

@@ -83,9 +83,9 @@ class Webhooks:
         await asyncio.to_thread(self._store.record, row.id, row.fence, error)
 
     async def _body(self, row: JobRow, hook: Webhook) -> bytes:
-        images = await jobs.images(row, lambda key: self._links.at(key, hook.base_url))
+        job = await jobs.job(row, lambda key: self._links.at(key, hook.base_url))
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
-        told = {"type": f"job.{row.state}", "timestamp": now, "data": jobs.job(row, images)}
+        told = {"type": f"job.{row.state}", "timestamp": now, "data": job}
         return msgspec.json.encode(told)
 
 

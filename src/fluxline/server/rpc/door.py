@@ -38,6 +38,7 @@ from fluxline.request import (
 )
 from fluxline.server.auth import caller_of_key
 from fluxline.server.body import check_prompt
+from fluxline.server.exchange import check_idempotency_key
 from fluxline.server.machine import MIB, cpu_percent, memory_of
 from fluxline.server.rpc import image_gen_pb2 as pb
 from fluxline.server.rpc.image_gen_pb2_grpc import ImageGenServicer
@@ -137,9 +138,8 @@ class ImageGen(ImageGenServicer):
             wanted, _ = await self._wanted(request.request)
             await self._service.opened()
             key = request.idempotency_key if request.HasField("idempotency_key") else None
-            if key is not None and not 1 <= len(key) <= 255:
-                message = "idempotency_key must have 1 to 255 characters"
-                raise InvalidParams(message, field="idempotency_key")
+            if key is not None:
+                check_idempotency_key(key, "idempotency_key")
             terms = Terms(
                 door="grpc",
                 fingerprint=hashlib.sha256(
