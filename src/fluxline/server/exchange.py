@@ -24,13 +24,15 @@ RETRIES = "x-stainless-retry-count"
 PATIENCE = ("x-stainless-read-timeout", "x-stainless-timeout")
 
 
-async def json_fields(request: Request) -> Fields:
-    """Read the body as one JSON object. Raises MalformedBody, HTTPException."""
+async def json_fields(request: Request, taken: str = "application/json") -> Fields:
+    """Read the body as one JSON object. taken: what else might have been sent, for who sent
+    neither. Raises MalformedBody, HTTPException.
+    """
     declared = request.headers.get("content-type", "application/json")
     media_type = declared.partition(";")[0].strip().lower()
     # A page of another site can make a browser post text or a form here, but not JSON.
     if media_type != "application/json" and not media_type.endswith("+json"):
-        raise HTTPException(415, f"content-type must be application/json; got {media_type}")
+        raise HTTPException(415, f"content-type must be {taken}; got {media_type}")
     return Fields(parse_object(await body_of(request)))
 
 
@@ -38,7 +40,7 @@ async def fields_of(request: Request) -> Fields:
     """Read the body as a form, or as one JSON object. Raises MalformedBody, HTTPException."""
     declared = request.headers.get("content-type", "")
     if declared.partition(";")[0].strip().lower() != "multipart/form-data":
-        return await json_fields(request)
+        return await json_fields(request, "multipart/form-data or application/json")
     body = await body_of(request)
     try:
         form = await request.form(max_part_size=len(body) + 1)  # the whole is within its limit

@@ -15,6 +15,8 @@ from fluxline.telemetry import request_id_var
 from fluxline.tracing import open_span
 
 OPENAI_VERSION = "2020-10-01"
+PROBES = ("/health", "/metrics")
+"""Asked every few seconds for ever: nobody wants to read of each time."""
 TAKE_PICTURES = (
     "/images/edits",
     "/images/generations",
@@ -68,7 +70,8 @@ class Exchange:
                 await envelope.of_crash()(scope, receive, marked)
         finally:
             path = quote(scope["path"])  # it may hold a line break
-            _log.info("%s %s %d %s ms", scope["method"], path, status, _since_ms(began))
+            level = logging.DEBUG if path.startswith(PROBES) else logging.INFO
+            _log.log(level, "%s %s %d %s ms", scope["method"], path, status, _since_ms(began))
             request_id_var.reset(token)
 
 

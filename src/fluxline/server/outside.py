@@ -53,7 +53,7 @@ class Outside:
     def check(self, url: str, field: str) -> None:
         """Refuse a URL to which nothing may be sent. Raises InvalidParams naming the field."""
         if self.is_closed:
-            message = f"{field} is off here: the server must be started with {self._option}"
+            message = f"{field} may hold no address here: the server would need {self._option}"
             raise InvalidParams(message, field=field)
         try:
             self._read(url)
