@@ -99,9 +99,33 @@ def webhooks(database, links):
     return Webhooks(WebhookStore(database), links, Outside(""))
 
 
+class Stand:
+    """Passes on to a part of the server that lives for one test, for what lives longer."""
+
+    def __init__(self, part=None):
+        self.part = part
+
+    def __getattr__(self, name):
+        return getattr(self.part, name)
+
+
+@pytest.fixture(scope="session")
+def stands():
+    """Stands of a service, its links and its webhooks."""
+    return Stand(), Stand(Links(open_pictures("memory:"), b"")), Stand()
+
+
+@pytest.fixture(scope="session")
+def standing_app(stands):
+    """One application for all tests, as to make it takes longer than most of them do."""
+    return create_app(*stands, max_n=4, body_limit_bytes=40_000)
+
+
 @pytest.fixture
-def app(service, links, webhooks):
-    return create_app(service, links, webhooks, max_n=4, body_limit_bytes=40_000)
+def app(standing_app, stands, service, links, webhooks):
+    for stand, part in zip(stands, (service, links, webhooks), strict=True):
+        stand.part = part
+    return standing_app
 
 
 @pytest.fixture
