@@ -29,6 +29,7 @@ def address(tmp_path_factory):
         yield server.url
 
 
+@pytest.mark.slow
 def test_a_job_is_asked_followed_and_fetched(address, tmp_path):
     (block,) = [b for b in blocks("sh") if b.startswith("job=")]
     command = block.replace("http://localhost:8080", address).replace("python3", sys.executable)
@@ -40,6 +41,7 @@ def test_a_job_is_asked_followed_and_fetched(address, tmp_path):
     assert [image["seed"] for image in json.loads(job)["images"]] == [7, 8, 9, 10]
 
 
+@pytest.mark.slow
 def test_the_curl_draws_a_fox(address, tmp_path):
     (block,) = [b for b in blocks("sh") if b.startswith("curl")]
     command = block.replace("http://localhost:8080", address).replace("python3", sys.executable)
@@ -50,6 +52,7 @@ def test_the_curl_draws_a_fox(address, tmp_path):
         assert picture.size == (512, 512)
 
 
+@pytest.mark.slow
 def test_the_openai_sdk_draws_a_rocket(address, tmp_path):
     (block,) = [b for b in blocks("python") if "openai" in b]
     block = block.replace("http://localhost:8080", address)
