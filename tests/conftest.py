@@ -1,11 +1,13 @@
 """Models poured into the tests: random small ones, and the embedded one."""
 
+import gc
 import os
 import sys
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import pytest
+import torch
 
 from fluxline.engine.build import open_model
 from tests.models.flux1.oracle import small_config
@@ -13,6 +15,25 @@ from tests.postgres import Postgres
 from tests.random_clip import save_random_clip
 from tests.random_flux import save_random_flux
 from tests.seaweed import Seaweed
+
+
+def pytest_collection_finish():
+    """Let no later collection of garbage look at what was imported: each took half a second."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread():
+    """Models are so small here that torch's threads only wait for each other."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def one_thread_again():
+    """An engine that measures chooses for the whole process: not for the next test."""
+    yield
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -21,7 +21,7 @@ import psutil
 import psycopg
 
 OPTIONS = ("listen_addresses=127.0.0.1", "unix_socket_directories=", "fsync=off")
-START_S = 30
+START_S = 60
 
 
 class Postgres:

@@ -66,7 +66,7 @@ class Running:
         """Stop it, if it has not ended; its exit code, standard output and log."""
         if self.process.poll() is None:
             self.process.send_signal(number)
-        out, _ = self.process.communicate(timeout=20)
+        out, _ = self.process.communicate(timeout=60)
         self._close()
         return self.process.returncode, out, self.log
 

@@ -67,7 +67,7 @@ def test_its_own_retry_follows_the_drawing_that_it_did_not_wait_for(where, node,
     with ThreadPoolExecutor() as pool:
         with stopped():
             asked = pool.submit(node, "retry.mjs", prompt, "8000", where)
-            time.sleep(11)  # it has hung up by then, and asked again
+            time.sleep(14)  # it has hung up by then, and asked again
         answer = asked.result()
 
     jobs = http.get("/v1/jobs", params={"limit": 200}).json()["data"]

@@ -130,7 +130,7 @@ async def test_a_flood_of_silent_lines_leaves_room_for_who_asks(start, client):
     server = start(first=FEW_FILES)
     lines = [await asyncio.open_connection("127.0.0.1", server.port) for _ in range(200)]
     async with client(server) as http:
-        answer = await asyncio.wait_for(http.get("/health/live"), 5)
+        answer = await asyncio.wait_for(http.get("/health/live"), 20)
         [worker] = server.workers
         worker.kill()  # the next one needs files, too
         drawn = await http.post("/v1/images/generations", json={"prompt": CANARY})

@@ -87,7 +87,7 @@ async def insist(ledger, http, count):
 
 
 async def test_who_waited_on_a_line_that_broke_is_not_drawn_for(start, client, ledger, data):
-    server = start(0.5)
+    server = start(2.0)
     async with client(server) as http:
         waiting = [asyncio.create_task(ledger.draw(http, f"{CANARY} {k}")) for k in range(3)]
         kept = await ledger.submit(http, CANARY)
@@ -111,7 +111,7 @@ async def test_who_waited_on_a_line_that_broke_is_not_drawn_for(start, client, l
 async def test_a_server_told_to_stop_ends_what_it_began_and_keeps_the_rest(
     start, client, ledger, data
 ):
-    server = start(0.1, in_flight=2)
+    server = start(0.5, in_flight=2)  # time to ask it while it stops
     async with client(server) as http:
         waiting = [asyncio.create_task(ledger.draw(http, f"{CANARY} {k}")) for k in range(4)]
         while (await http.get("/health")).json()["running"] == 0:

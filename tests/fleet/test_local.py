@@ -69,7 +69,7 @@ class Listener:
         self._news.set()
 
     async def until(self, kind):
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while not any(isinstance(event, kind) for event in self.events):
                 self._news.clear()
                 await self._news.wait()
@@ -78,6 +78,13 @@ class Listener:
     @property
     def images(self):
         return [event.image.data for event in self.events if isinstance(event, ImageReady)]
+
+
+async def restarted(replica):
+    """Wait until its worker has been replaced."""
+    async with asyncio.timeout(60):
+        while replica.restarts == 0 or replica.state != "ready":
+            await asyncio.sleep(0.01)
 
 
 async def test_it_becomes_ready_and_draws(make):
@@ -132,8 +139,7 @@ async def test_a_request_that_kills_its_worker_fails_alone(make):
     late = [Listener(replica, f"late {number}") for number in range(2)]
 
     # The bystander hangs: were it never left alone with the worker, nothing could be told apart.
-    while replica.restarts == 0 or replica.state != "ready":
-        await asyncio.sleep(0.01)
+    await restarted(replica)
     replica.cancel(bystander.request.id)
     failed = await poison.until(Failed)
     for listener in late:
@@ -294,8 +300,7 @@ async def test_a_worker_that_talks_garbage_is_replaced(make, tmp_path, monkeypat
     replica = make(engine="open_garbling")
 
     await replica.settled()
-    while replica.restarts == 0 or replica.state != "ready":
-        await asyncio.sleep(0.01)
+    await restarted(replica)
 
     await Listener(replica, "a fox").until(Done)
     assert replica.restarts == 1

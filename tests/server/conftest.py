@@ -103,14 +103,38 @@ def webhooks(database, links):
     return Webhooks(WebhookStore(database), links, Outside(""))
 
 
+class Stand:
+    """Passes on to a part of the server that lives for one test, for what lives longer."""
+
+    def __init__(self, part=None):
+        self.part = part
+
+    def __getattr__(self, name):
+        return getattr(self.part, name)
+
+
+@pytest.fixture(scope="session")
+def stands():
+    """Stands of a service, its links, its webhooks and its uploads."""
+    return Stand(), Stand(Links(open_pictures("memory:"), b"")), Stand(), Stand()
+
+
+@pytest.fixture(scope="session")
+def standing_app(stands):
+    """One application for all tests, as to make it takes longer than most of them do."""
+    return create_app(*stands, max_n=4, **LIMITS)
+
+
 @pytest.fixture
 def uploads():
     return Uploads(Outside("", option="--image-hosts"), most_bytes=200_000)
 
 
 @pytest.fixture
-def app(service, links, webhooks, uploads):
-    return create_app(service, links, webhooks, uploads, max_n=4, **LIMITS)
+def app(standing_app, stands, service, links, webhooks, uploads):
+    for stand, part in zip(stands, (service, links, webhooks, uploads), strict=True):
+        stand.part = part
+    return standing_app
 
 
 @pytest.fixture

@@ -124,13 +124,14 @@ def test_the_official_client_raises_the_right_error(fields, kind, param, client)
 
 async def count(http, **expected):
     """Wait until so many requests are running, waiting."""
-    while not (await http.get("/health")).json().items() >= expected.items():
-        await asyncio.sleep(0.01)
+    async with asyncio.timeout(60):
+        while not (await http.get("/health")).json().items() >= expected.items():
+            await asyncio.sleep(0.01)
 
 
 async def test_a_full_queue_is_waited_for_as_told_and_leaving_frees_it(server):
     async with (
-        httpx.AsyncClient(base_url=server.url, timeout=30) as http,
+        httpx.AsyncClient(base_url=server.url, timeout=60) as http,
         openai.AsyncOpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client,
     ):
         post = "/v1/images/generations"
@@ -147,7 +148,7 @@ async def test_a_full_queue_is_waited_for_as_told_and_leaving_frees_it(server):
         answer = await drawing
 
         assert answer.data
-        assert time.monotonic() - began < 8
+        assert time.monotonic() - began < 25  # about 1 s on an idle machine
         hanging[1].cancel()
         await count(http, running=0, waiting=0)
     assert refused.value.response.headers["retry-after-ms"] == "1000"
@@ -174,7 +175,7 @@ def test_it_answers_within_seconds_and_stops_on_a_signal(start):
     code, _, err = server.end()
 
     assert code == 0
-    assert up_s < 5  # about 1 s on an idle machine
+    assert up_s < 20  # about 1 s on an idle machine
     assert "Traceback" not in err
 
 
@@ -182,7 +183,7 @@ def test_it_answers_within_seconds_and_stops_on_a_signal(start):
 async def test_what_runs_is_finished_or_failed_within_the_limit(number, start):
     server = start(drain_s=0.3)
     server.line()
-    async with httpx.AsyncClient(base_url=server.url, timeout=30) as http:
+    async with httpx.AsyncClient(base_url=server.url, timeout=60) as http:
         post = asyncio.create_task(http.post("/v1/images/generations", json={"prompt": "hang"}))
         await count(http, running=1)
         server.process.send_signal(number)
@@ -207,7 +208,7 @@ async def test_an_agent_that_stays_connected_does_not_hold_up_the_end(start):
 async def test_a_second_signal_does_not_wait(start):
     server = start(drain_s=600)
     server.line()
-    async with httpx.AsyncClient(base_url=server.url, timeout=30) as http:
+    async with httpx.AsyncClient(base_url=server.url, timeout=60) as http:
         post = asyncio.create_task(http.post("/v1/images/generations", json={"prompt": "hang"}))
         await count(http, running=1)
         server.process.send_signal(signal.SIGTERM)
@@ -221,7 +222,7 @@ async def test_a_second_signal_does_not_wait(start):
 
 def test_a_model_that_cannot_load_ends_it_with_2_and_the_reason(start):
     server = start(model="absent")
-    server.process.wait(20)
+    server.process.wait(60)
     code, _, err = server.end()
 
     assert code == 2
@@ -283,7 +284,7 @@ async def test_two_replicas_share_the_work_and_one_may_die(start):
     server.line()
     children = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children")
     assert len(children.read_text().split()) == 2
-    async with httpx.AsyncClient(base_url=server.url, timeout=30) as http:
+    async with httpx.AsyncClient(base_url=server.url, timeout=60) as http:
         first = asyncio.create_task(http.post("/v1/images/generations", json={"prompt": "poison"}))
         answers = [
             await http.post("/v1/images/generations", json={"prompt": f"fox {k}"}) for k in range(8)

@@ -51,9 +51,7 @@ class ScriptedReplica:
 
     async def given(self, name):
         """Wait until it was given a request; return what its events are published with."""
-        async with asyncio.timeout(20):
-            while name not in self.publish:
-                await asyncio.sleep(0.001)
+        await until(lambda: name in self.publish)
         return self.publish[name]
 
 
@@ -98,6 +96,13 @@ async def service(opened, replica):
     yield service
     await replica.stop()
     await service.close()
+
+
+async def until(truth):
+    """Wait until something is true, on a busy machine too."""
+    async with asyncio.timeout(20):
+        while not truth():
+            await asyncio.sleep(0.001)
 
 
 async def vanished(service):

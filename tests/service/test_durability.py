@@ -12,15 +12,13 @@ from fluxline.jobs.table import jobs
 from fluxline.request import Done, Failed, ImageReady, SamplingParams, Started
 from fluxline.service import Caller, Terms, record
 from fluxline.service.record import result_of
-from tests.service.conftest import ScriptedReplica, picture, request, vanished
+from tests.service.conftest import ScriptedReplica, picture, request, until, vanished
 
 STORED = Terms(is_attended=False)
 
 
 async def finished(store, name):
-    async with asyncio.timeout(20):
-        while not store.get(name).is_over:
-            await asyncio.sleep(0.002)
+    await until(lambda: store.get(name).is_over)
     return store.get(name)
 
 
@@ -80,12 +78,18 @@ async def test_after_a_kill_the_stored_job_is_drawn_again_and_the_attended_is_no
 async def test_a_clock_that_jumps_takes_no_job_from_who_draws_it(
     jump_s, opened, replica, store, monkeypatch
 ):
-    monkeypatch.setattr("fluxline.service.dispatcher.LEASE_S", 0.9)
-    service = await opened()
+    monkeypatch.setattr("fluxline.service.dispatcher.LEASE_S", 1.5)
+    service, recover, rounds = await opened(), store.recover, []
+
+    def counted():
+        rounds.append(recover())
+        return rounds[-1]
+
+    store.recover = counted
     await service.submit(request(), STORED)
     await replica.given("a")
     store._clock = lambda: time.time() + jump_s
-    await asyncio.sleep(0.7)  # leases are renewed, and those that ran out are ended
+    await until(lambda: rounds)  # leases were renewed, and those that ran out are ended
     await drawn(replica, "a")
     row = await finished(store, "a")
     await service.close()
@@ -116,7 +120,7 @@ async def test_a_key_asked_again_gets_the_same_job_and_its_pictures(service, rep
     first = asyncio.create_task(service.draw(request("a"), keyed))
     await replica.given("a")
     second = asyncio.create_task(service.draw(request("b"), keyed))
-    await asyncio.sleep(0.02)
+    await until(lambda: service._register.get("a").followers == 2)
     await drawn(replica, "a")
     one, two = await asyncio.gather(first, second)
     service._register.forget(service._register.get("a"))  # as it will be in a while
@@ -139,7 +143,7 @@ async def test_a_clients_own_retry_follows_what_runs_and_a_failed_one_is_tried_a
     first = asyncio.create_task(service.draw(request("a"), Terms(fingerprint="f")))
     await replica.given("a")
     retry = asyncio.create_task(service.draw(request("b"), Terms(fingerprint="f", is_retry=True)))
-    await asyncio.sleep(0.02)
+    await until(lambda: service._register.get("a").followers == 2)
     replica.publish["a"](Failed("a", "out_of_memory", "no"))
     await asyncio.gather(first, retry, return_exceptions=True)
     assert list(replica.requests) == ["a"]
@@ -161,7 +165,7 @@ async def test_who_hangs_up_out_of_impatience_is_expected_back(terms, service, r
 
     again = Terms(fingerprint="f", patience_s=9, is_retry=True)
     second = asyncio.create_task(service.draw(request("b"), again))
-    await asyncio.sleep(0.02)
+    await until(lambda: service._register.get("a").followers)
     await drawn(replica, "a")
     assert (await second).job_id == "a"
 
@@ -177,10 +181,8 @@ async def test_who_leaves_while_the_row_is_written_is_not_drawn_for(opened, repl
     leaving = asyncio.create_task(service.draw(request()))
     await asyncio.sleep(0.01)
     leaving.cancel()
-    async with asyncio.timeout(20):
-        while (row := store.get("a")) is None or not row.is_over:
-            await asyncio.sleep(0.002)
-    assert row.state == JobState.CANCELLED
+    await until(lambda: store.get("a"))
+    assert (await finished(store, "a")).state == JobState.CANCELLED
     await service.close()
 
 
@@ -311,8 +313,7 @@ async def test_no_more_is_accepted_for_a_store_that_is_away_when_the_spool_is_fu
     service = await opened(pictures=shelf, queue_limit=9)
     await service.submit(request("a"), STORED)
     await drawn(replica, "a")
-    while not shelf.tries:
-        await asyncio.sleep(0.001)
+    await until(lambda: shelf.tries)
     with pytest.raises(NotReady, match="store of pictures"):
         await service.submit(request("b"), STORED)
     await service.submit(request("c"))
@@ -346,7 +347,7 @@ async def test_stopping_turns_away_who_waits_and_keeps_what_is_stored(opened, re
     await replica.given("runs")
     await service.submit(request("stored"), STORED)
     attended = asyncio.create_task(service.draw(request("attended")))
-    await asyncio.sleep(0.02)
+    await until(lambda: store.get("attended"))
     draining = asyncio.create_task(service.drain(5))
     with pytest.raises(Exception, match="shutting down"):
         await attended
@@ -424,7 +425,7 @@ async def test_who_asks_again_after_hanging_up_gets_a_job_that_is_not_being_canc
     await replica.given("a")
     replica.cancel = replica.cancelled.append  # it takes an evaluation until it is
     first.cancel()
-    await asyncio.sleep(0.02)
+    await until(lambda: replica.cancelled)
     again = asyncio.create_task(service.draw(request("b"), Terms(fingerprint="f", is_retry=True)))
     await drawn(replica, "b")
 
@@ -469,9 +470,7 @@ async def test_a_lease_that_was_lost_and_claimed_again_here_is_drawn_on(opened, 
     await replica.given("a")
     store.end_leases_of("local")  # as if this server had been silent for long
     service._dispatcher.wake()
-    async with asyncio.timeout(20):
-        while store.get("a").fence < 2:
-            await asyncio.sleep(0.002)
+    await until(lambda: store.get("a").fence == 2)
     await drawn(replica, "a")
 
     assert len((await drawing).images) == 1

@@ -15,7 +15,7 @@ from fluxline.errors import (
 )
 from fluxline.request import CancelledEvent, Done, Failed, Queued, Started
 from fluxline.service.pace import Pace
-from tests.service.conftest import picture, request
+from tests.service.conftest import picture, request, until
 from tests.worker.fake_engine import INFO
 
 
@@ -84,7 +84,7 @@ async def test_only_waiting_requests_count_against_the_limit(service, replica):
     with pytest.raises(QueueFull, match="at most 2") as refused:
         await service.submit(request("c"))
     (await replica.given("a"))(Started("a"))
-    await asyncio.sleep(0.01)
+    await until(lambda: service.status.running)
 
     tickets.append(await service.submit(request("c")))
 

@@ -9,7 +9,7 @@ from fluxline.jobs import JobState
 from fluxline.request import Done, GenerationRequest, ImageReady
 from fluxline.service import Terms
 from fluxline.service.record import request_of
-from tests.service.conftest import ScriptedReplica, picture, request, vanished
+from tests.service.conftest import ScriptedReplica, picture, request, until, vanished
 from tests.service.test_durability import STORED, drawn, finished
 
 LARGEST_SEED = 2**63 - 1
@@ -39,14 +39,16 @@ async def busy(server, name):
     return service, replica
 
 
+def is_idle(service):
+    return service.status.waiting + service.status.running == 0
+
+
 async def test_every_job_is_drawn_once_by_one_of_them(server, store):
     (one, mine), (other, its) = await server("one"), await server("other")
     names = [f"j{k}" for k in range(12)]
     for k, name in enumerate(names):
         await (one, other)[k % 2].submit(request(name), STORED)
-    async with asyncio.timeout(20):
-        while len(mine.requests) + len(its.requests) < 12:
-            await asyncio.sleep(0.01)
+    await until(lambda: len(mine.requests) + len(its.requests) == 12)
     assert not mine.requests.keys() & its.requests.keys()
     for replica in (mine, its):
         for name in replica.requests:
@@ -69,7 +71,7 @@ async def test_who_waits_with_a_key_gets_the_pictures_from_wherever(server):
     waiting = asyncio.create_task(asked.draw(request("a"), keyed))
     await draws.given("a")
     again = asyncio.create_task(other.draw(request("b"), keyed))
-    await asyncio.sleep(0.05)
+    await until(lambda: other._register.get("a").followers)
     await drawn(draws, "a")
     assert [image.data for image in (await waiting).images] == [picture("a", 0).image.data]
     assert await again == await waiting
@@ -120,9 +122,7 @@ async def test_what_another_drew_counts_in_its_books_alone(server):
     await asked.submit(request("a"), STORED)
     assert asked.status.waiting == 2
     await drawn(draws, "a")
-    async with asyncio.timeout(20):
-        while asked.status.waiting == 2 or other.status.waiting + other.status.running:
-            await asyncio.sleep(0.01)
+    await until(lambda: asked.status.waiting < 2 and is_idle(other))
     counted = 'fluxline_images_total{model="fake"} 1.0'
     assert counted in other.meter.text().decode()
     assert counted not in asked.meter.text().decode()
@@ -134,9 +134,7 @@ async def test_a_late_starter_keeps_no_place_for_what_others_draw(server):
     late, replica = await server("late", window=1)
     await drawn(replica, "a")
     await drawn(draws, "ones own")
-    async with asyncio.timeout(20):
-        while late.status.waiting + late.status.running:
-            await asyncio.sleep(0.01)
+    await until(lambda: is_idle(late))
     assert list(replica.requests) == ["a"]
 
 

@@ -49,14 +49,13 @@ def app(service, links, webhooks, uploads, database):
 async def served(app):
     """Serve on a free port of this machine; yield its address."""
     config = uvicorn.Config(app, port=0, lifespan="off", log_config=None, http="h11")
+    config.load()
     server = uvicorn.Server(config)
+    server.lifespan = config.lifespan_class(config)
     async with app.router.lifespan_context(app):
-        serving = asyncio.create_task(server._serve())
-        while not server.started:
-            await asyncio.sleep(0.005)
+        await server.startup()
         yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    server.should_exit = True
-    await asyncio.wait_for(serving, 10)  # it waits for open lines without end
+    await asyncio.wait_for(server.shutdown(), 10)  # it waits for open lines without end
 
 
 @pytest.fixture

@@ -73,11 +73,16 @@ async def test_what_is_wrong_before_a_stream_begins_is_a_plain_refusal(http):
 async def test_a_silent_stream_is_kept_alive(monkeypatch):
     monkeypatch.setattr(sse, "PING_S", 0.01)
 
+    chunks = []
+
     async def slow():
-        await asyncio.sleep(0.035)
+        async with asyncio.timeout(20):
+            while len(chunks) < 2:
+                await asyncio.sleep(0.002)
         yield sse.event("done", {})
 
-    chunks = [chunk async for chunk in sse.response(slow()).body_iterator]
+    async for chunk in sse.response(slow()).body_iterator:
+        chunks.append(chunk)
 
     assert set(chunks[:-1]) == {b": ping\n\n"}
     assert chunks[-1] == b"event: done\ndata: {}\n\n"
