@@ -432,7 +432,7 @@ def draw(server, **fields):
 
 def test_what_is_left_is_told_at_the_end_and_the_log_bears_its_ids(start, collector, monkeypatch):
     monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "600000")
-    server = start(otlp_endpoint=collector.url, log_format="json")
+    server = start(otlp_endpoint=collector.url, log_format="json", log_level="debug")
     draw(server)
     httpx.get(f"{server.url}/health")
     assert collector.raw == []

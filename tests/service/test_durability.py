@@ -79,13 +79,13 @@ async def test_a_clock_that_jumps_takes_no_job_from_who_draws_it(
     jump_s, opened, replica, store, monkeypatch
 ):
     monkeypatch.setattr("fluxline.service.dispatcher.LEASE_S", 1.5)
-    service, recover, rounds = await opened(), store.recover, []
+    service, end_leases, rounds = await opened(), store.end_expired_leases, []
 
     def counted():
-        rounds.append(recover())
+        rounds.append(end_leases())
         return rounds[-1]
 
-    store.recover = counted
+    store.end_expired_leases = counted
     await service.submit(request(), STORED)
     await replica.given("a")
     store._clock = lambda: time.time() + jump_s
