@@ -163,7 +163,17 @@ def test_an_unexpected_fault_on_opening_ends_the_process_so_that_it_is_tried_aga
     assert Talk(open_engine).end() == EXIT_BROKEN
 
 
-def test_what_the_engine_has_done_is_told_even_when_it_does_nothing(talk):
+@pytest.fixture
+def restless(monkeypatch, engine):
+    """It looks ten times as often at what has been done."""
+    monkeypatch.setattr("fluxline.worker.loop.TELL_S", 0.1)
+    talk = Talk(lambda: engine)
+    yield talk
+    talk.end()
+
+
+def test_what_the_engine_has_done_is_told_even_when_it_does_nothing(restless):
+    talk = restless
     talk.hear_until(wire.Ready)
 
     told = [talk.hear() for _ in range(2)]
