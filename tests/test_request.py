@@ -50,10 +50,12 @@ def test_cost_takes_the_models_defaults_and_counts_true_guidance_twice():
     assert cost(asked(params=SamplingParams(cfg_scale=2.0)), INFO) == 2 * plain
 
 
-@pytest.mark.parametrize(("strength", "left"), [(None, 3), (0.5, 2), (0.01, 1), (1.0, 4)])
+@pytest.mark.parametrize(
+    ("strength", "left"), [(None, 3), (0.5, 2), (0.01, 1), (1e-17, 1), (1.0, 4)]
+)
 def test_what_starts_from_a_picture_costs_the_steps_that_are_left(strength, left):
     params = SamplingParams(width=64, height=32, steps=4, strength=strength)
-    assert cost(asked(params=params, image=b"..."), INFO) == 64 * 32 * left
+    assert cost(asked(params=params, source=b"..."), INFO) == 64 * 32 * left
 
 
 def test_the_best_come_first_and_of_equals_the_earlier():

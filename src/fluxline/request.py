@@ -50,7 +50,7 @@ class SamplingParams:
     cfg_scale: float = 1.0  # true classifier-free guidance; above 1 each evaluation takes two rows
     negative_prompt: str = ""  # the other row's prompt, used when cfg_scale > 1
     eta: float = 0.0  # ddim: 0 deterministic, 1 ancestral
-    strength: float | None = None  # of the request's image that is redrawn: above 0, 1 is all of it
+    strength: float | None = None  # of the source that is redrawn: above 0, 1 is all of it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +73,7 @@ class GenerationRequest:
     prompt: str
     seed: int
     n: int = 1
-    image: bytes | None = None  # the file of a picture to start from; None: noise alone
+    source: bytes | None = None  # the file of a picture to start from; None: noise alone
     model: str | None = None  # None: the server's default
     params: SamplingParams = field(default_factory=SamplingParams)
     plan: tuple[Planned, ...] = ()  # every picture by itself, in place of n, seed and params
@@ -151,14 +151,15 @@ class ModelInfo:
         aspect = min(max(shape[0] / shape[1], 1 / NARROWEST), NARROWEST)
         if width and height:
             return width, height
-        if width or height:
-            sides = (width or height * aspect, height or width / aspect)  # type: ignore[operator]
-        elif self.sizes:
+        if width:
+            return width, _side(width / aspect, self.max_height)
+        if height:
+            return _side(height * aspect, self.max_width), height
+        if self.sizes:
             return min(self.sizes, key=lambda size: self._distance(size, aspect))
-        else:
-            side = math.sqrt(self.native_width * self.native_height)
-            sides = (side * math.sqrt(aspect), side / math.sqrt(aspect))
-        return _side(sides[0], self.max_width), _side(sides[1], self.max_height)
+        side = math.sqrt(self.native_width * self.native_height)
+        wide, high = side * math.sqrt(aspect), side / math.sqrt(aspect)
+        return _side(wide, self.max_width), _side(high, self.max_height)
 
     def _distance(self, size: tuple[int, int], aspect: float) -> tuple[float, float]:
         """How far a size is from a shape, and from the native area."""
@@ -226,7 +227,7 @@ def steps_left(steps: int, strength: float) -> int:
 
     Source: diffusers, FluxImg2ImgPipeline.get_timesteps.
     """
-    return steps - int(max(steps - min(steps * strength, steps), 0))
+    return max(1, steps - int(max(steps - min(steps * strength, steps), 0)))
 
 
 def cost(request: GenerationRequest, info: ModelInfo) -> float:
@@ -235,7 +236,7 @@ def cost(request: GenerationRequest, info: ModelInfo) -> float:
     def of(params: SamplingParams) -> float:
         pixels = (params.width or info.native_width) * (params.height or info.native_height)
         steps = params.steps or info.default_steps
-        if request.image is not None:
+        if request.source is not None:
             steps = steps_left(steps, STRENGTH if params.strength is None else params.strength)
         evaluations = 2 * steps - 1 if params.sampler == "heun" else steps
         return float(pixels * evaluations * (2 if params.cfg_scale > 1 else 1))

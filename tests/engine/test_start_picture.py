@@ -104,7 +104,7 @@ def test_the_recipe_names_the_source_and_makes_the_same_bytes_again(schnell):
         recipe = read_recipe(image.data)
         assert recipe.source == digest(fit(decode(SOURCE), image.width, image.height))
         assert recipe.params.strength == 0.75
-        again = replace(recipe.to_request("again"), image=SOURCE)
+        again = replace(recipe.to_request("again"), source=SOURCE)
         assert engine.submit(again).result()[0].data == image.data
 
 

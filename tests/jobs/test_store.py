@@ -41,23 +41,31 @@ def test_an_accepted_job_is_there_after_the_store_is_opened_again(opened, store,
 
 
 def test_the_picture_a_job_starts_from_is_kept_until_it_is_done(opened, store, clock):
-    accept(store, "x", image=bytes(range(256)))
+    accept(store, "x", source=bytes(range(256)))
     accept(store, "y")
-    assert JobStore(opened(), clock=clock).image("x") == bytes(range(256))
-    assert store.image("y") is None
+    assert JobStore(opened(), clock=clock).source("x") == bytes(range(256))
+    assert store.source("y") is None
     store.finish(store.claim("a", lease_s=10, limit=1)[0].token, "[]")
-    assert store.image("x") is None
+    assert store.source("x") is None
 
 
-def test_a_job_that_may_be_retried_keeps_its_picture_until_it_is_forgotten(store, clock):
-    accept(store, "x", "y", image=b"picture")
-    failed, cancelled = store.claim("a", lease_s=10, limit=2)
-    store.fail(failed.token, "internal_error", "no")
-    store.drop(cancelled.token)
-    assert (store.image("x"), store.image("y")) == (b"picture", b"picture")
+def test_a_job_that_failed_keeps_its_picture_until_it_is_forgotten(store, clock):
+    accept(store, "x", source=b"picture")
+    (claim,) = store.claim("a", lease_s=10, limit=2)
+    store.fail(claim.token, "internal_error", "no")
+    assert store.source("x") == b"picture"
     clock.now += 100
     store.forget(finished_before=clock.now, limit=10)
-    assert (store.image("x"), store.image("y")) == (None, None)
+    assert store.source("x") is None
+
+
+def test_of_a_job_that_nobody_wants_no_picture_is_kept(store):
+    accept(store, "waits", "runs", source=b"picture")
+    (claim,) = store.claim("a", lease_s=10, limit=1)
+    store.drop(claim.token)
+    store.cancel("waits")
+    store.cancel("runs")
+    assert (store.source("waits"), store.source("runs")) == (None, None)
 
 
 def test_a_claimed_job_is_finished_with_its_result(store, clock):

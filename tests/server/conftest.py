@@ -14,6 +14,7 @@ from fluxline.server.app import create_app
 from fluxline.server.dialects.webhooks import Webhooks
 from fluxline.server.links import Links
 from fluxline.server.outside import Outside
+from fluxline.server.reader import Reader
 from fluxline.server.uploads import Uploads
 from fluxline.service import Service
 from fluxline.storage import open_pictures
@@ -125,9 +126,17 @@ def standing_app(stands):
     return create_app(*stands, max_n=4, **LIMITS)
 
 
+@pytest.fixture(scope="session")
+def reader():
+    """The process that reads pictures, for all tests."""
+    reader = Reader()
+    yield reader
+    reader.close()
+
+
 @pytest.fixture
-def uploads():
-    return Uploads(Outside("", option="--image-hosts"), most_bytes=200_000)
+def uploads(reader):
+    return Uploads(Outside("", option="--image-hosts"), reader, most_bytes=200_000)
 
 
 @pytest.fixture

@@ -1,21 +1,34 @@
 """Pictures in bodies: found whatever the form, fetched only where that is allowed, made to fit."""
 
+import asyncio
 import base64
 
 import numpy as np
 import pytest
 
-from fluxline.errors import InvalidParams
+from fluxline.errors import InvalidParams, QueueFull
 from fluxline.images import decode, encode
 from fluxline.request import GenerationRequest, SamplingParams
-from fluxline.server.fields import Fields, FormFields, UnsupportedParam
+from fluxline.server import uploads as room
+from fluxline.server.fields import Fields, FormFields, MalformedBody, UnsupportedParam
 from fluxline.server.outside import Outside
-from fluxline.server.uploads import Upload, Uploads
-from tests.images.pictures import noise, ramp
+from fluxline.server.uploads import Uploads
+from tests.images.pictures import noise
 from tests.worker.fake_engine import INFO
 
-FILE = encode(noise(8, 4), format="png")
+PIXELS = noise(8, 4)
+FILE = encode(PIXELS, format="png")
 TEXT = base64.b64encode(FILE).decode()
+
+
+def request(**params):
+    return GenerationRequest(id="r", prompt="a fox", seed=1, params=SamplingParams(**params))
+
+
+async def begun(uploads, body, **params):
+    found = uploads.find(Fields(body))
+    assert found is not None
+    return await uploads.begin(found, request(**params), INFO)
 
 
 @pytest.mark.parametrize(
@@ -33,14 +46,14 @@ TEXT = base64.b64encode(FILE).decode()
     ],
 )
 async def test_a_picture_is_found_however_it_is_sent(body, uploads):
-    upload = await uploads.read(Fields(body))
-    assert np.array_equal(upload.pixels, noise(8, 4))
-    assert upload.shape == (8, 4)
+    started, told = await begun(uploads, body, width=8, height=4)
+    assert np.array_equal(decode(started.source), PIXELS)
+    assert told == []
 
 
 @pytest.mark.parametrize("body", [{}, {"image": None}, {"image": ""}, {"images": []}])
-async def test_where_there_is_none_there_is_none(body, uploads):
-    assert await uploads.read(Fields(body)) is None
+def test_where_there_is_none_there_is_none(body, uploads):
+    assert uploads.find(Fields(body)) is None
 
 
 @pytest.mark.parametrize(
@@ -53,7 +66,7 @@ async def test_where_there_is_none_there_is_none(body, uploads):
         ({"image": "data:image/png;base64,"}, InvalidParams, "must be a whole PNG"),
         ({"image": "data:text/html,<b>"}, InvalidParams, "image must be a picture as base64"),
         ({"image": "aGVsbG8="}, InvalidParams, "image must be a whole PNG"),
-        ({"ref_images": ["aGVsbG8="]}, InvalidParams, "ref_images must be a whole PNG"),
+        ({"ref_images": ["aGVsbG8="]}, InvalidParams, "ref_images: image must be a whole PNG"),
         ({"image": [TEXT, TEXT]}, UnsupportedParam, "image: one picture may be given"),
         ({"images": [{"file_id": "file-1"}]}, UnsupportedParam, "file_id is not served"),
         ({"image": TEXT, "images": FILE}, InvalidParams, "image and images mean the same"),
@@ -63,18 +76,23 @@ async def test_where_there_is_none_there_is_none(body, uploads):
 )
 async def test_what_is_wrong_is_said_by_the_name_that_was_used(body, kind, words, uploads):
     with pytest.raises(kind) as caught:
-        await uploads.read(Fields(body))
+        await begun(uploads, body)
     assert words in caught.value.message
     assert caught.value.field in body
 
 
-async def test_a_picture_is_fetched_where_the_operator_allows_it(listener):
+@pytest.fixture
+def fetching(reader):
+    return Uploads(Outside("127.0.0.1"), reader, most_bytes=10_000)
+
+
+async def test_a_picture_is_fetched_where_the_operator_allows_it(fetching, listener):
     listener.answer = b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(FILE) + FILE
-    uploads = Uploads(Outside("127.0.0.1", option="--image-hosts"), most_bytes=10_000)
-    upload = await uploads.read(Fields({"image": f"http://127.0.0.1:{listener.port}/a.png"}))
-    assert np.array_equal(upload.pixels, noise(8, 4))
+    body = {"image": f"http://127.0.0.1:{listener.port}/a.png"}
+    started, _ = await begun(fetching, body, width=8, height=4)
+    assert np.array_equal(decode(started.source), PIXELS)
     with pytest.raises(InvalidParams, match=r"may not lead to example\.com"):
-        await uploads.read(Fields({"image": "https://example.com/a.png"}))
+        await begun(fetching, {"image": "https://example.com/a.png"})
 
 
 @pytest.mark.parametrize(
@@ -86,42 +104,58 @@ async def test_a_picture_is_fetched_where_the_operator_allows_it(listener):
         (b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\ntext", "must be a whole PNG"),
     ],
 )  # fmt: skip
-async def test_what_is_fetched_and_is_no_picture_is_refused(answer, words, listener):
+async def test_what_is_fetched_and_is_no_picture_is_refused(answer, words, fetching, listener):
     listener.answer = answer
-    uploads = Uploads(Outside("127.0.0.1", option="--image-hosts"), most_bytes=10_000)
     with pytest.raises(InvalidParams) as caught:
-        await uploads.read(Fields({"image": f"http://127.0.0.1:{listener.port}/"}))
+        await begun(fetching, {"image": f"http://127.0.0.1:{listener.port}/"})
     assert words in caught.value.message
 
 
-def request(**params):
-    return GenerationRequest(id="r", prompt="a fox", seed=1, params=SamplingParams(**params))
+@pytest.mark.parametrize("name", ["a..b", f"{'x' * 64}.example"])
+async def test_a_name_that_is_none_is_refused(name, reader):
+    uploads = Uploads(Outside("*"), reader, most_bytes=10_000)
+    with pytest.raises(InvalidParams):
+        await begun(uploads, {"image": f"https://{name}/a.png"})
 
 
-async def test_a_request_starts_from_the_middle_at_its_own_size():
-    started = await Upload(ramp(200, 100)).start(request(width=64, height=64))
-    pixels = decode(started.image)
-    assert pixels.shape == (64, 64, 3)
-    assert 60 < pixels[32, 0, 0] < 70  # a quarter from the left
+async def test_the_size_follows_the_picture_unless_it_is_asked(uploads):
+    wide = {"image": encode(noise(200, 100), format="png")}
+    for asked, becomes in (
+        ({}, (96, 48)),
+        ({"width": 50}, (50, 32)),
+        ({"height": 100}, (192, 100)),
+        ({"width": 100, "height": 80}, (100, 80)),
+    ):
+        started, _ = await begun(uploads, wide, **asked)
+        assert (started.params.width, started.params.height) == becomes
 
 
-async def test_or_from_the_whole_stretched():
-    started = await Upload(ramp(200, 100)).start(request(width=64, height=64), is_stretched=True)
-    assert decode(started.image)[32, 0, 0] < 5
+async def test_what_falls_away_is_said_when_it_is_much(uploads):
+    wide = {"image": encode(noise(200, 100), format="png")}
+    assert (await begun(uploads, wide, width=96, height=48))[1] == []
+    assert "its middle is used" in (await begun(uploads, wide, width=64, height=64))[1][0]
 
 
-def test_the_size_follows_the_picture_unless_it_is_asked():
-    upload = Upload(noise(200, 100))
-    sized = upload.sized(SamplingParams(), INFO)
-    assert (sized.width, sized.height) == (96, 48)
-    sized = upload.sized(SamplingParams(width=100, height=80), INFO)
-    assert (sized.width, sized.height) == (100, 80)
+async def test_no_more_wait_than_may(uploads, monkeypatch):
+    monkeypatch.setattr(room, "MOST_WAITING", 2)
+    asked = [begun(uploads, {"image": FILE}) for _ in range(4)]
+    ends = await asyncio.gather(*asked, return_exceptions=True)
+    assert [isinstance(end, QueueFull) for end in ends] == [False, False, True, True]
+    await begun(uploads, {"image": FILE})
 
 
-def test_what_falls_away_is_said_when_it_is_much():
-    upload = Upload(noise(200, 100))
-    assert upload.warnings(SamplingParams(width=96, height=48)) == []
-    assert "its middle is used" in upload.warnings(SamplingParams(width=64, height=64))[0]
+async def test_who_leaves_gives_up_the_place(uploads, monkeypatch):
+    monkeypatch.setattr(room, "MOST_WAITING", 1)
+    asked = asyncio.create_task(begun(uploads, {"image": FILE}))
+    await asyncio.sleep(0)
+    asked.cancel()
+    await asyncio.gather(asked, return_exceptions=True)
+    await begun(uploads, {"image": FILE})
+
+
+def test_a_part_of_a_form_is_not_given_twice():
+    with pytest.raises(MalformedBody, match="has prompt twice"):
+        FormFields([("prompt", "a"), ("prompt", "b")])
 
 
 def test_a_form_says_numbers_and_truths_as_text():

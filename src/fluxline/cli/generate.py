@@ -118,7 +118,7 @@ def generate(
             prompt="" if again and prompt is None else _text(prompt),
             seed=random_seed() if seed is None else seed,
             n=n,
-            image=_read(image),
+            source=_read(image),
             top_k=top_k,
             params=params,
             output_format=_format_of(output),
@@ -132,7 +132,7 @@ def generate(
 
             original, given = replay.opened(again), _given(context)
             request = replay.overridden(original.request, asked, given)
-            request = replay.started(original, request, asked.image)
+            request = replay.started(original, request, asked.source)
             if changes := replay.overrides(original.request, request):
                 _say(console, f"note: overrides the recipe: {', '.join(changes)}", style="yellow")
             model = model if "model" in given else _registered(original.recipe.model)

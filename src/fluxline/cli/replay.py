@@ -81,8 +81,8 @@ def started(
     for make in STARTS:
         fitted = make(given, width, height)
         if images.digest(fitted) == source:
-            return replace(request, image=images.encode(fitted, format="png"))
-    return replace(request, image=image)
+            return replace(request, source=images.encode(fitted, format="png"))
+    return replace(request, source=image)
 
 
 def overrides(before: GenerationRequest, after: GenerationRequest) -> list[str]:
@@ -105,7 +105,7 @@ def doubts(
     recipe, receipt, said = original.recipe, original.recipe.receipt, []
     if recipe.source is not None and not _is_from(request, recipe.source):
         said.append("it was drawn from another picture, or one cut otherwise")
-    if recipe.source is None and request.image is not None:
+    if recipe.source is None and request.source is not None:
         said.append("it was drawn from no picture")
     if recipe.model != request.model:
         said.append(f"model {recipe.model} then, {request.model} now")
@@ -126,7 +126,7 @@ def doubts(
 
 def _is_from(request: GenerationRequest, source: str) -> bool:
     """Whether a request starts from the very pixels of that digest."""
-    return request.image is not None and images.digest(images.decode(request.image)) == source
+    return request.source is not None and images.digest(images.decode(request.source)) == source
 
 
 def verdict(original: Original, data: bytes) -> str:

@@ -20,12 +20,12 @@ from fluxline import images
 from fluxline.engine.build import TECHNICAL, open_model, open_scorer
 from fluxline.engine.faults import is_out_of_memory
 from fluxline.engine.finish import finish
-from fluxline.engine.given import Given
 from fluxline.engine.job import BatchKey, Change, Job
 from fluxline.engine.ledger import Ledger, Publish
 from fluxline.engine.receipt import receipt_of
 from fluxline.engine.runner import Runner
 from fluxline.engine.scheduler import Budget, Scheduler
+from fluxline.engine.sources import Sources
 from fluxline.engine.ticket import Ticket, new_request
 from fluxline.engine.tune import Tuning, threads_in_use, tune, use_threads
 from fluxline.errors import (
@@ -286,9 +286,9 @@ class Engine:
     def _jobs_of(self, request: GenerationRequest) -> list[Job]:
         """Check a request and make its jobs. Called on the caller's thread: reads only the spec."""
         self._check(request)
-        given = None if request.image is None else Given(images.decode(request.image))
+        sources = None if request.source is None else Sources(images.decode(request.source))
         return [
-            self._job(request, index, picture, given)
+            self._job(request, index, picture, sources)
             for index, picture in enumerate(request.pictures())
         ]
 
@@ -313,10 +313,10 @@ class Engine:
                 raise InvalidParams(message, field="seed")
 
     def _job(
-        self, request: GenerationRequest, index: int, picture: Planned, given: Given | None
+        self, request: GenerationRequest, index: int, picture: Planned, sources: Sources | None
     ) -> Job:
         spec = self._model.spec
-        params, warnings = spec.resolve(picture.params, given.shape if given else None)
+        params, warnings = spec.resolve(picture.params, sources.shape if sources else None)
         if request.top_k is not None and self._scorer == TECHNICAL:
             warnings.append(
                 "top_k judges sharpness, contrast and range, not the prompt: a CLIP would"
@@ -340,7 +340,7 @@ class Engine:
             seed=picture.seed,
             params=params,
             drawn=drawn,
-            source=given.source((params.width, params.height), drawn) if given else None,
+            source=sources.of((params.width, params.height), drawn) if sources else None,
             key=BatchKey(spec.image_tokens(*drawn), spec.text_length),
             rows=2 if params.cfg_scale > 1.0 else 1,
             evaluations=evaluations(params.sampler, steps),

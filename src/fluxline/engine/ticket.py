@@ -99,6 +99,6 @@ def new_request(
         seed=random_seed() if seed is None else seed,
         n=n,
         top_k=top_k,
-        image=image,
+        source=image,
         params=SamplingParams(**params),
     )

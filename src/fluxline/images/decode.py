@@ -13,8 +13,10 @@ from fluxline.errors import InvalidParams
 from fluxline.images.encode import Pixels
 
 READ = ("PNG", "JPEG", "WEBP", "AVIF")
-MOST_PIXELS = 64 * 10**6
-"""Of a file from outside: the largest that common cameras make. A quarter gigabyte, decoded."""
+MOST_PIXELS = 50 * 10**6
+"""Of a file from outside: the largest that telephones make. It takes most of a gigabyte."""
+MOST_SCANS = 100
+"""Of a JPEG, which usually has 1, or 10 where it comes bit by bit: each takes as long again."""
 
 
 def decode(data: bytes) -> Pixels:
@@ -25,11 +27,12 @@ def decode(data: bytes) -> Pixels:
     """
     try:
         with Image.open(BytesIO(data), formats=READ) as picture:
-            if picture.width * picture.height > MOST_PIXELS:
+            is_large = picture.width * picture.height > MOST_PIXELS
+            if is_large or (picture.format == "JPEG" and data.count(b"\xff\xda") > MOST_SCANS):
                 raise Image.DecompressionBombError
             return np.asarray(_flat(ImageOps.exif_transpose(picture)))
-    except Image.DecompressionBombError:
-        message = f"image may have at most {MOST_PIXELS // 10**6} megapixels"
+    except (Image.DecompressionBombError, MemoryError):
+        message = f"image takes too much to read: it may have {MOST_PIXELS // 10**6} megapixels"
         raise InvalidParams(message, field="image") from None
     except Exception as exc:  # every codec has errors of its own
         message = "image must be a whole PNG, JPEG, WebP or AVIF file"

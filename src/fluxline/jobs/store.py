@@ -27,7 +27,7 @@ from sqlalchemy import (
 
 from fluxline.errors import InvalidParams, QueueFull, WorkerDied
 from fluxline.jobs.database import Database
-from fluxline.jobs.table import OVER, JobRow, JobState, images, jobs, webhooks
+from fluxline.jobs.table import OVER, JobRow, JobState, jobs, sources, webhooks
 
 _UNTOLD = {"attempts": 0, "next_at": 0.0, "delivered_at": None, "error": None}
 
@@ -61,7 +61,7 @@ class NewJob:
     holder: str | None = None
     deadline: float | None = None
     webhook: NewWebhook | None = None
-    image: bytes | None = None  # kept until the job is done or forgotten
+    source: bytes | None = None  # the picture it starts from; kept while it may be drawn
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,10 +101,10 @@ class JobStore:
                 "cancel_requested": False,
                 "lease_until": self._clock() + FIRST_LEASE_S,
             }
-            webhook, image = row.pop("webhook"), row.pop("image")
+            webhook, source = row.pop("webhook"), row.pop("source")
             db.execute(insert(jobs).values(row))
-            if image is not None:
-                db.execute(insert(images).values(job_id=new.id, data=image))
+            if source is not None:
+                db.execute(insert(sources).values(job_id=new.id, data=source))
             if webhook:
                 told = {"job_id": new.id, **webhook, **_UNTOLD}
                 db.execute(insert(webhooks).values(told))
@@ -123,9 +123,9 @@ class JobStore:
         with self._database.reading() as db:
             return self._known(db, owner, idempotency_key, fingerprint)
 
-    def image(self, job_id: str) -> bytes | None:
+    def source(self, job_id: str) -> bytes | None:
         """The picture that a job starts from, if it was kept."""
-        query = select(images.c.data).where(images.c.job_id == job_id)
+        query = select(sources.c.data).where(sources.c.job_id == job_id)
         with self._database.reading() as db:
             return db.scalar(query)
 
@@ -292,7 +292,7 @@ class JobStore:
             old = and_(jobs.c.state.in_(OVER), jobs.c.finished_at < finished_before)
             found = select(jobs.c.id).where(old).limit(limit).with_for_update(skip_locked=True)
             ids = list(db.scalars(found))
-            for table in (webhooks, images):
+            for table in (webhooks, sources):
                 db.execute(delete(table).where(table.c.job_id.in_(ids)))
             db.execute(delete(jobs).where(jobs.c.id.in_(ids)))
             return len(ids)
@@ -323,6 +323,9 @@ class JobStore:
             return [JobRow.of(row) for row in rows]
 
     def _end(self, db: Connection, which: Any, state: JobState, **values: Any) -> bool:
+        if state != JobState.FAILED:  # which may be retried
+            ended = select(jobs.c.id).where(which)
+            db.execute(delete(sources).where(sources.c.job_id.in_(ended)))
         values |= {"state": state, "finished_at": self._clock(), "lease_until": None}
         return bool(db.execute(update(jobs).where(which).values(values)).rowcount)
 
@@ -333,8 +336,6 @@ class JobStore:
         ended = and_(jobs.c.id == job_id, jobs.c.fence == fence, jobs.c.state == state, *is_same)
         with self._database.writing() as db:
             if self._end(db, _held(token), state, **values):
-                if state == JobState.DONE:  # any other may be retried
-                    db.execute(delete(images).where(images.c.job_id == job_id))
                 return True
             return bool(db.scalar(select(func.count()).where(ended)))
 

@@ -19,7 +19,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 
 class JobState(StrEnum):
@@ -74,8 +74,8 @@ jobs = Table(
     Index("jobs_by_owner", "owner", "created_at"),
 )
 
-images = Table(
-    "images",
+sources = Table(
+    "sources",
     metadata,
     Column("job_id", String(64), primary_key=True),
     Column("data", LargeBinary, nullable=False),  # the file of the picture that the job starts from

@@ -59,7 +59,7 @@ def create_app(
     tracing: whom each exchange is told to.
     """
     mcp = mcp_door(service, links, uploads, max_n=max_n)
-    app = _empty(mcp)
+    app = _empty(mcp, uploads)
     _guard(
         app,
         ring=ring,
@@ -89,8 +89,8 @@ def create_app(
     return app
 
 
-def _empty(mcp: McpDoor) -> FastAPI:
-    """An application without routes, which closes MCP when it ends."""
+def _empty(mcp: McpDoor, uploads: Uploads) -> FastAPI:
+    """An application without routes, which closes what it opened when it ends."""
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
@@ -98,6 +98,7 @@ def _empty(mcp: McpDoor) -> FastAPI:
             yield
         finally:
             await mcp.close()
+            await uploads.close()
 
     return FastAPI(
         title="Fluxline",

@@ -18,7 +18,7 @@ from fluxline.request import (
     random_seed,
 )
 from fluxline.server.fields import Fields, MissingParam, UnsupportedParam
-from fluxline.server.uploads import Upload
+from fluxline.server.uploads import FIELDS
 from fluxline.service import Service
 from fluxline.settings import DEFAULT_MODEL
 
@@ -32,6 +32,8 @@ MOST_NAMED = 16  # unknown fields; a body may have thousands
 
 GUIDANCE = ("guidance", "guidance_scale", "distilled_cfg_scale", "cfg")  # ours, and what is sent
 FORMATS = (*get_args(ImageFormat), "jpg")
+FROM_PICTURE = (*FIELDS, "mask", "strength", "denoising_strength")
+"""Where no picture is started from, these are refused: without them it would be another one."""
 UNSUPPORTED = ("mask", "markup", "loras", "lora")
 """They would change the picture: ignoring them would be a lie."""
 _SIZE = re.compile(r"([0-9]{1,5})[xX]([0-9]{1,5})", re.ASCII)
@@ -48,18 +50,17 @@ class BlankPrompt(InvalidParams):
 
 
 def read_request(
-    fields: Fields, service: Service, upload: Upload | None, *, max_n: int, request_id: str
+    fields: Fields, service: Service, *, max_n: int, request_id: str
 ) -> GenerationRequest:
-    """Read what is to be drawn, at the size of the picture to start from if there is one.
+    """Read what is to be drawn, but for the picture to start from, which `uploads` reads.
 
     Raises RequestError naming the field that is wrong, NotReady.
     """
     prompt = read_prompt(fields)
     n = fields.integer("n", low=1, high=max_n) or 1
+    fields.skip(*FIELDS)
     info = service.model(fields.text("model"))
     params = _params(fields)
-    if upload is not None:
-        params = upload.sized(params, info)
     output_format = read_format(fields, usual="png")
     compression = fields.integer("output_compression", low=0, high=100)
     seed = _seed(fields, n)

@@ -2,12 +2,14 @@
 
 import asyncio
 import hashlib
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from typing import Any, TypeVar
 
 from fastapi import Request
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
+from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
 
 from fluxline.errors import InvalidParams
@@ -17,6 +19,8 @@ from fluxline.service import Caller, Terms
 T = TypeVar("T")
 
 BODY_TIMEOUT_S = 30.0
+SLOWEST_BYTES_S = 64 * 2**10  # of a longer body, a second: a telephone on a bad line
+AT_ONCE_BYTES = 256 * 2**10  # of a body, that may be read between two breaths of the event loop
 KEY_LIMIT = 255  # characters of an Idempotency-Key
 CLIENT_CLOSED = 499  # never sent: nobody is there to read it
 RETRIES = "x-stainless-retry-count"
@@ -33,7 +37,10 @@ async def json_fields(request: Request, taken: str = "application/json") -> Fiel
     # A page of another site can make a browser post text or a form here, but not JSON.
     if media_type != "application/json" and not media_type.endswith("+json"):
         raise HTTPException(415, f"content-type must be {taken}; got {media_type}")
-    return Fields(parse_object(await body_of(request)))
+    raw = await body_of(request)
+    if len(raw) <= AT_ONCE_BYTES:
+        return Fields(parse_object(raw))
+    return Fields(await asyncio.to_thread(parse_object, raw))
 
 
 async def fields_of(request: Request) -> Fields:
@@ -42,25 +49,34 @@ async def fields_of(request: Request) -> Fields:
     if declared.partition(";")[0].strip().lower() != "multipart/form-data":
         return await json_fields(request, "multipart/form-data or application/json")
     body = await body_of(request)
+    _, options = parse_options_header(declared)
+    if options.get(b"charset", b"utf-8").lower() != b"utf-8":
+        raise HTTPException(415, "a form must be in utf-8")
+    parser = MultiPartParser(request.headers, request.stream(), max_part_size=len(body) + 1)
+    parser.spool_max_size = len(body) + 1  # it is in memory already: no file of it on a disk
     try:
-        form = await request.form(max_part_size=len(body) + 1)  # the whole is within its limit
-    except HTTPException as exc:
-        raise MalformedBody(f"the form cannot be read: {exc.detail}") from exc
+        form = await parser.parse()
+    except MultiPartException as exc:
+        raise MalformedBody(f"the form cannot be read: {exc.message}") from exc
     parts = [
         (name, await value.read() if isinstance(value, UploadFile) else value)
         for name, value in form.multi_items()
     ]
     await form.close()
+    request.state.sent = await asyncio.to_thread(_digest, parts)
     return FormFields(parts)
 
 
 async def body_of(request: Request) -> bytes:
     """Read the body, if it comes in good time. Raises HTTPException."""
+    announced = request.headers.get("content-length", "")
+    length = int(announced) if announced.isdecimal() and len(announced) < 12 else 0
+    limit_s = max(BODY_TIMEOUT_S, length / SLOWEST_BYTES_S)
     try:
-        async with asyncio.timeout(BODY_TIMEOUT_S):
+        async with asyncio.timeout(limit_s):
             return await request.body()
     except TimeoutError:
-        raise HTTPException(408, f"the body took over {BODY_TIMEOUT_S:g} seconds") from None
+        raise HTTPException(408, f"the body took over {limit_s:.0f} seconds") from None
     except ClientDisconnect:
         raise HTTPException(CLIENT_CLOSED, "the caller left") from None
 
@@ -81,7 +97,7 @@ async def terms_of(
     if key is not None:
         check_idempotency_key(key, "Idempotency-Key")
     sent = hashlib.sha256(f"{request.method} {request.url.path}\n".encode())
-    sent.update((await request.body()).replace(_boundary(request), b""))
+    sent.update(await _sent(request))
     return Terms(
         door=door,
         fingerprint=sent.hexdigest(),
@@ -108,10 +124,22 @@ def caller_of(request: Request) -> Caller:
     return caller if isinstance(caller, Caller) else Caller()
 
 
-def _boundary(request: Request) -> bytes:
-    """What divides a form's parts: a client makes up another one each time it asks the same."""
-    _, told, boundary = request.headers.get("content-type", "").partition("boundary=")
-    return boundary.strip('"').encode("latin-1") if told else b"\0"
+async def _sent(request: Request) -> bytes:
+    """What a body says: of a form not how it is divided, which is made up anew each time."""
+    if hasattr(request.state, "sent"):
+        digest: bytes = request.state.sent
+        return digest
+    raw = await request.body()
+    return raw if len(raw) <= AT_ONCE_BYTES else await asyncio.to_thread(_digest, [("", raw)])
+
+
+def _digest(parts: Sequence[tuple[str, str | bytes]]) -> bytes:
+    told = hashlib.sha256()
+    for name, value in parts:
+        said = value if isinstance(value, bytes) else value.encode("utf-8", "replace")
+        told.update(f"{name}\n{len(said)}\n".encode("utf-8", "replace"))
+        told.update(said)
+    return told.digest()
 
 
 def _number(request: Request, header: str, otherwise: float) -> float:

@@ -23,6 +23,7 @@ from fluxline.server.dialects.webhooks import Webhooks
 from fluxline.server.links import Links
 from fluxline.server.origin import is_loopback
 from fluxline.server.outside import Outside
+from fluxline.server.reader import Reader
 from fluxline.server.uploads import Uploads
 from fluxline.service import Service
 from fluxline.settings import DEFAULT_MODEL, Settings
@@ -100,6 +101,7 @@ def build(settings: Settings, ground: Ground, engine: str) -> House:
     webhooks = Webhooks(WebhookStore(database), links, Outside(settings.webhook_hosts))
     uploads = Uploads(
         Outside(settings.image_hosts, option="--image-hosts"),
+        Reader(),
         most_bytes=settings.upload_limit_bytes,
     )
     app = create_app(
@@ -151,7 +153,13 @@ def _tracing(endpoint: str) -> Tracing:
         # A variable may be meant for everybody on a machine.
         _log.warning("no traces, though an OTEL_* variable asks for them: %s", lacks)
         return OFF
-    return open_tracing(endpoint)
+    try:
+        return open_tracing(endpoint)
+    except ConfigError as exc:
+        if endpoint:
+            raise
+        _log.warning("no traces: %s", exc.message)
+        return OFF
 
 
 def _ring(settings: Settings, database: Database) -> KeyRing | None:

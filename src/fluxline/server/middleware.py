@@ -10,11 +10,13 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from fluxline.errors import NotReady
 from fluxline.server import envelope
 from fluxline.telemetry import request_id_var
 from fluxline.tracing import open_span
 
 OPENAI_VERSION = "2020-10-01"
+MOST_HELD_BYTES = 512 * 2**20
 PROBES = ("/health", "/metrics")
 """Asked every few seconds for ever: nobody wants to read of each time."""
 TAKE_PICTURES = (
@@ -78,12 +80,14 @@ class Exchange:
 class BodyLimit:
     """Refuses bodies longer than a limit, announced or not, before they fill the memory.
 
-    with_picture_bytes: the limit where a body may bring a picture.
+    with_picture_bytes: the limit where a body may bring a picture. All bodies together may hold
+    MOST_HELD_BYTES until they are answered.
     """
 
     def __init__(self, app: ASGIApp, limit_bytes: int, with_picture_bytes: int) -> None:
         self._app = app
         self._usual, self._with_picture = limit_bytes, with_picture_bytes
+        self._held = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: D102
         if scope["type"] != "http":
@@ -102,12 +106,19 @@ class BodyLimit:
         async def counted() -> Message:
             nonlocal seen
             received = await receive()
-            seen += len(received.get("body", b""))
+            length = len(received.get("body", b""))
+            seen += length
+            self._held += length
             if seen > limit:
                 raise HTTPException(413, message)
+            if self._held > max(MOST_HELD_BYTES, limit):
+                raise NotReady("too many large bodies are held at once", retry_after_s=5.0)
             return received
 
-        await self._app(scope, counted, send)
+        try:
+            await self._app(scope, counted, send)
+        finally:
+            self._held -= seen
 
 
 def _since_ms(began: float) -> str:

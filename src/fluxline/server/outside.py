@@ -131,7 +131,7 @@ class Outside:
         port = url.port or (443 if url.scheme == "https" else 80)
         try:
             found = await self._resolve(host, port)
-        except OSError:
+        except (OSError, UnicodeError):  # a label may be empty, or too long
             raise Unreachable(f"names {host}, which is not known") from None
         if host not in self._named and not all(map(_is_public, found)):
             raise Unreachable(f"may not lead to {host}")

@@ -1,95 +1,103 @@
-"""Pictures that callers send to start from: found in a body, fetched where that is allowed,
-decoded, and made to fit what is to be drawn.
+"""Pictures that callers send to start from: found in a body, fetched where that is allowed, read.
+
+Looked at only after everything else of a request was found good.
 """
 
 import asyncio
 import base64
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
-from fluxline import images
-from fluxline.errors import InvalidParams
-from fluxline.request import GenerationRequest, ModelInfo, SamplingParams
+from fluxline.errors import InvalidParams, QueueFull
+from fluxline.request import GenerationRequest, ModelInfo
 from fluxline.server.fields import Fields, UnsupportedParam
 from fluxline.server.outside import Outside, Unreachable
+from fluxline.server.reader import Reader, Start, Wish
 
 FIELDS = ("image", "images", "ref_images")
-AT_ONCE = 2
-"""Pictures that are decoded at a time: the largest takes a quarter gigabyte."""
+MOST_WAITING = 32
+"""Pictures that may wait for their turn to be read."""
 CROP_TOLD = 0.05
 """The share of a picture that may fall away before its sender is told."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Upload:
-    """A picture to start from, decoded: uint8 (h, w, 3)."""
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A picture as it stands in a body, in the field of that name."""
 
-    pixels: images.Pixels
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Width and height, in px."""
-        height, width, _ = self.pixels.shape
-        return width, height
-
-    def sized(self, params: SamplingParams, info: ModelInfo) -> SamplingParams:
-        """The params with a size; what was not asked follows the picture."""
-        width, height = info.size_like(self.shape, params.width, params.height)
-        return replace(params, width=width, height=height)
-
-    def warnings(self, params: SamplingParams) -> list[str]:
-        """Say what falls away of it at a size, if it is much."""
-        width, height = params.width or 1, params.height or 1
-        aspect = self.shape[0] * height / (self.shape[1] * width)
-        if min(aspect, 1 / aspect) >= 1 - CROP_TOLD:
-            return []
-        return [f"of the picture given, its middle is used, in the shape of {width}x{height}"]
-
-    async def start(
-        self, request: GenerationRequest, *, is_stretched: bool = False
-    ) -> GenerationRequest:
-        """The request, starting from this picture at the size that it asks for: its middle in
-        that shape, or the whole, stretched.
-        """
-        width, height = request.params.width, request.params.height
-        assert width is not None  # sized
-        assert height is not None
-        make = images.stretch if is_stretched else images.fit
-        fitted = await asyncio.to_thread(make, self.pixels, width, height)
-        file = await asyncio.to_thread(partial(images.encode, fitted, format="png"))
-        return replace(request, image=file)
+    value: Any  # JSON, or a form's part
+    field: str
 
 
 class Uploads:
-    """Reads pictures out of bodies. outside: where they may be fetched from. most_bytes: of one."""
+    """Reads pictures out of bodies, one at a time. Lives on one event loop.
 
-    def __init__(self, outside: Outside, *, most_bytes: int) -> None:
-        self._outside, self._most_bytes = outside, most_bytes
-        self._room = asyncio.Semaphore(AT_ONCE)
+    outside: where pictures may be fetched from. most_bytes: of one that is fetched.
+    """
 
-    async def read(self, fields: Fields, *names: str) -> Upload | None:
-        """Read the one picture of a body, by any of its names (FIELDS); None: there is none.
+    def __init__(self, outside: Outside, reader: Reader, *, most_bytes: int) -> None:
+        self._outside, self._reader, self._most_bytes = outside, reader, most_bytes
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="pictures")
+        self._waiting = 0
 
-        A file of a form, base64, a data: URL, or an https: URL where fetching is on. Raises
-        InvalidParams, UnsupportedParam, MissingParam.
+    def find(self, fields: Fields, *names: str) -> Found | None:
+        """Find the one picture of a body, by any of its names (FIELDS); None: there is none.
+
+        Raises InvalidParams, UnsupportedParam.
         """
         names = names or FIELDS
-        value = fields.value(*names)
-        field = fields.used_name(names[0])
-        if value is None or value in ("", []):
-            return None
-        return await self.decode(await self._data(_only(value, field), field), field)
+        value, field = fields.value(*names), fields.used_name(names[0])
+        if isinstance(value, list) and len(value) > 1:
+            message = f"{field}: one picture may be given; several as references are not served yet"
+            raise UnsupportedParam(message, field=field)
+        if isinstance(value, list):
+            value = value[0] if value else None
+        return None if value in (None, "") else Found(value, field)
 
-    async def decode(self, data: bytes, field: str) -> Upload:
-        """Decode a picture that was found. Raises InvalidParams."""
-        async with self._room:
-            try:
-                return Upload(await asyncio.to_thread(images.decode, data))
-            except InvalidParams as exc:
-                raise InvalidParams(exc.message.replace("image", field, 1), field=field) from exc
+    async def begin(
+        self,
+        found: Found,
+        request: GenerationRequest,
+        info: ModelInfo,
+        *,
+        is_stretched: bool = False,
+    ) -> tuple[GenerationRequest, list[str]]:
+        """The request, starting from a picture, and what its sender should know.
 
-    async def _data(self, value: Any, field: str) -> bytes:  # Any: JSON, or a form's part
+        A size that was not asked follows the picture. In another shape its middle is taken, or
+        the whole, stretched. Raises InvalidParams, UnsupportedParam, QueueFull.
+        """
+        if self._waiting >= MOST_WAITING:
+            text = "too many pictures wait to be read"
+            raise QueueFull(text, retry_after_s=2.0)
+        self._waiting += 1
+        try:
+            file = await self._file(found)
+            params = request.params
+            wish = Wish(file, params.width, params.height, info, is_stretched)
+            start = await self._read(wish)
+        except InvalidParams as exc:
+            raise _renamed(exc, found.field) from exc
+        finally:
+            self._waiting -= 1
+        params = replace(params, width=start.width, height=start.height)
+        told = [] if is_stretched else _cropped(start)
+        return replace(request, source=start.file, params=params), told
+
+    async def close(self) -> None:
+        """End what reads them."""
+        await asyncio.to_thread(self._reader.close)
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+    async def _read(self, wish: Wish) -> Start:
+        """Wait for one's turn. Who leaves while it is read leaves the turn taken."""
+        return await asyncio.get_running_loop().run_in_executor(
+            self._thread, self._reader.read, wish
+        )
+
+    async def _file(self, found: Found) -> bytes:
+        value, field = found.value, found.field
         if isinstance(value, bytes):
             return value
         if isinstance(value, dict):
@@ -103,9 +111,15 @@ class Uploads:
             raise InvalidParams(message, field=field)
         if value[:8].lower().startswith(("http://", "https://")):
             return await self._fetched(value, field)
-        return from_base64(value, field)
+        return await asyncio.to_thread(from_base64, value, field)
 
     async def _fetched(self, url: str, field: str) -> bytes:
+        if self._outside.is_closed:
+            message = (
+                f"{field}: this server fetches no pictures; send the file, or a data: URL of it, "
+                "or start the server with --image-hosts"
+            )
+            raise InvalidParams(message, field=field)
         self._outside.check(url, field)
         try:
             return await self._outside.get(url, most_bytes=self._most_bytes)
@@ -125,11 +139,17 @@ def from_base64(text: str, field: str) -> bytes:
         raise InvalidParams(message, field=field) from None
 
 
-def _only(value: Any, field: str) -> Any:  # Any: JSON, or a form's part
-    """The one picture of a list."""
-    if not isinstance(value, list):
-        return value
-    if len(value) > 1:
-        message = f"{field}: one picture may be given; several as references are not served yet"
-        raise UnsupportedParam(message, field=field)
-    return value[0]
+def _cropped(start: Start) -> list[str]:
+    """Say what falls away of a picture, if it is much."""
+    aspect = start.shape[0] * start.height / (start.shape[1] * start.width)
+    if min(aspect, 1 / aspect) >= 1 - CROP_TOLD:
+        return []
+    size = f"{start.width}x{start.height}"
+    return [f"of the picture given, its middle is used, in the shape of {size}"]
+
+
+def _renamed(error: InvalidParams, field: str) -> InvalidParams:
+    """A refusal of an image, by the name that its sender used."""
+    if error.field != "image" or field == "image":
+        return error
+    return type(error)(f"{field}: {error.message}", field=field)

@@ -24,7 +24,7 @@ class Admission:
     @contextmanager
     def waiting(self) -> Iterator[None]:
         """Count somebody who waits for the model. Raises QueueFull."""
-        self._refuse_beyond_limit(0.0)
+        self.vet(0.0)
         self._at_the_door += 1
         try:
             yield
@@ -37,7 +37,7 @@ class Admission:
 
         It is not counted if it is refused all the same. Raises QueueFull, DeadlineExceeded.
         """
-        self._refuse_beyond_limit(work)
+        self.vet(work)
         if terms is not None:
             self._refuse_late(work, terms)
         with self._quota.spent(caller.owner, caller.rate, work):
@@ -47,7 +47,8 @@ class Admission:
         """In how many seconds work that was refused may be asked for again."""
         return self._register.pace.retry_s(work)
 
-    def _refuse_beyond_limit(self, work: float) -> None:
+    def vet(self, work: float) -> None:
+        """Refuse work while as many wait as may. Raises QueueFull."""
         waiting = self._register.waiting + self._at_the_door
         if waiting >= self.queue_limit:
             message = f"{waiting} requests are waiting; at most {self.queue_limit} may"

@@ -234,8 +234,8 @@ class Dispatcher:
             return await self._end(held, late, [])
         try:
             request = replace(record.request_of(row), priority=row.priority, owner=row.owner)
-            if request.image is not None:
-                request = replace(request, image=await self._image(held))
+            if request.source is not None:
+                request = replace(request, source=await self._source(held))
             self._replica.submit(request, held.trace.hearing(news.put_nowait))
         except NotReady as exc:
             return await self._end(held, Failed(row.id, CapacityError.code, exc.message), [])
@@ -264,13 +264,13 @@ class Dispatcher:
                 case event:
                     held.feed.publish(event)
 
-    async def _image(self, held: Held) -> bytes:
+    async def _source(self, held: Held) -> bytes:
         """The picture that a job starts from. Raises EngineError, NotReady."""
-        at_hand = held.feed.request.image
-        image = at_hand or await self._clerk.do(self._store.image, held.row.id)
-        if image is None:
+        at_hand = held.feed.request.source
+        source = at_hand or await self._clerk.do(self._store.source, held.row.id)
+        if source is None:
             raise EngineError("the picture that the job starts from is not kept any more")
-        return image
+        return source
 
     async def _kept(self, held: Held, image: ImageResult) -> ImageResult:
         """Store a picture that somebody will come back for, however long the store is away.

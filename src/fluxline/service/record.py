@@ -82,16 +82,16 @@ _result = msgspec.json.Decoder(tuple[Drawn, ...])
 
 
 def request_text(request: GenerationRequest) -> str:
-    """Write a request down, of its image only that there is one: that lies beside the row."""
-    if request.image is not None:
-        request = replace(request, image=b"")
+    """Write a request down, of its source only that there is one: that lies beside the row."""
+    if request.source is not None:
+        request = replace(request, source=b"")
     return msgspec.json.encode(request).decode()
 
 
 def fingerprint(request: GenerationRequest) -> str:
     """What tells a request from others, where a door has not said it: hex."""
     told = hashlib.sha256(request_text(replace(request, traceparent="")).encode())
-    told.update(request.image or b"")
+    told.update(request.source or b"")
     return told.hexdigest()
 
 
@@ -113,7 +113,7 @@ def new_job(
         holder=holder,
         deadline=None if terms.deadline_s is None else time.time() + terms.deadline_s,
         webhook=terms.webhook,
-        image=None if terms.is_fleeting else request.image,  # else only this server draws it
+        source=None if terms.is_fleeting else request.source,  # else only this server draws it
     )
 
 

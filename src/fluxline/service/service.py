@@ -185,6 +185,19 @@ class Service:
 
     # ---- one request
 
+    def vet(self, request: GenerationRequest) -> ModelInfo:
+        """Refuse what would not be admitted now, before anything is spent on it.
+
+        Raises NotReady, QueueFull, UnknownModel, InvalidParams.
+        """
+        try:
+            info = self._admitted(request)
+            self._admission.vet(cost(request, info))
+        except FluxlineError as exc:
+            self.meter.refuse(exc)
+            raise
+        return info
+
     async def submit(
         self, request: GenerationRequest, terms: Terms = Terms(), caller: Caller = Caller()
     ) -> Ticket:

@@ -1,5 +1,6 @@
 """Pictures drawn from pictures, at every door that takes one."""
 
+import asyncio
 import base64
 import json
 
@@ -14,7 +15,15 @@ from tests.worker.fake_engine import picture
 EDITS = "/v1/images/edits"
 FILE = encode(ramp(64, 48), format="png")
 TEXT = base64.b64encode(FILE).decode()
+PAD = " " * 250_000
+JSON = {"content-type": "application/json"}
 PART = {"image": ("upload", FILE, "application/octet-stream")}
+
+
+async def begun(engine):
+    async with asyncio.timeout(20):
+        while not engine.started:
+            await asyncio.sleep(0.002)
 
 
 async def edited(http, status=200, url=EDITS, **asked):
@@ -37,7 +46,7 @@ async def test_a_form_is_drawn_from_its_file(prefix, http, engine):
     said = await edited(http, url=f"{prefix}/images/edits", data=form, files=PART)
 
     [request] = engine.started
-    assert np.array_equal(decode(request.image), ramp(64, 48))
+    assert np.array_equal(decode(request.source), ramp(64, 48))
     assert (request.n, request.seed) == (2, 7)
     assert request.params == SamplingParams(width=64, height=48, steps=4, strength=0.5)
     assert base64.b64decode(said["data"][1]["b64_json"]) == picture(request, 1)
@@ -50,7 +59,7 @@ async def test_a_form_is_drawn_from_its_file(prefix, http, engine):
 async def test_the_file_may_be_called_as_clients_call_it(name, http, engine):
     await edited(http, data={"prompt": "a hat"}, files={name: PART["image"]})
 
-    assert engine.started[0].image is not None
+    assert engine.started[0].source is not None
 
 
 @pytest.mark.parametrize(
@@ -66,7 +75,7 @@ async def test_json_brings_its_picture_as_text(url, body, http, engine):
     await edited(http, url=url, json={"prompt": "a hat", **body})
 
     [request] = engine.started
-    assert decode(request.image).shape[:2] == (request.params.height, request.params.width)
+    assert decode(request.source).shape[:2] == (request.params.height, request.params.width)
     strength = body.get("strength", body.get("denoising_strength"))
     assert request.params.strength == strength
 
@@ -81,7 +90,7 @@ async def test_without_a_size_the_picture_is_as_it_came(http, engine):
 async def test_a_picture_of_another_shape_is_cropped_and_that_is_said(http, engine):
     said = await edited(http, json={"prompt": "a hat", "image": TEXT, "size": "64x16"})
 
-    assert decode(engine.started[0].image).shape == (16, 64, 3)
+    assert decode(engine.started[0].source).shape == (16, 64, 3)
     assert "of the picture given, its middle is used" in said["warnings"][0]
 
 
@@ -99,6 +108,8 @@ async def test_a_stream_of_an_edit_says_so(http):
     ("form", "files", "field", "words"),
     [
         ({"prompt": "a hat"}, {"hat": PART["image"]}, "image", "image is required"),
+        ({"prompt": "a hat", "image": ""}, {"hat": PART["image"]}, "image", "image is required"),
+        ({"prompt": "a hat", "size": "12000x12000"}, PART, "size", "must be a whole number"),
         ({}, PART, "prompt", "prompt is required"),
         ({"prompt": "a hat", "n": "two"}, PART, "n", "must be an integer"),
         ({"prompt": "a hat", "strength": "0"}, PART, "strength", "above 0"),
@@ -106,7 +117,8 @@ async def test_a_stream_of_an_edit_says_so(http):
         ({"prompt": "a hat"}, {**PART, "mask": PART["image"]}, "mask", "mask is not served"),
         ({"prompt": "a hat"}, {"image": ("x", b"no", "image/png")}, "image", "whole PNG"),
         ({"prompt": "a hat"}, {"image": ("x", b"", "image/png")}, "image", "whole PNG"),
-        ({"image": "a hat!"}, {"prompt": PART["image"]}, "image", "base64"),
+        ({"image": "a hat!"}, {"prompt": PART["image"]}, "prompt", "got a file"),
+        ({"prompt": "a hat", "image": "a hat!"}, {"x": PART["image"]}, "image", "base64"),
         ({"prompt": ["a", "b"]}, PART, None, "has prompt twice"),
     ],
 )
@@ -135,6 +147,44 @@ async def test_a_form_that_is_none_is_refused(content, kind, http):
 
     assert answer.status_code == 400
     assert answer.json()["error"]["type"] == "invalid_request_error"
+
+
+@pytest.mark.parametrize("charset", ["undefined", "punycode", "unicode_escape", "latin-1"])
+async def test_a_form_is_in_utf_8(charset, http):
+    content = b'--x\r\ncontent-disposition: form-data; name="prompt"\r\n\r\n\\ud800\r\n--x--'
+    kind = f"multipart/form-data; boundary=x; charset={charset}"
+    answer = await http.post(EDITS, content=content, headers={"content-type": kind})
+
+    assert answer.status_code == 415
+
+
+@pytest.mark.parametrize("path", ["/generate", "/v1/batches/generate", "/submit-request"])
+@pytest.mark.parametrize("field", ["image", "ref_images", "mask", "strength"])
+async def test_doors_that_start_from_no_picture_refuse_one(path, field, http, engine):
+    body = {"prompt": "a hat", field: 0.5 if field == "strength" else TEXT}
+    answer = await http.post(path, json=body)
+
+    assert answer.status_code in (400, 422)
+    assert f"{field} is not served here" in answer.text
+    assert not engine.started
+
+
+async def test_a_body_of_millions_of_nothings_is_not_read(http):
+    said = await edited(http, 400, content=b"[" + b"{}," * 60_000 + b"{}]", headers=JSON)
+
+    assert "too many values" in said["error"]["message"]
+
+
+async def test_bodies_together_hold_no_more_than_they_may(http, engine, monkeypatch):
+    monkeypatch.setattr("fluxline.server.middleware.MOST_HELD_BYTES", 0)  # then it is 400 000
+    first = asyncio.create_task(edited(http, json={"prompt": "hang", "image": TEXT, "x": PAD}))
+    await begun(engine)
+    said = await edited(http, 503, json={"prompt": "a hat", "image": TEXT, "x": PAD})
+    engine.release()
+    await first
+
+    assert "too many large bodies" in said["error"]["message"]
+    await edited(http, json={"prompt": "a hat", "image": TEXT, "x": PAD})
 
 
 @pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded"])
@@ -170,7 +220,7 @@ async def test_a_job_is_drawn_from_its_picture(http, engine):
     said = await edited(http, 202, "/v1/jobs", json={"prompt": "a hat", "image": TEXT, "n": 2})
     seen = await http.get(f"/v1/jobs/{said['id']}/events")
 
-    assert decode(engine.started[0].image).shape == (48, 80, 3)
+    assert decode(engine.started[0].source).shape == (48, 80, 3)
     assert "event: done" in seen.text
 
 
@@ -195,7 +245,7 @@ async def test_img2img_draws_from_its_first_image(http, engine):
 
     [request] = engine.started
     assert request.params.strength == 0.4
-    assert decode(request.image)[0, 0, 0] < 5  # stretched: its left edge is there
+    assert decode(request.source)[0, 0, 0] < 5  # stretched: its left edge is there
     assert (said["parameters"]["init_images"], len(said["images"])) == (None, 1)
 
 
@@ -204,7 +254,7 @@ async def test_resize_mode_1_crops_and_sent_images_are_echoed_on_demand(http, en
     body |= {"resize_mode": 1, "include_init_images": True}
     said = await edited(http, url=IMG2IMG, json=body)
 
-    assert decode(engine.started[0].image)[32, 0, 0] > 20
+    assert decode(engine.started[0].source)[32, 0, 0] > 20
     assert said["parameters"]["init_images"] == [TEXT]
     assert "its middle is used" in json.loads(said["info"])["warnings"][0]
 

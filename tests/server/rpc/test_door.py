@@ -73,7 +73,7 @@ async def test_a_picture_to_start_from_is_taken_and_fitted(stub, engine):
     answer = await stub.Generate(wanted(image=file, strength=0.4), metadata=ONE)
 
     [request] = engine.started
-    assert decode(request.image).shape == (64, 64, 3)
+    assert decode(request.source).shape == (64, 64, 3)
     assert request.params.strength == 0.4
     assert "its middle is used" in answer.warnings[0]
 

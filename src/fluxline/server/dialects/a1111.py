@@ -32,7 +32,6 @@ from fluxline.server.body import (
     refuse_unserved,
 )
 from fluxline.server.fields import Fields, UnsupportedParam
-from fluxline.server.uploads import Upload
 
 DEFAULT_STEPS, MOST_STEPS = 50, 150
 DEFAULT_SIDE = 512  # px
@@ -77,7 +76,6 @@ WITHOUT_EFFECT = (
     "firstphase_width",
     "firstphase_height",
     "infotext",
-    "include_init_images",
     "image_cfg_scale",
     "initial_noise_multiplier",
     "mask_blur",
@@ -88,6 +86,7 @@ WITHOUT_EFFECT = (
     "inpaint_full_res_padding",
     "inpainting_mask_invert",
 )
+INIT_IMAGES = "init_images"
 STRETCHED, CROPPED = 0, 1
 """What resize_mode may be: how a picture of another shape is made to fit."""
 
@@ -102,9 +101,7 @@ class Asked:
     warnings: tuple[str, ...]
 
 
-def read(
-    fields: Fields, info: ModelInfo, upload: Upload | None, *, max_n: int, request_id: str
-) -> Asked:
+def read(fields: Fields, info: ModelInfo, *, max_n: int, request_id: str) -> Asked:
     """Understand a body. Raises RequestError naming the field that is wrong."""
     prompt = read_prompt(fields)
     if "<lora:" in prompt.lower():
@@ -116,11 +113,10 @@ def read(
         raise InvalidParams(f"batch_size x n_iter must be at most {max_n}; got {n}", field="n_iter")
     seed = read_seed(fields, low=-1, high=SEED_LIMIT - 1 - n)
     params, warnings = _params(fields, info)
+    fields.skip("include_init_images")  # read where what was sent is echoed
     is_stretched = _is_stretched(fields)
-    if upload is None:
+    if not fields.asks(INIT_IMAGES):
         params = replace(params, strength=None)  # clients send it to txt2img, too
-    elif not is_stretched:
-        warnings += upload.warnings(params)
     overridden = fields.nested("override_settings") or Fields({})
     overridden.skip("sd_model_checkpoint")  # the door has chosen by it
     warnings += [f"{name[:64]} is ignored" for name in overridden.unread()[:16]]

@@ -11,10 +11,11 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 
 from fluxline.errors import FluxlineError, InvalidParams, UnsupportedFormat
-from fluxline.images import SAMPLER_TITLES, read_recipe
+from fluxline.images import SAMPLER_TITLES, Recipe, read_recipe
 from fluxline.request import CancelledEvent, ImageReady, ImageResult, Progress, failure_of
 from fluxline.server import envelope
 from fluxline.server.dialects import a1111
+from fluxline.server.dialects.a1111 import INIT_IMAGES
 from fluxline.server.exchange import caller_of, json_fields, terms_of, unless_gone
 from fluxline.server.fields import Fields, MissingParam, UnsupportedParam
 from fluxline.server.machine import memory_of
@@ -22,7 +23,6 @@ from fluxline.server.uploads import Uploads, from_base64
 from fluxline.service import Service, Ticket
 from fluxline.telemetry import request_id_var
 
-INIT_IMAGES = "init_images"
 EMPTY = (
     "upscalers",
     "latent-upscale-modes",
@@ -92,11 +92,12 @@ def a1111_router(service: Service, uploads: Uploads, *, max_n: int) -> APIRouter
         try:
             await unless_gone(request, service.opened())
             info = service.model(a1111.checkpoint_of(fields))
-            upload = await unless_gone(request, uploads.read(fields, INIT_IMAGES))
-            asked = a1111.read(fields, info, upload, max_n=max_n, request_id=request_id_var.get())
-            if upload is not None:
-                begun = await upload.start(asked.request, is_stretched=asked.is_stretched)
-                asked = replace(asked, request=begun)
+            asked = a1111.read(fields, info, max_n=max_n, request_id=request_id_var.get())
+            if found := uploads.find(fields, INIT_IMAGES):
+                service.vet(asked.request)
+                work = uploads.begin(found, asked.request, info, is_stretched=asked.is_stretched)
+                begun, told = await unless_gone(request, work)
+                asked = replace(asked, request=begun, warnings=(*asked.warnings, *told))
             caller = caller_of(request)
             terms = await terms_of(request, door="a1111")
             ticket = await service.submit(asked.request, terms, caller)
@@ -108,7 +109,7 @@ def a1111_router(service: Service, uploads: Uploads, *, max_n: int) -> APIRouter
                 drawings.remove(drawing)
         except FluxlineError as exc:
             return _refusal(exc)
-        sent = _echoed(await request.body())
+        sent = await asyncio.to_thread(_echoed, await request.body())
         # Base64 of many large pictures takes a while: not on the event loop.
         raw = await asyncio.to_thread(a1111.answer, asked, images, sent)
         return Response(raw, media_type="application/json")
@@ -200,7 +201,7 @@ def a1111_router(service: Service, uploads: Uploads, *, max_n: int) -> APIRouter
         """Read the recipe in a picture of ours."""
         fields = await json_fields(request)
         try:
-            recipe = read_recipe(from_base64(fields.text("image") or "", "image"))
+            recipe = await asyncio.to_thread(_recipe_in, fields.text("image") or "")
         except (UnsupportedFormat, InvalidParams):
             message = "image must be a PNG, JPEG, WebP or AVIF file as base64"
             return _refusal(InvalidParams(message, field="image"))
@@ -245,6 +246,10 @@ def _echoed(raw: bytes) -> dict[str, Any]:
     if INIT_IMAGES in sent and not sent.get("include_init_images"):
         sent[INIT_IMAGES] = None
     return sent
+
+
+def _recipe_in(text: str) -> Recipe | None:
+    return read_recipe(from_base64(text, "image"))
 
 
 async def _nothing() -> list[Any]:

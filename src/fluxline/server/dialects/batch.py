@@ -19,12 +19,14 @@ from fluxline.request import (
     best,
 )
 from fluxline.server.body import (
+    FROM_PICTURE,
     LARGEST_SCALE,
     MOST_STEPS,
     ignored,
     read_format,
     read_prompt,
     read_sides,
+    refuse_unserved,
 )
 from fluxline.server.dialects.diversity import Choice, Diversity, SeedPolicy
 from fluxline.server.fields import Fields
@@ -195,6 +197,7 @@ def _planned(choice: Choice, info: ModelInfo, width: int, height: int, eta: floa
 
 
 def _warnings(fields: Fields, is_cfg_applied: bool) -> list[str]:
+    refuse_unserved(fields, FROM_PICTURE)
     warnings = []
     if not is_cfg_applied:
         warnings.append("this model has no guidance: cfg_scale does not vary and has no effect")

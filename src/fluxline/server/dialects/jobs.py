@@ -53,7 +53,7 @@ async def job(row: JobRow, link: Callable[[str], Awaitable[str]]) -> dict[str, A
 
 
 def asked(request: GenerationRequest) -> dict[str, Any]:
-    """Spell what was asked, so that asking it again draws the same."""
+    """Spell what was asked, so that asking it again draws the same; from a picture, with that."""
     params = request.params
     given = {
         "prompt": request.prompt,
@@ -67,8 +67,12 @@ def asked(request: GenerationRequest) -> dict[str, Any]:
         "schedule": params.schedule,
         "guidance": params.guidance,
         "cfg_scale": params.cfg_scale,
+        "eta": params.eta or None,
+        "strength": params.strength,
+        "from_image": True if request.source is not None else None,
         "negative_prompt": params.negative_prompt or None,
         "output_format": request.output_format,
+        "output_compression": request.compression,
         "top_k": request.top_k,
     }
     return {name: value for name, value in given.items() if value is not None}

@@ -38,18 +38,16 @@ def jobs_router(
         fields = await fields_of(request)
         await unless_gone(request, service.opened())
         try:
-            upload = await unless_gone(request, uploads.read(fields))
-            asked = read_request(
-                fields, service, upload, max_n=max_n, request_id=f"job_{uuid.uuid4().hex}"
-            )
+            asked = read_request(fields, service, max_n=max_n, request_id=f"job_{uuid.uuid4().hex}")
             priority = read_priority(fields)
             deadline_s = read_deadline(fields)
             previews = fields.integer("preview_every", low=1, high=1000) or 0
             webhook = webhooks.read(fields, request)
             warnings = warnings_of(fields, asked)
-            if upload is not None:
-                warnings += upload.warnings(asked.params)
-                asked = await upload.start(asked)
+            if found := uploads.find(fields):
+                info = service.vet(asked)
+                asked, more = await unless_gone(request, uploads.begin(found, asked, info))
+                warnings += more
             terms = await terms_of(request, door="jobs", is_attended=False, deadline_s=deadline_s)
             terms = replace(terms, webhook=webhook)
             asked = replace(asked, priority=priority, preview_every=previews)
@@ -57,7 +55,7 @@ def jobs_router(
         except RequestError as exc:
             raise in_callers_words(exc, fields) from exc
         async with ticket:
-            row = await found(ticket.job_id, request)
+            row = await row_of(ticket.job_id, request)
         told = {**await spelt(row, request), "warnings": warnings}
         where = {"location": f"/v1/jobs/{row.id}"}
         return Response(msgspec.json.encode(told), 202, where, media_type="application/json")
@@ -78,14 +76,14 @@ def jobs_router(
     @router.get("/{job_id}")
     async def one(job_id: str, request: Request) -> dict[str, Any]:
         """Look at a job."""
-        row = await found(job_id, request)
+        row = await row_of(job_id, request)
         hook = await webhooks.of(row.id)
         return {**await spelt(row, request), "webhook": hook and jobs.webhook(hook)}
 
     @router.get("/{job_id}/events", response_class=Response)
     async def events(job_id: str, request: Request) -> Response:
         """Follow a job; after a broken line, from the event after `Last-Event-ID`."""
-        row = await found(job_id, request)
+        row = await row_of(job_id, request)
         last = request.headers.get("last-event-id", "")
         after = int(last) if last.isascii() and last.isdigit() and len(last) < 10 else 0
         return sse.response(jobs.events(await service.follow(row, after=after)))
@@ -102,7 +100,7 @@ def jobs_router(
         row = await service.retry(job_id, caller_of(request))
         return await spelt(known(row), request)
 
-    async def found(job_id: str, request: Request) -> JobRow:
+    async def row_of(job_id: str, request: Request) -> JobRow:
         return known(await service.job(job_id, owner=caller_of(request).scope))
 
     def known(row: JobRow | None) -> JobRow:

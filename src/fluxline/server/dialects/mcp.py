@@ -113,9 +113,12 @@ class Sessions:
             on_call_tool=self._tools.called,
         )
         manager = StreamableHTTPSessionManager(server, max_sessions=MOST_SESSIONS)
-        async with manager.run():
-            opened.set_result(manager)
-            await self._closing.wait()
+        try:
+            async with manager.run():
+                opened.set_result(manager)
+                await self._closing.wait()
+        finally:
+            opened.cancel()  # unless it was told: who waits for it must not wait for ever
 
 
 class Tools:
@@ -162,19 +165,16 @@ class Tools:
 
     async def _generate(self, fields: Fields, context: Context) -> types.CallToolResult:
         await self._service.opened()
-        upload = await self._uploads.read(fields)
         request_id = f"job_{uuid.uuid4().hex}"
-        asked = read_request(
-            fields, self._service, upload, max_n=self._max_n, request_id=request_id
-        )
+        asked = read_request(fields, self._service, max_n=self._max_n, request_id=request_id)
         if not fields.given("output_format"):
             asked = replace(asked, output_format=mcp_tools.FORMAT)
         waits = fields.boolean("wait") is not False
         deadline_s = read_deadline(fields)
         warnings = warnings_of(fields, asked)
-        if upload is not None:
-            warnings += upload.warnings(asked.params)
-            asked = await upload.start(asked)
+        if found := self._uploads.find(fields):
+            asked, more = await self._uploads.begin(found, asked, self._service.vet(asked))
+            warnings += more
         terms = Terms(door="mcp", is_attended=waits, keeps=True, deadline_s=deadline_s)
         caller = caller_of(_request(context))
         async with await self._service.submit(asked, terms, caller) as ticket:

@@ -11,7 +11,6 @@ from typing import Any
 from fluxline.request import GenerationRequest, ImageResult, ModelInfo, best, ranks
 from fluxline.server.body import read_deadline, read_request, warnings_of
 from fluxline.server.fields import Fields, UnsupportedParam
-from fluxline.server.uploads import Upload
 from fluxline.service import Service
 
 QUALITY = {"low": 0.5, "medium": 1.0, "high": 1.5, "xhigh": 2.0, "max": 3.0}
@@ -39,26 +38,28 @@ class Asked:
 
     request: GenerationRequest
     quality: str  # a key of QUALITY
-    size: str
+    native: tuple[int, int]  # px, the model's own size
     wants_url: bool
     is_streamed: bool
     partials: int  # of each picture, at most
     deadline_s: float | None
     warnings: tuple[str, ...]
 
+    @property
+    def size(self) -> str:
+        """Of the pictures, as far as is known before they are drawn."""
+        params = self.request.params
+        return f"{params.width or self.native[0]}x{params.height or self.native[1]}"
 
-def read(
-    fields: Fields, service: Service, upload: Upload | None, *, max_n: int, request_id: str
-) -> Asked:
+
+def read(fields: Fields, service: Service, *, max_n: int, request_id: str) -> Asked:
     """Understand a body. Raises RequestError naming the field that is wrong, NotReady."""
-    request = read_request(fields, service, upload, max_n=max_n, request_id=request_id)
+    request = read_request(fields, service, max_n=max_n, request_id=request_id)
     _refuse_unserved(fields)
     word = fields.choice("quality", of=(*QUALITY, *SAME_QUALITY)) or "auto"
     quality = SAME_QUALITY.get(word, word)
     info = service.model(request.model)
     steps = request.params.steps or _steps(quality, info)
-    width = request.params.width or info.native_width
-    height = request.params.height or info.native_height
     is_streamed = bool(fields.boolean("stream"))
     partials = fields.integer("partial_images", low=0, high=MOST_PARTIALS) or 0
     wants_url = fields.choice("response_format", of=("b64_json", "url")) == "url"
@@ -71,8 +72,6 @@ def read(
         raise UnsupportedParam(message, field="response_format")
     warnings = [f"{name} is ignored" for name in IGNORED if fields.given(name)]
     warnings += warnings_of(fields, request)
-    if upload is not None:
-        warnings += upload.warnings(request.params)
     return Asked(
         request=replace(
             request,
@@ -80,7 +79,7 @@ def read(
             preview_every=-(-steps // (partials + 1)) if partials else 0,
         ),
         quality=quality,
-        size=f"{width}x{height}",
+        native=(info.native_width, info.native_height),
         wants_url=wants_url,
         is_streamed=is_streamed,
         partials=partials,
@@ -125,7 +124,7 @@ def judged(image: ImageResult, places: Mapping[int, int]) -> dict[str, Any]:
 def usage(request: GenerationRequest, images: Sequence[ImageResult]) -> dict[str, Any]:
     """Tokens that the model read, once, and drew."""
     read, drew = images[0].text_tokens, sum(image.image_tokens for image in images)
-    seen = 0 if request.image is None else images[0].image_tokens
+    seen = 0 if request.source is None else images[0].image_tokens
     return {
         "input_tokens": read + seen,
         "input_tokens_details": {"text_tokens": read, "image_tokens": seen},

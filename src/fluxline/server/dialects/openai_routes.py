@@ -18,7 +18,7 @@ from fluxline.server.dialects import openai
 from fluxline.server.exchange import caller_of, fields_of, json_fields, terms_of, unless_gone
 from fluxline.server.fields import Fields, MissingParam
 from fluxline.server.links import Links
-from fluxline.server.uploads import FIELDS, Uploads
+from fluxline.server.uploads import Uploads
 from fluxline.service import Service, Ticket
 from fluxline.telemetry import request_id_var
 
@@ -37,18 +37,18 @@ def openai_router(service: Service, links: Links, uploads: Uploads, *, max_n: in
     async def edit(request: Request) -> Response:
         """Draw pictures of a prompt from a picture; a form, or JSON."""
         fields = await fields_of(request)
-        if not any(fields.given(name) for name in FIELDS):
+        if uploads.find(fields) is None:
             raise MissingParam("image is required: the picture to start from", field="image")
         return await _drawn(request, fields, event="image_edit")
 
     async def _drawn(request: Request, fields: Fields, *, event: str) -> Response:
         await unless_gone(request, service.opened())
         try:
-            upload = await unless_gone(request, uploads.read(fields))
-            request_id = request_id_var.get()
-            asked = openai.read(fields, service, upload, max_n=max_n, request_id=request_id)
-            if upload is not None:
-                asked = replace(asked, request=await upload.start(asked.request))
+            asked = openai.read(fields, service, max_n=max_n, request_id=request_id_var.get())
+            if found := uploads.find(fields):
+                info = service.vet(asked.request)
+                begun, told = await unless_gone(request, uploads.begin(found, asked.request, info))
+                asked = replace(asked, request=begun, warnings=(*asked.warnings, *told))
             terms = await terms_of(
                 request, door="openai", keeps=asked.wants_url, deadline_s=asked.deadline_s
             )

@@ -10,7 +10,15 @@ from fluxline.request import (
     ModelInfo,
     SamplingParams,
 )
-from fluxline.server.body import LARGEST_SCALE, ignored, read_format, read_prompt, read_seed
+from fluxline.server.body import (
+    FROM_PICTURE,
+    LARGEST_SCALE,
+    ignored,
+    read_format,
+    read_prompt,
+    read_seed,
+    refuse_unserved,
+)
 from fluxline.server.fields import Fields, UnsupportedParam
 from fluxline.server.machine import GIB, Memory
 
@@ -37,6 +45,7 @@ def read(fields: Fields, info: ModelInfo, *, request_id: str) -> Asked:
     output_format = read_format(fields, usual="png")
     steps = fields.integer("num_inference_steps", "steps", low=1, high=MOST_STEPS)
     guidance = fields.number("guidance_scale", "guidance", low=0, high=MOST_GUIDANCE)
+    refuse_unserved(fields, FROM_PICTURE)
     if fields.given("lora_name"):
         raise UnsupportedParam("lora_name: LoRA is not served yet; leave it out", field="lora_name")
     lora_weight = fields.number("lora_weight", low=0, high=2)

@@ -62,6 +62,9 @@ class Webhooks:
             except NotReady as exc:
                 _log.warning("webhooks wait: %s", exc.message)
                 count = 0
+            except Exception:  # noqa: BLE001 - a fault of ours must not end the loop
+                _log.exception("unexpected failure of webhooks")
+                count = 0
             if count < AT_ONCE:
                 await asyncio.sleep(LOOK_S)
 
@@ -78,6 +81,10 @@ class Webhooks:
             await self._outside.post(hook.url, body, _headers(row, hook, body))
         except (Unreachable, StorageError) as exc:
             error = str(exc)
+        except Exception:  # noqa: BLE001 - a fault of ours: the others must be told all the same
+            _log.exception("webhook of job %s", row.id)
+            error = "internal error"
+        if error:
             left = len(AGAIN_S) - hook.attempts - 1
             _log.warning("webhook of job %s %s; attempts left: %d", row.id, error, left)
         await asyncio.to_thread(self._store.record, row.id, row.fence, error)

@@ -42,7 +42,7 @@ from fluxline.server.exchange import check_idempotency_key
 from fluxline.server.machine import MIB, cpu_percent, memory_of
 from fluxline.server.rpc import image_gen_pb2 as pb
 from fluxline.server.rpc.image_gen_pb2_grpc import ImageGenServicer
-from fluxline.server.uploads import Uploads
+from fluxline.server.uploads import Found, Uploads
 from fluxline.service import Caller, Drawn, Service, Terms
 from fluxline.service.record import result_of
 from fluxline.storage import Pictures
@@ -51,6 +51,7 @@ LARGEST_SIDE = 1024  # px
 MOST_STEPS = 20
 GUIDANCE = (0.1, 10.0)
 CHUNK_BYTES = 2**20
+WITHOUT_PICTURE = "the picture is no longer kept, or is no PNG: fetch that over HTTP"
 MODEL_STAGES = ("encode", "denoise", "decode")
 
 Context: TypeAlias = Any  # a grpc.aio.ServicerContext; grpc has no types
@@ -164,7 +165,7 @@ class ImageGen(ImageGenServicer):
         except FluxlineError as exc:
             await _abort(context, exc)
         is_gone = row.state == JobState.DONE and result is None
-        error = "the picture is no longer kept" if is_gone else row.error_message or ""
+        error = WITHOUT_PICTURE if is_gone else row.error_message or ""
         return pb.GetJobResponse(job_id=row.id, state=row.state, error=error, result=result)
 
     async def Cancel(self, request: Any, context: Context) -> Any:
@@ -197,8 +198,9 @@ class ImageGen(ImageGenServicer):
         wanted = _read(request)
         if not request.image:
             return wanted, []
-        upload = await self._uploads.decode(request.image, "image")
-        return await upload.start(wanted), upload.warnings(wanted.params)
+        await self._service.opened()
+        info = self._service.vet(wanted)
+        return await self._uploads.begin(Found(request.image, "image"), wanted, info)
 
     async def _caller(self, context: Context) -> Caller:
         """Who calls, by the api-key in the metadata."""
@@ -225,7 +227,9 @@ class ImageGen(ImageGenServicer):
         if row.state != JobState.DONE:
             return None
         [drawn] = result_of(row.result)[:1]
-        data = await self._pictures.get(drawn.key) if drawn.key else None
+        data = None
+        if drawn.key and drawn.format == "png":
+            data = await self._pictures.get(drawn.key)
         return _response(data, drawn, row.id) if data else None
 
 
