@@ -145,12 +145,10 @@ class ModelInfo:
     ) -> tuple[int, int]:
         """The size (width, height) for a picture drawn from one of that shape, in px.
 
-        What was not asked follows the shape: of one side asked the other; of none, the trained
-        size nearest in shape, or about as many pixels as the native size has.
+        What was asked stays; what was not follows the shape: of one side asked the other; of none,
+        the trained size nearest in shape, or about as many pixels as the native size has.
         """
         aspect = min(max(shape[0] / shape[1], 1 / NARROWEST), NARROWEST)
-        if width and height:
-            return width, height
         if width or height:
             sides = (width or height * aspect, height or width / aspect)  # type: ignore[operator]
         elif self.sizes:
@@ -158,7 +156,10 @@ class ModelInfo:
         else:
             side = math.sqrt(self.native_width * self.native_height)
             sides = (side * math.sqrt(aspect), side / math.sqrt(aspect))
-        return _side(sides[0], self.max_width), _side(sides[1], self.max_height)
+        return (
+            width or _side(sides[0], self.max_width),
+            height or _side(sides[1], self.max_height),
+        )
 
     def _distance(self, size: tuple[int, int], aspect: float) -> tuple[float, float]:
         """How far a size is from a shape, and from the native area."""

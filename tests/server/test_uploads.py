@@ -116,6 +116,14 @@ def test_the_size_follows_the_picture_unless_it_is_asked():
     assert (sized.width, sized.height) == (96, 48)
     sized = upload.sized(SamplingParams(width=100, height=80), INFO)
     assert (sized.width, sized.height) == (100, 80)
+    sized = upload.sized(SamplingParams(width=100), INFO)
+    assert (sized.width, sized.height) == (100, 48)
+
+
+@pytest.mark.parametrize("side", [{"width": 60_000}, {"height": 60_000}])
+def test_no_size_is_taken_that_the_model_does_not_draw(side):
+    with pytest.raises(InvalidParams, match="from 1 to 512; got 60000"):
+        Upload(noise(200, 100)).sized(SamplingParams(**side), INFO)
 
 
 def test_what_falls_away_is_said_when_it_is_much():

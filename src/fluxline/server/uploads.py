@@ -10,7 +10,7 @@ from typing import Any
 
 from fluxline import images
 from fluxline.errors import InvalidParams
-from fluxline.request import GenerationRequest, ModelInfo, SamplingParams
+from fluxline.request import GenerationRequest, ModelInfo, SamplingParams, check
 from fluxline.server.fields import Fields, UnsupportedParam
 from fluxline.server.outside import Outside, Unreachable
 
@@ -34,9 +34,14 @@ class Upload:
         return width, height
 
     def sized(self, params: SamplingParams, info: ModelInfo) -> SamplingParams:
-        """The params with a size; what was not asked follows the picture."""
+        """The params with a size; what was not asked follows the picture.
+
+        Raises InvalidParams for what the model does not draw: nothing is made to fit that.
+        """
         width, height = info.size_like(self.shape, params.width, params.height)
-        return replace(params, width=width, height=height)
+        sized = replace(params, width=width, height=height)
+        check(sized, info)
+        return sized
 
     def warnings(self, params: SamplingParams) -> list[str]:
         """Say what falls away of it at a size, if it is much."""

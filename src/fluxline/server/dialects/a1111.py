@@ -119,8 +119,9 @@ def read(
     is_stretched = _is_stretched(fields)
     if upload is None:
         params = replace(params, strength=None)  # clients send it to txt2img, too
-    elif not is_stretched:
-        warnings += upload.warnings(params)
+    else:
+        params = upload.sized(params, info)
+        warnings += [] if is_stretched else upload.warnings(params)
     overridden = fields.nested("override_settings") or Fields({})
     overridden.skip("sd_model_checkpoint")  # the door has chosen by it
     warnings += [f"{name[:64]} is ignored" for name in overridden.unread()[:16]]
