@@ -223,11 +223,12 @@ def check(params: SamplingParams, info: ModelInfo) -> None:
 
 
 def steps_left(steps: int, strength: float) -> int:
-    """Steps of a schedule that are walked from a picture of which `strength` is redrawn.
+    """Steps of a schedule that are walked from a picture of which `strength` is redrawn; one at
+    least.
 
     Source: diffusers, FluxImg2ImgPipeline.get_timesteps.
     """
-    return steps - int(max(steps - min(steps * strength, steps), 0))
+    return max(1, steps - int(max(steps - min(steps * strength, steps), 0)))
 
 
 def cost(request: GenerationRequest, info: ModelInfo) -> float:
