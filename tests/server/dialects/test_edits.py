@@ -96,6 +96,14 @@ async def test_a_stream_of_an_edit_says_so(http):
     assert last["type"] == "image_edit.completed"
 
 
+async def test_partial_pictures_are_spread_over_the_steps_that_are_walked(http, engine):
+    form = {"prompt": "a hat", "stream": "true", "partial_images": "2"}
+    form |= {"steps": "20", "strength": "0.5"}
+    await http.post(EDITS, data=form, files=PART)
+
+    assert engine.started[0].preview_every == 4  # of ten evaluations the 4th and the 8th
+
+
 @pytest.mark.parametrize(
     ("form", "files", "field", "words"),
     [

@@ -8,7 +8,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from fluxline.request import GenerationRequest, ImageResult, ModelInfo, best, ranks
+from fluxline.request import (
+    STRENGTH,
+    GenerationRequest,
+    ImageResult,
+    ModelInfo,
+    best,
+    ranks,
+    steps_left,
+)
 from fluxline.server.body import read_deadline, read_request, warnings_of
 from fluxline.server.fields import Fields, UnsupportedParam
 from fluxline.server.uploads import Upload
@@ -71,13 +79,15 @@ def read(
         raise UnsupportedParam(message, field="response_format")
     warnings = [f"{name} is ignored" for name in IGNORED if fields.given(name)]
     warnings += warnings_of(fields, request)
+    walked = steps
     if upload is not None:
         warnings += upload.warnings(request.params)
+        walked = steps_left(steps, request.params.strength or STRENGTH)
     return Asked(
         request=replace(
             request,
             params=replace(request.params, steps=steps),
-            preview_every=-(-steps // (partials + 1)) if partials else 0,
+            preview_every=-(-walked // (partials + 1)) if partials else 0,
         ),
         quality=quality,
         size=f"{width}x{height}",
