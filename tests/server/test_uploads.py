@@ -1,10 +1,16 @@
 """Pictures in bodies: found whatever the form, fetched only where that is allowed, made to fit."""
 
+import asyncio
 import base64
+import io
+import time
 
 import numpy as np
 import pytest
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
+from fluxline import images
 from fluxline.errors import InvalidParams
 from fluxline.images import decode, encode
 from fluxline.request import GenerationRequest, SamplingParams
@@ -96,6 +102,37 @@ async def test_what_is_fetched_and_is_no_picture_is_refused(answer, words, liste
 
 def request(**params):
     return GenerationRequest(id="r", prompt="a fox", seed=1, params=SamplingParams(**params))
+
+
+async def test_two_are_decoded_at_a_time(uploads, monkeypatch):
+    running, most = 0, 0
+
+    def slow(data):
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        time.sleep(0.02)
+        running -= 1
+        return decode(data)
+
+    monkeypatch.setattr(images, "decode", slow)
+    await asyncio.gather(*(uploads.decode(FILE, "image") for _ in range(8)))
+    assert most == 2
+
+
+async def test_nothing_that_a_file_says_beside_its_pixels_goes_further(uploads):
+    where, said, file = Image.Exif(), PngInfo(), io.BytesIO()
+    where[0x010F] = "Camera of Ann"
+    said.add_text("Comment", "drawn at home")
+    Image.fromarray(noise(64, 64)).save(file, "PNG", exif=where, pnginfo=said)
+    assert b"Camera of Ann" in file.getvalue()
+
+    started = await (await uploads.decode(file.getvalue(), "image")).start(
+        request(width=64, height=64)
+    )
+    with Image.open(io.BytesIO(started.image)) as picture:
+        assert (dict(picture.getexif()), picture.info) == ({}, {})
+    assert np.array_equal(decode(started.image), noise(64, 64))
 
 
 async def test_a_request_starts_from_the_middle_at_its_own_size():
