@@ -59,7 +59,7 @@ def test_the_openai_sdk_draws_a_rocket(address, tmp_path):
 
     subprocess.run([sys.executable, "-c", block], cwd=tmp_path, check=True)
 
-    assert [p.name for p in tmp_path.iterdir()] == ["rocket.png"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["rocket.png", "yellow.png"]
 
 
 def test_the_engine_draws_two_foxes(tmp_path, monkeypatch):

@@ -11,6 +11,7 @@ from fluxline.request import (
     best,
     cost,
     ranks,
+    steps_left,
 )
 from fluxline.samplers import evaluations
 from tests.worker.fake_engine import INFO
@@ -36,6 +37,14 @@ def test_a_plan_stands_for_number_seed_and_params():
     plan = (Planned(seed=9, params=SamplingParams(steps=2)),)
     request = asked(n=7, plan=plan)
     assert (request.count, request.pictures()) == (1, plan)
+
+
+@pytest.mark.parametrize(
+    ("steps", "strength", "left"),
+    [(20, 1, 20), (20, 0.75, 15), (5, 0.75, 4), (1, 0.5, 1), (20, 0.001, 1), (20, 1e-17, 1)],
+)
+def test_a_strength_is_a_share_of_the_steps_and_one_at_least_is_walked(steps, strength, left):
+    assert steps_left(steps, strength) == left
 
 
 @pytest.mark.parametrize("sampler", ["euler", "heun", "dpmpp_2m"])

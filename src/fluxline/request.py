@@ -145,8 +145,8 @@ class ModelInfo:
     ) -> tuple[int, int]:
         """The size (width, height) for a picture drawn from one of that shape, in px.
 
-        What was not asked follows the shape: of one side asked the other; of none, the trained
-        size nearest in shape, or about as many pixels as the native size has.
+        What was asked stays; what was not follows the shape: of one side asked the other; of none,
+        the trained size nearest in shape, or about as many pixels as the native size has.
         """
         aspect = min(max(shape[0] / shape[1], 1 / NARROWEST), NARROWEST)
         if width and height:
@@ -223,7 +223,8 @@ def check(params: SamplingParams, info: ModelInfo) -> None:
 
 
 def steps_left(steps: int, strength: float) -> int:
-    """Steps of a schedule that are walked from a picture of which `strength` is redrawn.
+    """Steps of a schedule that are walked from a picture of which `strength` is redrawn; one at
+    least.
 
     Source: diffusers, FluxImg2ImgPipeline.get_timesteps.
     """

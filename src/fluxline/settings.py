@@ -113,12 +113,13 @@ class Settings(BaseSettings):
         32 * 2**20,
         ge=1024,
         le=256 * 2**20,
-        description="longest request body that brings a picture; a longer one is answered 413",
+        description="longest request body where it may bring a picture; a longer one is "
+        "answered 413",
     )
     image_hosts: str = Field(
         "",
-        description="hosts that pictures to start from may be fetched from, with commas between; "
-        "*: all public ones; empty: none",
+        description="hosts where a picture that is sent as its address may be fetched, with commas "
+        "between; *: all public ones; empty: none",
     )
     api_keys: str = Field(
         "", description="keys that are good besides those in the database, with commas between"

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from tests.clients.conftest import KEY
-from tests.clients.picture import opened
+from tests.clients.picture import distance, opened
 
 pytestmark = pytest.mark.slow
 
@@ -53,16 +53,26 @@ def test_open_webuis_automatic1111_engine_draws(basic):
     assert json.loads(said["info"])["steps"] == 8
 
 
-def test_open_webuis_openai_engine_draws_and_reads_why_it_may_not_edit(http):
+@pytest.mark.parametrize("name", ["image", "image[]"])
+def test_open_webuis_openai_engine_draws_and_edits(name, http):
     asked = {"model": "gpt-image-1", "prompt": "a red fox", "n": 1, "size": "512x512"}
-    said = http.post("/v1/images/generations", json={**asked, "response_format": "b64_json"})
-    files = {"image": ("image.png", base64.b64decode(said.json()["image"]), "image/png")}
-    form = {**asked, "response_format": "b64_json"}
+    asked["response_format"] = "b64_json"
+    drawn = http.post("/v1/images/generations", json=asked).json()["data"][0]["b64_json"]
+    files = [(name, ("image.png", base64.b64decode(drawn), "image/png"))]
+    form = {**asked, "prompt": "a blue bird", "background": "auto"}
+    edited = http.post("/v1/images/edits", data=form, files=files).json()["data"][0]["b64_json"]
+
+    assert opened(drawn).size == opened(edited).size == (512, 512)
+    assert distance(opened(drawn), opened(edited)) > 1
+
+
+def test_open_webuis_openai_engine_reads_why_a_file_cannot_be_edited(http):
+    form = {"model": "gpt-image-1", "prompt": "a blue bird", "n": 1}
+    files = {"image": ("image.png", b"<svg/>", "image/png")}
     refused = http.post("/v1/images/edits", data=form, files=files)
 
-    assert opened(said.json()["data"][0]["b64_json"]).size == (512, 512)
     assert refused.status_code == 400
-    assert "editing is not served" in refused.json()["error"]["message"]
+    assert "image must be a whole PNG" in refused.json()["error"]["message"]
 
 
 # ---- SillyTavern
@@ -143,6 +153,52 @@ def test_sillytavern_watches_and_interrupts(basic):
     assert interrupted.status_code == 200
     assert (answers[0].status_code, len(answers[0].json()["images"])) == (200, 0)
     assert is_idle(basic.get(f"{API}/progress").json())
+
+
+# ---- img2img, as no one application sends it
+
+
+def img2img(basic, file, **asked):
+    """The API's own fields, with those of a mask at rest, as its clients send them."""
+    body = {
+        "prompt": "a blue bird",
+        "negative_prompt": "",
+        "init_images": [file],
+        "sampler_name": "Euler a",
+        "steps": 10,
+        "cfg_scale": 3,
+        "seed": 11,
+        "width": 256,
+        "height": 256,
+        "mask": None,
+        "mask_blur": 4,
+        "inpainting_fill": 1,
+        "inpaint_full_res": False,
+        "resize_mode": 0,
+        **asked,
+    }
+    return basic.post(f"{API}/img2img", json=body)
+
+
+def test_img2img_draws_from_a_picture_the_nearer_to_it_the_weaker_it_is(basic):
+    asked = {"prompt": "a red fox", "width": 256, "height": 256, "steps": 8, "seed": 11}
+    [file] = basic.post(f"{API}/txt2img", json=asked).json()["images"]
+    said = [img2img(basic, file, denoising_strength=how).json() for how in (0.2, 0.9)]
+
+    info = json.loads(said[0]["info"])
+    pictures = [opened(one["images"][0]) for one in said]
+    apart = [distance(opened(file), picture) for picture in pictures]
+    assert [picture.size for picture in pictures] == [(256, 256)] * 2
+    assert 0 < apart[0] < apart[1]
+    assert f"Seed: {info['seed']}" in info["infotexts"][0]
+    assert [one["parameters"]["init_images"] for one in said] == [None, None]
+
+
+def test_img2img_says_what_it_cannot_do_with_a_mask(basic):
+    refused = img2img(basic, "aGVsbG8=", mask="aGVsbG8=")
+
+    assert refused.status_code == 422
+    assert "init_images must be a whole PNG" in refused.json()["detail"]
 
 
 # ---- LibreChat

@@ -1,11 +1,14 @@
 """One request, asked through every door of one server: the same picture, to the last pixel."""
 
+import base64
 import time
 
 import grpc
 import pytest
 from PIL import ImageChops
 
+from fluxline.engine import Budget, Engine
+from fluxline.images import read_recipe
 from fluxline.server.rpc import image_gen_pb2 as pb
 from fluxline.server.rpc.image_gen_pb2_grpc import ImageGenStub
 from tests.clients.conftest import KEY
@@ -39,8 +42,8 @@ def fetched(http, link):
     return opened(http.get(link).content)
 
 
-def by_openai(http, seed, path="/v1/images/generations"):
-    said = posted(http, path, **SIZED, steps=STEPS, guidance=GUIDANCE, seed=seed)
+def by_openai(http, seed, path="/v1/images/generations", **more):
+    said = posted(http, path, **SIZED, steps=STEPS, guidance=GUIDANCE, seed=seed, **more)
     return opened(said["data"][0]["b64_json"])
 
 
@@ -78,8 +81,8 @@ def by_batch(http, seed):
     return fetched(http, posted(http, "/generate", **SIZED, **asked)["images"][0]["url"])
 
 
-def by_jobs(http, seed):
-    job = posted(http, "/v1/jobs", **SIZED, steps=STEPS, guidance=GUIDANCE, seed=seed)
+def by_jobs(http, seed, **more):
+    job = posted(http, "/v1/jobs", **SIZED, steps=STEPS, guidance=GUIDANCE, seed=seed, **more)
     done = awaited(http, f"/v1/jobs/{job['id']}", lambda said: said["finished_at"])
     return fetched(http, done["images"][0]["url"])
 
@@ -91,9 +94,9 @@ def by_queue(http, seed):
     return fetched(http, done["result"]["image_url"])
 
 
-def by_a1111(http, seed):
+def by_a1111(http, seed, path="/sdapi/v1/txt2img", **more):
     asked = {"steps": STEPS, "cfg_scale": GUIDANCE, "seed": seed, "sampler_name": "Euler"}
-    return opened(posted(http, "/sdapi/v1/txt2img", **SIZED, **asked)["images"][0])
+    return opened(posted(http, path, **SIZED, **asked, **more)["images"][0])
 
 
 def by_bfl(http, seed):
@@ -181,3 +184,78 @@ def test_a_seed_gives_the_same_pixels_by_grpcs_jobs(stub, asked_by_grpc, wanted)
         time.sleep(0.05)
 
     assert opened(job.result.image_png).tobytes() == wanted.tobytes()
+
+
+# ---- from a picture
+
+
+EDITS, STRENGTH = "/v1/images/edits", 0.5
+
+
+@pytest.fixture(scope="module")
+def start(http):
+    """The file of a picture to start from, of another shape than what is asked of it."""
+    said = posted(http, "/v1/images/generations", prompt="a blue bird", size="160x96", seed=1)
+    return base64.b64decode(said["data"][0]["b64_json"])
+
+
+def from_json(http, file):
+    link = f"data:image/png;base64,{base64.b64encode(file).decode()}"
+    return by_openai(http, SEED, EDITS, images=[{"image_url": link}], strength=STRENGTH)
+
+
+def from_generations(http, file):
+    text = base64.b64encode(file).decode()
+    return by_openai(http, SEED, ref_images=[text], denoising_strength=STRENGTH)
+
+
+def from_jobs(http, file):
+    return by_jobs(http, SEED, image=base64.b64encode(file).decode(), strength=STRENGTH)
+
+
+def from_img2img(http, file):
+    text = base64.b64encode(file).decode()
+    asked = {"init_images": [text], "denoising_strength": STRENGTH, "resize_mode": 1}
+    return by_a1111(http, SEED, "/sdapi/v1/img2img", **asked)
+
+
+@pytest.fixture(scope="module")
+def edited(http, start):
+    """The file of what is drawn from it, as a form asks."""
+    form = {**SIZED, "steps": STEPS, "guidance": GUIDANCE, "seed": SEED, "strength": STRENGTH}
+    said = http.post(EDITS, data=form, files={"image": start}).json()
+    return base64.b64decode(said["data"][0]["b64_json"])
+
+
+@pytest.mark.parametrize(
+    "door", [from_json, from_generations, from_jobs, from_img2img], ids=lambda door: door.__name__
+)
+def test_a_picture_to_start_from_gives_the_same_pixels_through_every_http_door(
+    door, http, start, edited
+):
+    assert door(http, start).tobytes() == opened(edited).tobytes()
+
+
+def test_it_gives_the_same_pixels_by_grpc(stub, asked_by_grpc, start, edited):
+    asked = pb.GenerateRequest(image=start, strength=STRENGTH)
+    asked.MergeFrom(asked_by_grpc)
+    answer = stub.Generate(asked, metadata=METADATA)
+
+    assert opened(answer.image_png).tobytes() == opened(edited).tobytes()
+
+
+def test_it_gives_the_same_pixels_from_an_engine_of_ones_own(start, edited):
+    threads = read_recipe(edited).receipt.threads  # another count may round otherwise
+    alone = Budget(batch_tokens=1, resident_tokens=1)
+    asked = {"width": SIDE, "height": SIDE, "steps": STEPS, "guidance": GUIDANCE}
+    with Engine("mini", budget=alone, threads=threads) as engine:
+        [image] = engine.generate(PROMPT, seed=SEED, image=start, strength=STRENGTH, **asked)
+
+    assert opened(image.data).tobytes() == opened(edited).tobytes()
+
+
+def test_redrawn_wholly_it_is_as_if_it_had_not_been_given(http, start, edited, wanted):
+    text = base64.b64encode(start).decode()
+
+    assert by_openai(http, SEED, EDITS, image=text, strength=1).tobytes() == wanted.tobytes()
+    assert opened(edited).tobytes() != wanted.tobytes()

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.clients.picture import opened
+from tests.clients.picture import distance, opened
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]  # the first run installs
 
@@ -44,20 +44,37 @@ def test_the_official_client_streams_what_it_draws(official, stranger):
     assert opened(last["image"]).tobytes() == linked.tobytes()
 
 
+def test_the_official_client_edits(official):
+    source, edited = (opened(image) for image in (official["images"][0], official["edited"]))
+
+    assert (edited.size, edited.format) == (SQUARE, "PNG")
+    assert distance(source, edited) > 1
+    assert opened(official["listed"]).tobytes() == edited.tobytes()
+    assert official["editUsage"]["input_tokens_details"]["image_tokens"] == 64
+
+
+def test_the_official_client_streams_an_edit(official):
+    partial, last = official["editEvents"]
+
+    assert (partial["type"], last["type"]) == ("image_edit.partial_image", "image_edit.completed")
+    assert opened(last["image"]).tobytes() == opened(official["edited"]).tobytes()
+
+
 @pytest.mark.parametrize(
-    ("field", "name", "status", "code"),
+    ("case", "name", "status", "code", "param"),
     [
-        ("n", "BadRequestError", 400, "invalid_value"),
-        ("model", "NotFoundError", 404, "model_not_found"),
-        ("image", "BadRequestError", 400, "unsupported_parameter"),
-        ("key", "AuthenticationError", 401, "invalid_api_key"),
+        ("n", "BadRequestError", 400, "invalid_value", "n"),
+        ("model", "NotFoundError", 404, "model_not_found", "model"),
+        ("image", "BadRequestError", 400, "invalid_value", "image"),
+        ("images", "BadRequestError", 400, "unsupported_parameter", "image"),
+        ("key", "AuthenticationError", 401, "invalid_api_key", None),
     ],
 )
-def test_the_official_client_knows_what_is_wrong(field, name, status, code, official):
-    error = official["failures"][field]
+def test_the_official_client_knows_what_is_wrong(case, name, status, code, param, official):
+    error = official["failures"][case]
 
     assert (error["name"], error["status"], error["code"]) == (name, status, code)
-    assert error["param"] == (None if field == "key" else field)
+    assert error["param"] == param
     assert error["requestID"].startswith("req_")
 
 
@@ -91,12 +108,24 @@ def test_the_ai_sdk_draws(provider, kind, ai):
     assert drawn["warnings"] == []
 
 
+def test_the_ai_sdk_edits_with_both_providers_and_one_passes_the_strength_on(ai):
+    source = opened(ai["source"])
+    edited = {name: opened(drawn["images"][0]["base64"]) for name, drawn in ai["edited"].items()}
+
+    apart = {name: distance(source, picture) for name, picture in edited.items()}
+    assert {picture.size for picture in edited.values()} == {WIDE}
+    assert 0 < apart["weakly"] < apart["strongly"]
+    assert apart["openai"] > 0
+    assert [drawn["warnings"] for drawn in ai["edited"].values()] == [[]] * 3
+
+
 @pytest.mark.parametrize(
     ("field", "status", "said"),
     [
         ("size", 400, "from 1 to 2048; got 4096"),
         ("model", 404, "model 'flux-pro' is not served here"),
-        ("image", 400, "editing is not served here yet"),
+        ("image", 400, "image must be a whole PNG"),
+        ("images", 400, "one picture may be given"),
     ],
 )
 def test_the_ai_sdk_tells_what_is_wrong(field, status, said, ai):

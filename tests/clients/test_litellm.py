@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.clients.picture import opened
+from tests.clients.picture import distance, opened
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]  # the first run installs
 
@@ -32,13 +32,21 @@ def test_litellm_draws_from_a_coroutine(said):
     assert len({opened(image).tobytes() for image in said["together"]}) == 2
 
 
+def test_litellm_edits_and_passes_the_strength_on(said):
+    source, weakly, strongly = (opened(image) for image in (said["images"][0], *said["edited"]))
+
+    assert weakly.size == strongly.size == SIZE
+    assert 0 < distance(source, weakly) < distance(source, strongly)
+
+
 @pytest.mark.parametrize(
     ("field", "name", "status", "message"),
     [
         ("n", "BadRequestError", 400, "n must be an integer from 1 to 10; got 99"),
         ("model", "NotFoundError", 404, "model 'flux-pro' is not served here"),
         ("key", "AuthenticationError", 401, "Incorrect API key provided"),
-        ("image", "BadRequestError", 400, "editing is not served here yet"),
+        ("image", "BadRequestError", 400, "image must be a whole PNG"),
+        ("images", "BadRequestError", 400, "one picture may be given"),
     ],
 )
 def test_litellm_raises_the_right_error(field, name, status, message, said):

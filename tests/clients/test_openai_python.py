@@ -10,7 +10,7 @@ import openai
 import pytest
 
 from tests.clients.conftest import KEY
-from tests.clients.picture import opened
+from tests.clients.picture import distance, opened
 
 pytestmark = pytest.mark.slow
 
@@ -145,17 +145,113 @@ def test_the_raw_answer_has_the_headers(client):
     assert opened(raw.parse().data[0].b64_json).size == (128, 128)
 
 
-@pytest.mark.parametrize("how", ["one", "many"])
-def test_editing_is_refused_by_its_field(how, client):
-    file = io.BytesIO(base64.b64decode(client.images.generate(**FOX).data[0].b64_json))
-    file.name = "fox.png"
-    image = file if how == "one" else [file, ("other.png", b"\x89PNG")]
+# ---- edits
 
+HAT = {"prompt": "a red fox on a blue background", "size": "128x128"}
+HANDED = {
+    "bytes": lambda file: file,
+    "a stream": io.BytesIO,
+    "a tuple": lambda file: ("fox.png", file, "image/png"),
+    "a list of one": lambda file: [("fox.png", file)],
+}
+
+
+@pytest.fixture(scope="module")
+def fox(client):
+    """The file of a picture to start from."""
+    return base64.b64decode(client.images.generate(**FOX, **seeded(7)).data[0].b64_json)
+
+
+def edited(client, **asked):
+    return opened(client.images.edit(**{**HAT, **asked}).data[0].b64_json)
+
+
+@pytest.fixture(scope="module")
+def wanted(client, fox):
+    return edited(client, image=fox, **seeded(3, strength=0.5))
+
+
+@pytest.mark.parametrize("hand", HANDED.values(), ids=HANDED.keys())
+def test_an_edit_is_drawn_however_its_picture_is_handed_over(hand, client, fox, wanted):
+    picture = edited(client, image=hand(fox), **seeded(3, strength=0.5))
+
+    assert picture.tobytes() == wanted.tobytes()
+
+
+def test_an_edit_is_another_picture_and_the_nearer_to_its_own_the_weaker_it_is(client, fox):
+    drawn = [edited(client, image=fox, **seeded(3, strength=how)) for how in (0.2, 0.5, 0.9)]
+
+    apart = [distance(opened(fox), picture) for picture in drawn]
+    assert 0 < apart[0] < apart[1] < apart[2]
+
+
+def test_the_size_of_an_edit_is_as_asked_or_follows_its_picture(client):
+    wide = client.images.generate(prompt="a red fox", size="160x96", **seeded(7))
+    file = base64.b64decode(wide.data[0].b64_json)
+
+    asked = client.images.edit(image=file, prompt="a hat", size="64x96", n=2)
+    auto = client.images.edit(image=file, prompt="a hat", size="auto")
+
+    assert [opened(datum.b64_json).size for datum in asked.data] == [(64, 96)] * 2
+    assert asked.size == "64x96"
+    assert any("its middle is used" in line for line in asked.model_extra["warnings"])
+    assert opened(auto.data[0].b64_json).size == (160, 96)
+    assert auto.model_extra["warnings"] == []
+
+
+def test_the_usage_of_an_edit_counts_the_picture_that_was_seen(client, fox):
+    usage = client.images.edit(image=fox, **HAT).usage
+
+    assert usage.input_tokens_details.image_tokens == usage.output_tokens == 64
+    assert usage.input_tokens == usage.input_tokens_details.text_tokens + 64
+
+
+def test_a_stream_shows_the_edit_on_its_way(client, fox, wanted):
+    asked = {"stream": True, "partial_images": 2, **seeded(3, strength=0.5)}
+
+    *partials, last = client.images.edit(image=fox, **HAT, **asked)
+
+    assert [event.type for event in partials] == ["image_edit.partial_image"] * 2
+    assert all(opened(event.b64_json).format == "PNG" for event in partials)
+    assert last.type == "image_edit.completed"
+    assert opened(last.b64_json).tobytes() == wanted.tobytes()
+    assert last.usage.input_tokens_details.image_tokens == 64
+
+
+async def test_an_edit_is_drawn_for_the_async_client(async_client, fox, wanted):
+    answer = await async_client.images.edit(image=fox, **HAT, **seeded(3, strength=0.5))
+
+    assert opened(answer.data[0].b64_json).tobytes() == wanted.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("fields", "code", "param"),
+    [
+        ({"image": [b"1", b"2"]}, "unsupported_parameter", "image"),
+        ({"image": b"\x89PNG\r\n\x1a\n"}, "invalid_value", "image"),
+        ({"image": b""}, "invalid_value", "image"),
+        ({"mask": b"\x89PNG"}, "unsupported_parameter", "mask"),
+        ({"markup": b"\x89PNG"}, "unsupported_parameter", "markup"),
+        ({"prompt": " "}, "invalid_value", "prompt"),
+        ({"extra_body": {"strength": 0}}, "invalid_value", "strength"),
+        ({"extra_body": {"strength": 1.5}}, "invalid_value", "strength"),
+    ],
+    ids=str,
+)
+def test_what_is_wrong_with_an_edit_is_said_by_its_field(fields, code, param, client, fox):
     with pytest.raises(openai.BadRequestError) as raised:
-        client.images.edit(image=image, prompt="a hat")
+        client.images.edit(**{**HAT, "image": fox, **fields})
 
-    assert (raised.value.code, raised.value.param) == ("unsupported_parameter", "image")
-    assert "not served here yet" in raised.value.message
+    assert (raised.value.code, raised.value.param) == (code, param)
+    assert param in raised.value.message
+
+
+def test_variations_are_not_served(client, fox):
+    with pytest.warns(DeprecationWarning, match="deprecated"), pytest.raises(openai.NotFoundError):
+        client.images.create_variation(image=fox)
+
+
+# ---- patience
 
 
 def jobs_of(http, prompt):

@@ -3,7 +3,9 @@
 import httpx
 import pytest
 
+from fluxline.images import encode
 from fluxline.server.app import create_app
+from tests.images.pictures import ramp
 from tests.server.conftest import LIMITS
 
 URL, PAGE = "/v1/images/generations", "https://studio.example.org"
@@ -34,6 +36,18 @@ async def test_a_stranger_is_turned_away_before_all_else(headers, status, code, 
 
     assert (read.status_code, drawn.status_code) == (status, status)
     assert read.json()["error"]["code"] == code
+    assert engine.started == []
+
+
+@pytest.mark.parametrize("path", ["/v1/images/edits", "/v1/jobs"])
+@pytest.mark.parametrize("origin", [PAGE, "null"])
+async def test_a_strangers_form_is_turned_away_where_forms_are_taken(origin, path, http, engine):
+    """A browser sends it without asking, so that only its origin stands against it."""
+    file = encode(ramp(64, 48), format="png")
+    form = {"data": {"prompt": "a hat"}, "files": {"image": file}}
+    answer = await http.post(path, **form, headers={"origin": origin})
+
+    assert answer.status_code == 403
     assert engine.started == []
 
 

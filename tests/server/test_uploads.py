@@ -2,9 +2,12 @@
 
 import asyncio
 import base64
+import io
 
 import numpy as np
 import pytest
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from fluxline.errors import InvalidParams, QueueFull
 from fluxline.images import decode, encode
@@ -134,6 +137,19 @@ async def test_what_falls_away_is_said_when_it_is_much(uploads):
     wide = {"image": encode(noise(200, 100), format="png")}
     assert (await begun(uploads, wide, width=96, height=48))[1] == []
     assert "its middle is used" in (await begun(uploads, wide, width=64, height=64))[1][0]
+
+
+async def test_nothing_that_a_file_says_beside_its_pixels_goes_further(uploads):
+    where, said, file = Image.Exif(), PngInfo(), io.BytesIO()
+    where[0x010F] = "Camera of Ann"
+    said.add_text("Comment", "drawn at home")
+    Image.fromarray(noise(64, 64)).save(file, "PNG", exif=where, pnginfo=said)
+    assert b"Camera of Ann" in file.getvalue()
+
+    started, _ = await begun(uploads, {"image": file.getvalue()}, width=64, height=64)
+    with Image.open(io.BytesIO(started.source)) as picture:
+        assert (dict(picture.getexif()), picture.info) == ({}, {})
+    assert np.array_equal(decode(started.source), noise(64, 64))
 
 
 async def test_no_more_wait_than_may(uploads, monkeypatch):

@@ -83,7 +83,8 @@ def generate(
         Path | None, typer.Option("--image", help="a picture to start from; the size follows it")
     ] = None,
     strength: Annotated[
-        float | None, typer.Option(help=f"of --image redrawn, above 0 to 1; {STRENGTH} if absent")
+        float | None,
+        typer.Option(help=f"how much of --image is drawn anew, to 1; {STRENGTH} if absent"),
     ] = None,
     model: Annotated[str, typer.Option(help="a name, a folder, a file or a hub id")] = "mini",
     device: Annotated[str, typer.Option(help="auto | cuda | mps | cpu")] = "auto",

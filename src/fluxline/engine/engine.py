@@ -130,8 +130,7 @@ class Engine:
         """Draw n pictures and wait for them, or for the top_k best of them, best first.
 
         image: the file of a picture to start from. params: the fields of SamplingParams. Raises
-        RequestError for a wrong field, EngineError if
-        a picture failed.
+        RequestError for a wrong field, EngineError if a picture failed.
         """
         request = new_request(prompt, n=n, top_k=top_k, seed=seed, image=image, params=params)
         return best(self.submit(request).result(), top_k)

@@ -1,6 +1,7 @@
 """LiteLLM, as a program uses it. Prints what it saw as one JSON object."""
 
 import asyncio
+import base64
 import io
 import json
 import sys
@@ -29,6 +30,14 @@ async def together():
 
 draw = litellm.image_generation
 two = draw(**fox, n=2, quality="low")
+source = two.data[0].b64_json
+
+
+def edited(**asked):
+    image = io.BytesIO(base64.b64decode(source))
+    return litellm.image_edit(**{**fox, "prompt": "a blue bird", **asked}, image=image)
+
+
 print(
     json.dumps(
         {
@@ -39,11 +48,15 @@ print(
             .data[0]
             .b64_json,
             "together": asyncio.run(together()),
+            "edited": [edited(seed=7, strength=s).data[0].b64_json for s in (0.2, 0.9)],
             "failures": {
                 "n": failure_of(draw, n=99),
                 "model": failure_of(draw, model="openai/flux-pro"),
                 "key": failure_of(draw, api_key="client3"),
                 "image": failure_of(litellm.image_edit, image=io.BytesIO(b"\x89PNG")),
+                "images": failure_of(
+                    litellm.image_edit, image=[io.BytesIO(b"1"), io.BytesIO(b"2")]
+                ),
             },
         }
     )

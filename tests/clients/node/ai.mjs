@@ -25,7 +25,11 @@ async function failureOf(asked) {
   throw new Error("it should have been refused");
 }
 
-const picture = Buffer.from("89504e470d0a1a0a", "hex");
+const source = await drawn({ model: openai.image("mini") });
+const images = [Buffer.from(source.images[0].base64, "base64")];
+const hat = { images, text: "a blue bird" };
+const fluxline = (strength) => ({ fluxline: { seed: 7, strength } });
+const broken = Buffer.from("89504e470d0a1a0a", "hex");
 
 console.log(
   JSON.stringify({
@@ -36,12 +40,30 @@ console.log(
       n: 2,
       providerOptions: { fluxline: { seed: 7, steps: 4, output_format: "webp" } },
     }),
+    source: source.images[0].base64,
+    edited: {
+      openai: await drawn({ model: openai.image("gpt-image-1"), prompt: hat }),
+      weakly: await drawn({
+        model: compatible.imageModel("mini"),
+        prompt: hat,
+        providerOptions: fluxline(0.2),
+      }),
+      strongly: await drawn({
+        model: compatible.imageModel("mini"),
+        prompt: hat,
+        providerOptions: fluxline(0.9),
+      }),
+    },
     failures: {
       size: await failureOf({ model: openai.image("gpt-image-1"), size: "4096x4096" }),
       model: await failureOf({ model: compatible.imageModel("flux-pro") }),
       image: await failureOf({
         model: compatible.imageModel("mini"),
-        prompt: { images: [picture], text: "a hat" },
+        prompt: { images: [broken], text: "a hat" },
+      }),
+      images: await failureOf({
+        model: compatible.imageModel("mini"),
+        prompt: { images: [...images, ...images], text: "a hat" },
       }),
     },
   }),

@@ -7,12 +7,13 @@ import json
 import numpy as np
 import pytest
 
+from fluxline import images
 from fluxline.images import decode, encode
 from fluxline.request import SamplingParams
 from tests.images.pictures import noise, ramp
 from tests.worker.fake_engine import picture
 
-EDITS = "/v1/images/edits"
+EDITS, IMG2IMG = "/v1/images/edits", "/sdapi/v1/img2img"
 FILE = encode(ramp(64, 48), format="png")
 TEXT = base64.b64encode(FILE).decode()
 PAD = " " * 250_000
@@ -102,6 +103,14 @@ async def test_a_stream_of_an_edit_says_so(http):
     assert kinds == ["image_edit.partial_image", "image_edit.completed"]
     last = json.loads(answer.text.split("data: ")[-1])
     assert last["type"] == "image_edit.completed"
+
+
+async def test_partial_pictures_are_spread_over_the_steps_that_are_walked(http, engine):
+    form = {"prompt": "a hat", "stream": "true", "partial_images": "2"}
+    form |= {"steps": "20", "strength": "0.5"}
+    await http.post(EDITS, data=form, files=PART)
+
+    assert engine.started[0].preview_every == 4  # of ten evaluations the 4th and the 8th
 
 
 @pytest.mark.parametrize(
@@ -208,6 +217,19 @@ async def test_a_client_that_repeats_a_form_makes_up_another_boundary_and_gets_o
     assert third["error"]["param"] == "Idempotency-Key"
 
 
+@pytest.mark.parametrize("path", [EDITS, "/v1/images/generations", "/v1/jobs", IMG2IMG])
+async def test_a_size_that_is_too_large_is_refused_before_anything_is_made_to_fit_it(
+    path, http, monkeypatch
+):
+    for make in ("fit", "stretch"):
+        monkeypatch.setattr(images, make, lambda *asked: pytest.fail(f"made to fit {asked[1:]}"))
+    body = {"prompt": "a hat", "image": TEXT, "init_images": [TEXT]}
+    answer = await http.post(path, json={**body, "width": 60_000, "height": 60_000})
+
+    assert answer.status_code in (400, 422)
+    assert "from 1 to 512; got 60000" in answer.text
+
+
 @pytest.mark.parametrize("path", [EDITS, "/v1/images/generations", "/v1/jobs"])
 async def test_a_body_with_a_picture_may_be_longer_and_not_endless(path, http):
     long = " " * 100_000
@@ -225,8 +247,6 @@ async def test_a_job_is_drawn_from_its_picture(http, engine):
 
 
 # ---- the AUTOMATIC1111 API
-
-IMG2IMG = "/sdapi/v1/img2img"
 
 
 async def test_img2img_draws_from_its_first_image(http, engine):

@@ -8,7 +8,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from fluxline.request import GenerationRequest, ImageResult, ModelInfo, best, ranks
+from fluxline.request import (
+    STRENGTH,
+    GenerationRequest,
+    ImageResult,
+    ModelInfo,
+    best,
+    ranks,
+    steps_left,
+)
 from fluxline.server.body import read_deadline, read_request, warnings_of
 from fluxline.server.fields import Fields, UnsupportedParam
 from fluxline.service import Service
@@ -76,7 +84,7 @@ def read(fields: Fields, service: Service, *, max_n: int, request_id: str) -> As
         request=replace(
             request,
             params=replace(request.params, steps=steps),
-            preview_every=-(-steps // (partials + 1)) if partials else 0,
+            preview_every=_preview_every(steps, partials),
         ),
         quality=quality,
         native=(info.native_width, info.native_height),
@@ -86,6 +94,14 @@ def read(fields: Fields, service: Service, *, max_n: int, request_id: str) -> As
         deadline_s=deadline_s,
         warnings=tuple(warnings),
     )
+
+
+def started(asked: Asked, request: GenerationRequest, told: Sequence[str]) -> Asked:
+    """What was asked, now that its request starts from a picture, of which something is told."""
+    assert request.params.steps is not None  # `read` has filled it in
+    walked = steps_left(request.params.steps, request.params.strength or STRENGTH)
+    request = replace(request, preview_every=_preview_every(walked, asked.partials))
+    return replace(asked, request=request, warnings=(*asked.warnings, *told))
 
 
 def answer(
@@ -167,6 +183,10 @@ def _refuse_unserved(fields: Fields) -> None:
     for name in UNSUPPORTED:
         if fields.given(name):
             raise UnsupportedParam(f"{name} is not served here; leave it out", field=name)
+
+
+def _preview_every(steps: int, partials: int) -> int:
+    return -(-steps // (partials + 1)) if partials else 0
 
 
 def _steps(quality: str, info: ModelInfo) -> int:

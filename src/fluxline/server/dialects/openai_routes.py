@@ -4,7 +4,6 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Mapping
-from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -46,9 +45,8 @@ def openai_router(service: Service, links: Links, uploads: Uploads, *, max_n: in
         try:
             asked = openai.read(fields, service, max_n=max_n, request_id=request_id_var.get())
             if found := uploads.find(fields):
-                info = service.vet(asked.request)
-                begun, told = await unless_gone(request, uploads.begin(found, asked.request, info))
-                asked = replace(asked, request=begun, warnings=(*asked.warnings, *told))
+                beginning = uploads.begin(found, asked.request, service.vet(asked.request))
+                asked = openai.started(asked, *await unless_gone(request, beginning))
             terms = await terms_of(
                 request, door="openai", keeps=asked.wants_url, deadline_s=asked.deadline_s
             )
