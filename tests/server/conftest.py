@@ -126,12 +126,18 @@ def standing_app(stands):
     return create_app(*stands, max_n=4, **LIMITS)
 
 
+class LastingReader(Reader):
+    """One for all tests, though each closes what it opened."""
+
+    def close(self):
+        """Leave it to the end of them all."""
+
+
 @pytest.fixture(scope="session")
 def reader():
-    """The process that reads pictures, for all tests."""
-    reader = Reader()
+    reader = LastingReader()
     yield reader
-    reader.close()
+    Reader.close(reader)
 
 
 @pytest.fixture
