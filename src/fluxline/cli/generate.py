@@ -13,8 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from fluxline.errors import (
     ConfigError,
@@ -36,7 +34,9 @@ from fluxline.request import (
 )
 from fluxline.request import Progress as Evaluated
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # a server starts without these
+    from rich.console import Console
+
     from fluxline.cli.replay import Original
     from fluxline.engine import Engine
     from fluxline.images import Receipt
@@ -97,6 +97,8 @@ def generate(
     show: Annotated[bool, typer.Option(help="show the picture in the terminal")] = True,
 ) -> None:
     """Draw pictures of a prompt and write them to files."""
+    from rich.console import Console
+
     console = Console(stderr=True)
     try:
         if scorer is not None and top_k is None:
@@ -219,7 +221,7 @@ def _engine(
     model: str,
     device: str,
     scorer: str | None,
-    console: Console,
+    console: "Console",
     *,
     like: "Receipt | None" = None,
 ) -> Iterator["Engine"]:
@@ -240,7 +242,7 @@ def _draw_again(
     original: "Original",
     request: GenerationRequest,
     output: Path | None,
-    console: Console,
+    console: "Console",
     *,
     show: bool,
 ) -> None:
@@ -266,7 +268,7 @@ def _deliver(
     engine: "Engine",
     request: GenerationRequest,
     output: Path | None,
-    console: Console,
+    console: "Console",
     *,
     show: bool,
 ) -> ImageResult:
@@ -280,8 +282,18 @@ def _deliver(
     return picture
 
 
-def _drawn(engine: "Engine", request: GenerationRequest, console: Console) -> Iterator[ImageResult]:
+def _drawn(
+    engine: "Engine", request: GenerationRequest, console: "Console"
+) -> Iterator[ImageResult]:
     """Draw with a progress bar; yield the pictures as they come. Raises what one failed with."""
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
     done: dict[int, int] = {}
     columns = (
         TextColumn("drawing"),
@@ -309,7 +321,7 @@ def _drawn(engine: "Engine", request: GenerationRequest, console: Console) -> It
                     raise error
 
 
-def _write(picture: ImageResult, path: Path, rank: int, console: Console) -> None:
+def _write(picture: ImageResult, path: Path, rank: int, console: "Console") -> None:
     """Write a file and say so; rank: its place among scored pictures."""
     try:
         path.write_bytes(picture.data)
@@ -325,7 +337,7 @@ def _write(picture: ImageResult, path: Path, rank: int, console: Console) -> Non
     print(f"{path}  seed {picture.seed}  {size}  {seconds:.2f} s{score}")
 
 
-def _say(console: Console, text: str, *, style: str) -> None:
+def _say(console: "Console", text: str, *, style: str) -> None:
     console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
 
 

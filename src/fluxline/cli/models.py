@@ -1,11 +1,11 @@
 """`fluxline models`: the models known by name."""
 
-from rich.console import Console
-from rich.table import Table
-
 
 def models() -> None:
     """List the models known by name; a folder, a file or a hub id works as well."""
+    from rich.console import Console
+    from rich.table import Table
+
     from fluxline.models.registry import MODELS
 
     table = Table("name", "family", "from")

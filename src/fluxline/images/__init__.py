@@ -1,16 +1,23 @@
 """Pictures as files: encoding, the recipe inside them, the asked size, a look in the terminal.
 
-Pixels are numpy uint8 (height, width, 3) everywhere in this room. No torch, no web framework.
+Pixels are numpy uint8 (height, width, 3) everywhere in this room. No torch, no web framework. What
+knows pixels is imported when it is first asked for: a server that only tells of pictures starts
+without numpy.
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from fluxline.images.containers import format_of
-from fluxline.images.decode import decode, digest
-from fluxline.images.encode import Pixels, check_format, encode, preview
-from fluxline.images.fit import fit, place, stretch
 from fluxline.images.receipt import Receipt
 from fluxline.images.recipe import SAMPLER_TITLES, Recipe, read_recipe
-from fluxline.images.technical import technical_score
-from fluxline.images.terminal import detect, render
+
+if TYPE_CHECKING:
+    from fluxline.images.decoder import decode, digest
+    from fluxline.images.encoder import Pixels, check_format, encode, preview
+    from fluxline.images.fitting import fit, place, stretch
+    from fluxline.images.technical import technical_score
+    from fluxline.images.terminal import detect, render
 
 __all__ = [
     "SAMPLER_TITLES",
@@ -31,3 +38,18 @@ __all__ = [
     "stretch",
     "technical_score",
 ]
+
+_KNOW_PIXELS = {
+    "decoder": ("decode", "digest"),
+    "encoder": ("Pixels", "check_format", "encode", "preview"),
+    "fitting": ("fit", "place", "stretch"),
+    "technical": ("technical_score",),
+    "terminal": ("detect", "render"),
+}
+_MODULE_OF = {name: module for module, names in _KNOW_PIXELS.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:  # Any: the module protocol's own signature
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)

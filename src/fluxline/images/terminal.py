@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fluxline.errors import InvalidParams
-from fluxline.images.encode import encode
+from fluxline.images.encoder import encode
 
 Protocol = Literal["kitty", "iterm2", "sixel", "blocks"]
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import logging
 import signal
 import socket
@@ -52,6 +53,8 @@ def run(settings: Settings, *, engine: str = ENGINE) -> int:
 
 async def _serve(settings: Settings, ground: Ground, engine: str) -> int:
     house = build(settings, ground, engine)
+    gc.freeze()  # what is there now stays: no later look needs to go through it
+    gc.enable()
     service, replica = house.service, house.replica
     try:
         await _try_out(ground.pictures)

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from fluxline.errors import InvalidParams
-from fluxline.images.encode import Pixels
+from fluxline.images.encoder import Pixels
 
 READ = ("PNG", "JPEG", "WEBP", "AVIF")
 MOST_PIXELS = 50 * 10**6
