@@ -154,6 +154,7 @@ async def test_a_full_queue_is_waited_for_as_told_and_leaving_frees_it(server):
     assert refused.value.response.headers["retry-after-ms"] == "1000"
 
 
+@pytest.mark.slow
 def test_a_poisonous_request_is_not_sent_again_by_the_official_client(start):
     server = start()
     server.line()
@@ -179,6 +180,7 @@ def test_it_answers_within_seconds_and_stops_on_a_signal(start):
     assert "Traceback" not in err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 async def test_what_runs_is_finished_or_failed_within_the_limit(number, start):
     server = start(drain_s=0.3)
@@ -193,6 +195,7 @@ async def test_what_runs_is_finished_or_failed_within_the_limit(number, start):
     assert server.end()[0] == 0
 
 
+@pytest.mark.slow
 async def test_an_agent_that_stays_connected_does_not_hold_up_the_end(start):
     server = start()
     server.line()
@@ -238,6 +241,7 @@ def test_a_port_that_is_taken_ends_it_with_2(start, server):
     assert f"cannot listen on 127.0.0.1 port {taken}" in err
 
 
+@pytest.mark.slow
 def test_listening_to_the_world_without_a_key_must_be_meant(start):
     refused = start(host="0.0.0.0")
     code, _, err = refused.end()
@@ -248,6 +252,7 @@ def test_listening_to_the_world_without_a_key_must_be_meant(start):
     assert "without a key" in meant.end()[2]
 
 
+@pytest.mark.slow
 def test_with_keys_the_world_may_come_and_who_has_none_is_refused(start, monkeypatch):
     monkeypatch.setenv("API_KEYS", "secret,other")
     server = start(host="0.0.0.0")
@@ -279,6 +284,7 @@ async def test_an_oversized_header_is_cut(server):
     assert b" 400 " in answer
 
 
+@pytest.mark.slow
 async def test_two_replicas_share_the_work_and_one_may_die(start):
     server = start(replicas=2)
     server.line()

@@ -344,6 +344,7 @@ async def test_a_grpc_call_is_told_as_an_http_exchange_is(service, stub, tracing
     assert len(collector.named("denoise")) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fields", "key", "code", "is_failed"),
     [
@@ -430,6 +431,7 @@ def draw(server, **fields):
     return answer
 
 
+@pytest.mark.slow
 def test_what_is_left_is_told_at_the_end_and_the_log_bears_its_ids(start, collector, monkeypatch):
     monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "600000")
     server = start(otlp_endpoint=collector.url, log_format="json", log_level="debug")
@@ -448,6 +450,7 @@ def test_what_is_left_is_told_at_the_end_and_the_log_bears_its_ids(start, collec
     assert SECRET.encode() not in b"".join(collector.raw)
 
 
+@pytest.mark.slow
 def test_the_standard_variables_are_enough(start, collector, monkeypatch):
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url)
     monkeypatch.setenv("OTEL_SERVICE_NAME", "painter")
@@ -460,6 +463,7 @@ def test_the_standard_variables_are_enough(start, collector, monkeypatch):
     assert {values(one.attributes)["service.name"] for one in collector.resources} == {"painter"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["not asked for", "forbidden"])
 def test_off_nothing_is_told_and_the_sdk_not_even_loaded(start, collector, monkeypatch, how):
     tell = "import atexit, sys\natexit.register(lambda: print([n for n in sys.modules if "
@@ -501,6 +505,7 @@ def test_a_collector_that_hangs_harms_nobody(start, monkeypatch, protocol):
     assert "the collector of traces does not answer; the last spans are lost" in log
 
 
+@pytest.mark.slow
 def test_a_collector_that_is_away_harms_nobody_and_is_complained_of_seldom(start, monkeypatch):
     monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "50")
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "1")
@@ -519,6 +524,7 @@ def test_a_collector_that_is_away_harms_nobody_and_is_complained_of_seldom(start
 LACKING = "import sys\nsys.modules['opentelemetry.sdk'] = None\n"
 
 
+@pytest.mark.slow
 def test_an_endpoint_without_the_extra_is_refused_by_name(start):
     server = start(first=LACKING, otlp_endpoint="http://127.0.0.1:4318")
     code, _, log = server.end()
@@ -527,6 +533,7 @@ def test_an_endpoint_without_the_extra_is_refused_by_name(start):
     assert "OpenTelemetry is not installed: pip install 'fluxline[otel]'" in log
 
 
+@pytest.mark.slow
 def test_a_variable_without_the_extra_is_warned_of(start, monkeypatch):
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:4318")
     server = start(first=LACKING)
