@@ -14,6 +14,7 @@ from fluxline.images import decode, encode
 from fluxline.request import GenerationRequest, SamplingParams
 from fluxline.server import uploads as room
 from fluxline.server.fields import Fields, FormFields, MalformedBody, UnsupportedParam
+from fluxline.server.middleware import TAKE_PICTURES
 from fluxline.server.outside import Outside
 from fluxline.server.uploads import Uploads
 from tests.images.pictures import noise
@@ -204,3 +205,10 @@ def test_a_form_says_lists_in_brackets():
     assert form.value("image") == [b"a", b"b"]
     assert form.value("loras") == ["x"]
     assert FormFields([("image", b"a"), ("image", b"b")]).value("image") == [b"a", b"b"]
+
+
+@pytest.mark.parametrize("path", TAKE_PICTURES)
+async def test_where_a_body_may_be_long_there_is_a_door(path, http):
+    paths = (f"/v1{path}", path)
+    answers = [await http.post(one, json={"prompt": 1}) for one in paths]
+    assert any(answer.status_code not in (404, 405) for answer in answers)

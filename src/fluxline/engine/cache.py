@@ -1,4 +1,4 @@
-"""A least-recently-used cache bounded by bytes, for what the text encoders made of prompts."""
+"""A least-recently-used cache bounded by bytes: what encoders made of prompts and pictures."""
 
 from collections import OrderedDict
 from typing import Generic, Protocol, TypeVar

@@ -1,4 +1,4 @@
-"""Bring a rendered picture to exactly the size that was asked.
+"""Bring a picture to exactly the size that was asked, and one that is given to the size drawn.
 
 Models draw on a grid; people ask for what they need. Nothing here enlarges with invention:
 it crops or it resamples.

@@ -1,4 +1,4 @@
-"""The fields that every JSON door shares: what to draw, how large, how, and in which format.
+"""The fields that the doors share: what to draw, how large, how, and in which format.
 
 Knows no protocol's answer. A name stands here once, with all its aliases.
 """

@@ -1,4 +1,4 @@
-"""Reading a JSON body strictly: one field at a time, by any of its names, in the caller's words.
+"""Reading a body strictly: one field at a time, by any of its names, in the caller's words.
 
 What a field means is the business of the dialect that reads it.
 """

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 EXIT_OK = 0
 EXIT_CANNOT_START = 2
 HEALTH_S = 1.0  # between two looks that gRPC's health watchers hear of
+IDLE_S = 75  # for which a line is kept open: longer than proxies keep theirs
 ANSWER_GRACE_S = 5  # for the last answers to leave, once nothing is drawn any more
 
 _log = logging.getLogger(__name__)
@@ -192,6 +193,7 @@ def _config(app: FastAPI) -> uvicorn.Config:
         access_log=False,
         server_header=False,
         proxy_headers=False,
+        timeout_keep_alive=IDLE_S,
         timeout_graceful_shutdown=ANSWER_GRACE_S,
     )
 

@@ -6,9 +6,9 @@ process. Lives on one event loop.
 
 import asyncio
 import contextlib
-from collections.abc import Coroutine, Iterable, Mapping
+from collections.abc import Awaitable, Coroutine, Iterable, Mapping
 from dataclasses import replace
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from fluxline.errors import (
     CapacityError,
@@ -44,6 +44,8 @@ from fluxline.service.terms import Caller, Status, Terms
 from fluxline.settings import DEFAULT_MODEL
 from fluxline.storage import Pictures
 from fluxline.tracing import OFF, Tracing, open_span
+
+T = TypeVar("T")
 
 LONGEST_OPENING_S = 120.0  # for which a request waits while the model is loaded
 
@@ -278,7 +280,8 @@ class Service:
         if row is None or row.state not in (JobState.FAILED, JobState.CANCELLED):
             return row
         with self._admission.granted(row.cost, caller) as limits:
-            row = await self._clerk.do(self._store.retry, job_id, limits, owner=caller.scope)
+            retry = self._clerk.do(self._store.retry, job_id, limits, owner=caller.scope)
+            row = await self._paced(retry, row.cost)
         if row is not None and row.state == JobState.QUEUED:
             self._register.of(row)
             self._dispatcher.wake()
@@ -364,10 +367,14 @@ class Service:
         self, feed: Feed, terms: Terms, caller: Caller, limits: Limits
     ) -> tuple[JobRow, bool]:
         new = record.new_job(feed.request, terms, caller, cost=feed.cost, holder=self._holder)
+        return await self._paced(self._clerk.do(self._store.accept, new, limits), feed.cost)
+
+    async def _paced(self, asked: Awaitable[T], cost: float) -> T:
+        """Ask the store to let work in; should it be full, say when to come again."""
         try:
-            return await self._clerk.do(self._store.accept, new, limits)
+            return await asked
         except QueueFull as exc:
-            retry_after_s = self._admission.retry_s(feed.cost)
+            retry_after_s = self._admission.retry_s(cost)
             raise QueueFull(exc.message, retry_after_s=retry_after_s) from None
 
     def _feed_for(self, request: GenerationRequest, work: float, terms: Terms) -> Feed:

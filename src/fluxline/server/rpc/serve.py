@@ -12,7 +12,7 @@ from fluxline.server.rpc.traced import Traced
 from fluxline.tracing import OFF, Tracing
 
 SEND_BYTES = 64 * 2**20
-RECEIVE_BYTES = 8 * 2**20  # a picture of the largest size that is drawn here
+RECEIVE_BYTES = 8 * 2**20  # before its key is looked at, so less than over HTTP
 
 
 class GrpcServer:
