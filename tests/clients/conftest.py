@@ -86,7 +86,12 @@ def stopped(server, http):
     """Hold the process that draws, so that a drawing takes longer than anybody foresaw."""
     much = {"prompt": "a red fox", "n": 4, "steps": 20}
     tasks = Path(f"/proc/{server.pid}/task").glob("*/children")
-    [worker] = [int(child) for task in tasks for child in task.read_text().split()]
+    children = [Path("/proc") / child for task in tasks for child in task.read_text().split()]
+    [worker] = [
+        int(child.name)
+        for child in children
+        if b"fluxline.worker" in (child / "cmdline").read_bytes()
+    ]
 
     @contextmanager
     def stop():

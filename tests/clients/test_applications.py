@@ -195,10 +195,12 @@ def test_img2img_draws_from_a_picture_the_nearer_to_it_the_weaker_it_is(basic):
 
 
 def test_img2img_says_what_it_cannot_do_with_a_mask(basic):
-    refused = img2img(basic, "aGVsbG8=", mask="aGVsbG8=")
+    masked = img2img(basic, "aGVsbG8=", mask="aGVsbG8=")
+    broken = img2img(basic, "aGVsbG8=")
 
-    assert refused.status_code == 422
-    assert "init_images must be a whole PNG" in refused.json()["detail"]
+    assert (masked.status_code, broken.status_code) == (422, 422)
+    assert "mask is not served here yet" in masked.json()["detail"]
+    assert "must be a whole PNG" in broken.json()["detail"]
 
 
 # ---- LibreChat
