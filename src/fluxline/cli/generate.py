@@ -80,7 +80,8 @@ def generate(
     negative_prompt: Annotated[str, typer.Option(help="acts with --cfg-scale above 1")] = "",
     eta: Annotated[float, typer.Option(help="noise of ddim, 0 to 1")] = 0.0,
     image: Annotated[
-        Path | None, typer.Option("--image", help="a picture to start from; the size follows it")
+        Path | None,
+        typer.Option("--image", help="a picture to start from; the size follows its shape"),
     ] = None,
     strength: Annotated[
         float | None,

@@ -74,7 +74,9 @@ def revoke(
     """Make a key good for nothing, at once."""
     with _ring(data, database, port) as ring:
         if not ring.revoke(key_id):
-            print(f"fluxline: there is no key {key_id}", file=sys.stderr)
+            print(
+                f"fluxline: there is no key {key_id}; give the id that is listed", file=sys.stderr
+            )
             raise typer.Exit(2)
 
 

@@ -35,7 +35,8 @@ def decode(data: bytes) -> Pixels:
         message = f"image takes too much to read: it may have {MOST_PIXELS // 10**6} megapixels"
         raise InvalidParams(message, field="image") from None
     except Exception as exc:  # every codec has errors of its own
-        message = "image must be a whole PNG, JPEG, WebP or AVIF file"
+        lacks = "; this one is empty" if not data else ""
+        message = f"image must be a whole PNG, JPEG, WebP or AVIF file{lacks}"
         raise InvalidParams(message, field="image") from exc
 
 

@@ -157,8 +157,9 @@ def warnings_of(fields: Fields, request: GenerationRequest) -> list[str]:
     asked = fields.text("model")
     if asked and asked not in (request.model, DEFAULT_MODEL):
         warnings.append(f"{asked[:64]} is an alias here: drawn by {request.model}")
-    if fields.given("size") and fields.given("width") and fields.given("height"):
-        warnings.append("size is ignored: width and height are given")
+    sides = [name for name in ("width", "height") if fields.given(name)]
+    if fields.given("size") and sides:
+        warnings.append(f"size is ignored for what {' and '.join(sides)} says")
     if fields.boolean("strict"):
         refuse_unread(fields)
     warnings += ignored(fields)

@@ -95,7 +95,7 @@ class BodyLimit:
             return
         takes_picture = scope["path"].rstrip("/").endswith(TAKE_PICTURES)
         limit = self._with_picture if takes_picture else self._usual
-        message = f"the body may have at most {limit} bytes"
+        message = f"the body may have at most {limit / 2**20:.3g} MiB"
         announced = Headers(scope=scope).get("content-length", "")
         if announced.isdigit() and int(announced) > limit:
             answer = envelope.failure(413, message, code="payload_too_large")

@@ -119,7 +119,8 @@ async def test_aliases_that_agree_are_accepted(http, engine):
     ("body", "said"),
     [
         ({"surprise": 1}, "unknown field 'surprise' is ignored"),
-        ({"size": "64x64", "width": 32, "height": 32}, "size is ignored"),
+        ({"size": "64x64", "width": 32, "height": 32}, "size is ignored for what width and height"),
+        ({"size": "64x64", "width": 32}, "size is ignored for what width says"),
         ({"model": "dall-e-3"}, "dall-e-3 is an alias here: drawn by fake"),
         ({"user": "me"}, "user is ignored"),
         ({"style": "vivid"}, "style is ignored"),
@@ -234,3 +235,11 @@ async def test_the_prefix_may_be_left_out(http):
     answer = await http.post("/images/generations", json={"prompt": "a fox"})
 
     assert answer.status_code == 200
+
+
+async def test_strict_refuses_what_would_have_no_effect(http, engine):
+    answer = await http.post(URL, json={"prompt": "a fox", "style": "vivid", "strict": True})
+
+    error = answer.json()["error"]
+    assert (answer.status_code, error["param"]) == (400, "style")
+    assert not engine.started

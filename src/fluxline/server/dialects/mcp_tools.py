@@ -87,7 +87,7 @@ def _fields(max_n: int) -> dict[str, Any]:
         "image": {
             "type": "string",
             "description": "a picture to start from: base64, a data: URL, or an https: URL where "
-            "the server may fetch it; the size follows it unless given",
+            "the server may fetch it; the size follows its shape unless given",
         },
         "strength": {
             "type": "number",

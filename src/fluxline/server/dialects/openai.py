@@ -78,7 +78,11 @@ def read(fields: Fields, service: Service, *, max_n: int, request_id: str) -> As
     if is_streamed and wants_url:
         message = "a stream carries its pictures: leave response_format out, or stream"
         raise UnsupportedParam(message, field="response_format")
-    warnings = [f"{name} is ignored" for name in IGNORED if fields.given(name)]
+    without_effect = [name for name in IGNORED if fields.given(name)]
+    if without_effect and fields.boolean("strict"):
+        name = without_effect[0]
+        raise UnsupportedParam(f"{name} has no effect here; leave it out", field=name)
+    warnings = [f"{name} is ignored" for name in without_effect]
     warnings += warnings_of(fields, request)
     return Asked(
         request=replace(
