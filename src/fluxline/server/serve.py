@@ -105,11 +105,19 @@ async def _opened(
 def _meanwhile(*works: Coroutine[Any, Any, None]) -> Iterator[None]:
     """Do this beside what is done inside, and no longer."""
     tasks = [asyncio.create_task(work) for work in works]
+    for task in tasks:
+        task.add_done_callback(_complain)
     try:
         yield
     finally:
         for task in tasks:
             task.cancel()
+
+
+def _complain(task: asyncio.Task[None]) -> None:
+    """Log what ended a task: nobody waits for it."""
+    if not task.cancelled() and (fault := task.exception()):
+        _log.error("unexpected failure", exc_info=fault)
 
 
 async def _try_out(pictures: Pictures) -> None:
