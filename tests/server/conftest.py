@@ -18,6 +18,7 @@ from fluxline.server.reader import Reader
 from fluxline.server.uploads import Uploads
 from fluxline.service import Service
 from fluxline.storage import open_pictures
+from tests.running import Running
 from tests.worker.fake_engine import FakeEngine
 
 LIMITS = {"body_limit_bytes": 40_000, "upload_limit_bytes": 400_000}
@@ -186,3 +187,17 @@ async def listener():
     listener.port = server.sockets[0].getsockname()[1]
     yield listener
     server.close()
+
+
+@pytest.fixture
+def start():
+    """Start a server of the fake engine with these options; it is gone after the test."""
+    running = []
+
+    def begin(**options):
+        running.append(Running(**options))
+        return running[-1]
+
+    yield begin
+    for server in running:
+        server.kill()

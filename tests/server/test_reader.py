@@ -3,13 +3,14 @@
 import os
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from fluxline.errors import InvalidParams
 from fluxline.images import decode, encode
-from fluxline.server.reader import Reader, Wish
+from fluxline.server.reader import MEMORY_BYTES, Reader, Wish
 from tests.images.pictures import noise, ramp
 from tests.worker.fake_engine import INFO
 
@@ -63,6 +64,13 @@ def test_the_process_knows_no_secret(own, monkeypatch):
         assert b"secret" not in environment.read()
 
 
+def test_the_process_has_so_much_memory_and_no_more(own):
+    own.read(wish(encode(noise(8, 8), format="png")))
+    limits = Path(f"/proc/{own._process.pid}/limits").read_text()
+    [line] = [line for line in limits.splitlines() if line.startswith("Max address space")]
+    assert line.split()[3:5] == [str(MEMORY_BYTES)] * 2
+
+
 def test_who_kills_it_costs_one_picture(own):
     file = encode(noise(8, 8), format="png")
     own.read(wish(file))
@@ -82,7 +90,7 @@ def test_what_takes_too_long_is_given_up_and_the_next_is_read():
     reader.close()
 
 
-def test_what_takes_too_much_memory_is_refused(monkeypatch, own):
+def test_the_largest_that_may_come_fits_into_its_memory(own):
     file = encode(np.zeros((6000, 8000, 3), np.uint8), format="png")  # 48 megapixels, 140 kB
     assert own.read(wish(file, 64, 48)).shape == (8000, 6000)
 

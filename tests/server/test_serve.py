@@ -26,19 +26,6 @@ FLUES_BODY = """{
 }"""
 
 
-@pytest.fixture
-def start():
-    running = []
-
-    def begin(**options):
-        running.append(Running(**options))
-        return running[-1]
-
-    yield begin
-    for server in running:
-        server.kill()
-
-
 @pytest.mark.parametrize("pause_s", [0.0, 0.2], ids=["before the answer", "after it"])
 @pytest.mark.parametrize("kind", ["application/json", "text/plain"])
 def test_chunks_that_make_no_sense_after_a_refusal_leave_no_traceback(kind, pause_s, start):

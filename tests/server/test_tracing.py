@@ -25,7 +25,6 @@ from fluxline.service import Service, Terms, trace
 from fluxline.tracing import is_wanted
 from tests.images.pictures import photo
 from tests.otlp import collecting, collecting_by_grpc, values
-from tests.running import Running
 from tests.server.conftest import LIMITS, InlineReplica
 from tests.server.dialects.test_mcp import client_of, served
 
@@ -88,18 +87,10 @@ async def stub(service, pictures, database, uploads, tracing):
 
 
 @pytest.fixture
-def start(monkeypatch):
+def start(start, monkeypatch):
     for name in ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_TRACES_EXPORTER", "OTEL_SDK_DISABLED"):
         monkeypatch.delenv(name, raising=False)
-    running = []
-
-    def begin(**options):
-        running.append(Running(**options))
-        return running[-1]
-
-    yield begin
-    for server in running:
-        server.kill()
+    return start
 
 
 async def ended(service):

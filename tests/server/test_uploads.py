@@ -167,7 +167,8 @@ async def test_who_leaves_gives_up_the_place(uploads, monkeypatch):
     await asyncio.sleep(0)
     asked.cancel()
     await asyncio.gather(asked, return_exceptions=True)
-    await begun(uploads, {"image": FILE})
+    started, _ = await begun(uploads, {"image": FILE}, width=8, height=4)
+    assert np.array_equal(decode(started.source), PIXELS)
 
 
 def test_a_part_of_a_form_is_not_given_twice():

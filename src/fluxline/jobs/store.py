@@ -5,7 +5,6 @@ and the job claimed again, the older fence writes nothing more. So a job may be 
 is finished once. All methods block; any thread may call them.
 """
 
-import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -13,13 +12,10 @@ from typing import Any
 
 from sqlalchemy import (
     Connection,
-    Select,
     and_,
-    bindparam,
     delete,
     func,
     insert,
-    not_,
     or_,
     select,
     update,
@@ -28,6 +24,7 @@ from sqlalchemy import (
 from fluxline.errors import InvalidParams, QueueFull, WorkerDied
 from fluxline.jobs.database import Database
 from fluxline.jobs.table import OVER, JobRow, JobState, jobs, sources, webhooks
+from fluxline.jobs.turns import is_fleeting, next_in_turn
 
 _UNTOLD = {"attempts": 0, "next_at": 0.0, "delivered_at": None, "error": None}
 
@@ -206,7 +203,7 @@ class JobStore:
     def claim(self, holder: str, *, lease_s: float, limit: int) -> list[JobRow]:
         """Take up to `limit` jobs: by priority, then in turn between owners, then by age."""
         with self._database.writing_alone() as db:  # who else claims would choose the same
-            ids = list(db.scalars(_next_in_turn(), {"asks": holder, "most": limit}))
+            ids = list(db.scalars(next_in_turn(), {"asks": holder, "most": limit}))
             if not ids:
                 return []
             waiting = select(jobs.c.id).where(jobs.c.id.in_(ids), jobs.c.state == JobState.QUEUED)
@@ -236,7 +233,7 @@ class JobStore:
         """
         held: dict[str, bool] = {}
         with self._database.writing() as db:
-            waits = and_(jobs.c.state == JobState.QUEUED, jobs.c.holder == holder, _is_fleeting)
+            waits = and_(jobs.c.state == JobState.QUEUED, jobs.c.holder == holder, is_fleeting)
             until = {"lease_until": self._clock() + lease_s}
             db.execute(update(jobs).where(waits).values(until))
             for token in tokens:
@@ -301,13 +298,13 @@ class JobStore:
 
     def _end_leases(self, is_lost: Any) -> list[JobRow]:
         is_running = jobs.c.state == JobState.RUNNING
-        is_leased = or_(is_running, and_(jobs.c.state == JobState.QUEUED, _is_fleeting))
+        is_leased = or_(is_running, and_(jobs.c.state == JobState.QUEUED, is_fleeting))
         lost = and_(is_leased, is_lost)
         gave_up = f"the job was begun {MAX_ATTEMPTS} times and never ended"
         with self._database.writing() as db:
             ids = list(db.scalars(select(jobs.c.id).where(lost).with_for_update(skip_locked=True)))
             mine = jobs.c.id.in_(ids)
-            is_gone = or_(jobs.c.cancel_requested, _is_fleeting)
+            is_gone = or_(jobs.c.cancel_requested, is_fleeting)
             self._end(db, and_(mine, is_gone), JobState.CANCELLED)
             running = and_(mine, is_running)
             self._end(
@@ -386,40 +383,3 @@ class JobStore:
 def _held(token: tuple[str, int]) -> Any:
     job_id, fence = token
     return and_(jobs.c.id == job_id, jobs.c.fence == fence, jobs.c.state == JobState.RUNNING)
-
-
-_is_fleeting = and_(jobs.c.is_attended, jobs.c.idempotency_key.is_(None))
-"""Its caller waits on a connection to the server that accepted it, and nobody can come back."""
-
-
-@functools.cache  # to put it together takes as long as to ask it
-def _next_in_turn() -> Select[Any]:
-    """Who is next for the holder that `asks`, `most` at a time: by priority; of equals, owners in
-    turn, counting what runs of theirs already, and of one owner by rank.
-
-    What somebody waits for on a line to another server is that one's to draw.
-    """
-    running = (
-        select(jobs.c.owner, func.count().label("running"))
-        .where(jobs.c.state == JobState.RUNNING)
-        .group_by(jobs.c.owner)
-        .subquery()
-    )
-    own = [jobs.c.priority.desc(), jobs.c.rank.desc(), jobs.c.created_at, jobs.c.id]
-    place = func.row_number().over(partition_by=jobs.c.owner, order_by=own) + func.coalesce(
-        running.c.running, 0
-    )
-    waiting = (
-        select(jobs.c.id, jobs.c.priority, jobs.c.created_at, place.label("place"))
-        .outerjoin(running, running.c.owner == jobs.c.owner)
-        .where(
-            jobs.c.state == JobState.QUEUED,
-            or_(not_(_is_fleeting), jobs.c.holder == bindparam("asks")),
-        )
-        .subquery()
-    )
-    return (
-        select(waiting.c.id)
-        .order_by(waiting.c.priority.desc(), waiting.c.place, waiting.c.created_at, waiting.c.id)
-        .limit(bindparam("most"))
-    )

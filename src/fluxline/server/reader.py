@@ -80,8 +80,7 @@ class Reader:
                 _put(process.stdin, wish)
                 answer = _answers.decode(_get(process.stdout))
             except (OSError, EOFError, msgspec.MsgspecError):
-                _log.warning("a picture was the end of the process that read it")
-                self._end()
+                _log.warning("the process that read a picture ended: %s", self._end())
                 message = "image is broken, or takes too much time or memory to read"
                 raise InvalidParams(message, field="image") from None
             finally:
@@ -113,11 +112,14 @@ class Reader:
             )
         return self._process
 
-    def _end(self) -> None:
-        if self._process is not None:
-            self._process.kill()
-            self._process.communicate()  # closes its pipes and reaps it
-            self._process = None
+    def _end(self) -> int | None:
+        """End the process, if there is one; its exit code, or the signal below 0."""
+        process, self._process = self._process, None
+        if process is None:
+            return None
+        process.kill()
+        process.communicate()  # closes its pipes and reaps it
+        return process.returncode
 
 
 def main() -> None:

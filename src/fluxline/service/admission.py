@@ -1,13 +1,16 @@
 """How much may come in: the bound of the queue, what a caller may ask for, and their time."""
 
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 from fluxline.errors import DeadlineExceeded, QueueFull
 from fluxline.jobs import Limits
 from fluxline.service.quota import Quota
 from fluxline.service.register import Register
 from fluxline.service.terms import Caller, Terms
+
+T = TypeVar("T")
 
 
 class Admission:
@@ -42,6 +45,13 @@ class Admission:
             self._refuse_late(work, terms)
         with self._quota.spent(caller.owner, caller.rate, work):
             yield self._limits(caller)
+
+    async def paced(self, asked: Awaitable[T], work: float) -> T:
+        """Ask the job store to let work in; should it be full, say when to come again."""
+        try:
+            return await asked
+        except QueueFull as exc:
+            raise QueueFull(exc.message, retry_after_s=self.retry_s(work)) from None
 
     def retry_s(self, work: float) -> float:
         """In how many seconds work that was refused may be asked for again."""

@@ -6,17 +6,11 @@ process. Lives on one event loop.
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Coroutine, Iterable, Mapping
+from collections.abc import Coroutine, Iterable, Mapping
 from dataclasses import replace
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple
 
-from fluxline.errors import (
-    CapacityError,
-    FluxlineError,
-    NotReady,
-    QueueFull,
-    UnknownModel,
-)
+from fluxline.errors import CapacityError, FluxlineError, NotReady, UnknownModel
 from fluxline.fleet.replica import Replica, ReplicaState
 from fluxline.jobs import JobRow, JobState, JobStore, Limits
 from fluxline.request import (
@@ -44,8 +38,6 @@ from fluxline.service.terms import Caller, Status, Terms
 from fluxline.settings import DEFAULT_MODEL
 from fluxline.storage import Pictures
 from fluxline.tracing import OFF, Tracing, open_span
-
-T = TypeVar("T")
 
 LONGEST_OPENING_S = 120.0  # for which a request waits while the model is loaded
 
@@ -97,11 +89,7 @@ class Service:
             store, self._clerk, pictures, keep_days=keep_days, max_bytes=keep_bytes
         )
         self._elsewhere = Elsewhere(
-            store,
-            self._clerk,
-            pictures,
-            strays=self._strays,
-            let_go=self._register.let_go,
+            store, self._clerk, pictures, strays=self._strays, let_go=self._register.let_go
         )
         self._is_closing = False
         self._tasks: set[asyncio.Task[None]] = set()
@@ -281,7 +269,7 @@ class Service:
             return row
         with self._admission.granted(row.cost, caller) as limits:
             retry = self._clerk.do(self._store.retry, job_id, limits, owner=caller.scope)
-            row = await self._paced(retry, row.cost)
+            row = await self._admission.paced(retry, row.cost)
         if row is not None and row.state == JobState.QUEUED:
             self._register.of(row)
             self._dispatcher.wake()
@@ -367,30 +355,18 @@ class Service:
         self, feed: Feed, terms: Terms, caller: Caller, limits: Limits
     ) -> tuple[JobRow, bool]:
         new = record.new_job(feed.request, terms, caller, cost=feed.cost, holder=self._holder)
-        return await self._paced(self._clerk.do(self._store.accept, new, limits), feed.cost)
-
-    async def _paced(self, asked: Awaitable[T], cost: float) -> T:
-        """Ask the store to let work in; should it be full, say when to come again."""
-        try:
-            return await asked
-        except QueueFull as exc:
-            retry_after_s = self._admission.retry_s(cost)
-            raise QueueFull(exc.message, retry_after_s=retry_after_s) from None
+        return await self._admission.paced(
+            self._clerk.do(self._store.accept, new, limits), feed.cost
+        )
 
     def _feed_for(self, request: GenerationRequest, work: float, terms: Terms) -> Feed:
         """The feed of a new job, which must be there before the job can be claimed."""
-        keeps = terms.keeps or not terms.is_fleeting
+        is_fleeting = terms.is_fleeting
+        keeps = terms.keeps or not is_fleeting
         if keeps and self._dispatcher.is_clogged:
             raise NotReady("the store of pictures does not answer", retry_after_s=10.0)
-        return self._register.enter(
-            Feed(
-                request,
-                cost=work,
-                keeps=keeps,
-                is_fleeting=terms.is_fleeting,
-                door=terms.door,
-            )
-        )
+        feed = Feed(request, cost=work, keeps=keeps, is_fleeting=is_fleeting, door=terms.door)
+        return self._register.enter(feed)
 
     def _followed(self, feed: Feed, terms: Terms) -> Ticket:
         """Follow a job. A fleeting one is not drawn any more when its last caller leaves."""
