@@ -97,7 +97,7 @@ def test_what_never_fits_is_refused_with_the_size_that_would():
 
 def test_decoding_counts_too():
     hungry = replace(ROOM, pixel_bytes=2048)
-    with pytest.raises(TooLarge, match="736x720 would fit|720x720 would fit"):
+    with pytest.raises(TooLarge, match="720x720 would fit"):
         hungry.vet(1024, 1024, rows=1, other_tokens=0)
 
 
