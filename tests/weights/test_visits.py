@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from fluxline.weights.visits import Component, Visits
+from fluxline.weights.visits import Visits
 
 CPU = torch.device("cpu")
 WIDTH = 16
@@ -24,8 +24,8 @@ class Chain(nn.Module):
             x = torch.tanh(layer(x))
         return x
 
-    def component(self, name="chain"):
-        return Component(name, tuple(self.layers))
+    def component(self):
+        return tuple(self.layers)
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ class Watched(nn.Module):
 def test_no_more_than_the_budget_visits_at_once(x, units):
     seen = []
     layers = [Watched(seen) for _ in range(6)]
-    visits = Visits([Component("c", tuple(layers))], CPU, budget_bytes=units * UNIT)
+    visits = Visits([layers], CPU, budget_bytes=units * UNIT)
     for layer in layers:
         layer.visits = visits
     for _ in range(3):
@@ -128,7 +128,7 @@ def test_buffers_visit_too(x):
             return x @ self.packed.float()
 
     module = Packed()
-    visits = Visits([Component("c", (module,))], CPU, budget_bytes=10**6)
+    visits = Visits([[module]], CPU, budget_bytes=10**6)
     run(module, x)
     assert visits.here_bytes == WIDTH * WIDTH
 

@@ -1,9 +1,10 @@
 """Weights that lie at home, in the machine's memory, and visit the device when they are needed.
 
-A model names its *units*: modules that are called in a fixed order, such as the blocks of a
-transformer. When a unit is called its weights are brought; while it computes those of the next one
-are on their way; who has to leave for them is whoever is needed last. So with room for all but a
-few, all but those few stay. Nothing of the mathematics knows: the same modules compute the same.
+A model names its *units*, a row of them for each of its components: modules that are called in that
+order every time, such as the blocks of a transformer. When a unit is called its weights are
+brought; while it computes those of the next one are on their way; who has to leave for them is
+whoever is needed last. So with room for all but a few, all but those few stay. Nothing of the
+mathematics knows: the same modules compute the same.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,14 +14,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-
-
-@dataclass(frozen=True, slots=True)
-class Component:
-    """A part of a model: its units, in the order in which they are called, every time alike."""
-
-    name: str
-    units: tuple[nn.Module, ...]
 
 
 @dataclass(slots=True, eq=False)
@@ -38,23 +31,24 @@ class _Unit:
 class Visits:
     """Brings units to a device as they are called. Thread: the engine's.
 
-    budget_bytes: of all weights that visit at once; a unit larger than that comes alone. together:
-    all units of a component come and go as one. Weights of units are expected at home, on the CPU.
+    components: their units, which are expected at home, on the CPU. budget_bytes: of all weights
+    that visit at once; a unit larger than that comes alone. together: all units of a component come
+    and go as one.
     """
 
     def __init__(
         self,
-        components: Sequence[Component],
+        components: Sequence[Sequence[nn.Module]],
         device: torch.device,
         *,
         budget_bytes: int,
         together: bool = False,
     ) -> None:
         self._device, self._budget, self._together = device, budget_bytes, together
-        self._copies = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._copies = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
         self._components = [
-            [self._unit(module, number, place) for place, module in enumerate(part.units)]
-            for number, part in enumerate(components)
+            [self._unit(module, number, place) for place, module in enumerate(units)]
+            for number, units in enumerate(components)
         ]
         self._last_used = [0] * len(components)
         self._calls = 0
