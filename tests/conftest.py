@@ -10,11 +10,22 @@ import pytest
 import torch
 
 from fluxline.engine.build import open_model
+from tests.compatibility import Proofs
 from tests.models.flux1.oracle import small_config
 from tests.postgres import Postgres
 from tests.random_clip import save_random_clip
 from tests.random_flux import save_random_flux
 from tests.seaweed import Seaweed
+
+
+def pytest_configure(config):
+    config.pluginmanager.register(Proofs(), "proofs")
+
+
+@pytest.fixture
+def proofs(request):
+    """What the tests of this run prove."""
+    return request.config.pluginmanager.get_plugin("proofs")
 
 
 def pytest_collection_finish():

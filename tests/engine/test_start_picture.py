@@ -62,6 +62,7 @@ def test_each_sampler_goes_from_the_picture_and_counts_what_is_left(engine, samp
     assert recipe.receipt.sigmas[0] < 1
 
 
+@pytest.mark.proves("mixed batch", "flux1")
 def test_in_a_batch_each_has_its_own_picture(engine):
     other = encode(noise(64, 64), format="png")
     asked = [

@@ -50,6 +50,7 @@ def draw_theirs(pipe, text_length, **asked) -> np.ndarray:
     return (picture * 255).round().astype(np.uint8)
 
 
+@pytest.mark.proves("text to image", "flux1")
 @pytest.mark.parametrize("size", [(64, 64), (96, 32)], ids=["square", "wide"])
 @pytest.mark.parametrize("name", ["schnell", "dev"])
 def test_a_picture_equals_diffusers(request, name, size):
@@ -66,6 +67,7 @@ def test_a_picture_equals_diffusers(request, name, size):
     assert psnr(ours, theirs) >= 60
 
 
+@pytest.mark.proves("true guidance", "flux1")
 def test_true_guidance_equals_diffusers(schnell, schnell_folder):
     asked = {"prompt": PROMPT, "width": 64, "height": 64, "seed": 5, "negative_prompt": "blue"}
 
@@ -92,6 +94,7 @@ class Inpaint(MeansOfPosteriors, FluxInpaintPipeline):
     pass
 
 
+@pytest.mark.proves("img2img", "flux1")
 @pytest.mark.parametrize(("steps", "strength"), [(4, 0.5), (5, 0.75), (4, 0.05), (3, 1.0)])
 @pytest.mark.parametrize("name", ["schnell", "dev"])
 def test_a_picture_drawn_from_a_picture_equals_diffusers(request, name, steps, strength):
@@ -131,6 +134,7 @@ def masked(width: int, height: int) -> np.ndarray:
     return mask
 
 
+@pytest.mark.proves("inpainting", "flux1")
 @pytest.mark.parametrize(("steps", "strength"), [(4, 0.5), (3, 1.0)])
 @pytest.mark.parametrize("name", ["schnell", "dev"])
 def test_a_part_of_a_picture_drawn_anew_equals_diffusers(request, name, steps, strength):
