@@ -252,6 +252,19 @@ class Guide(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Network:
+    """A network of a model, for whoever decides where its weights lie.
+
+    units: modules that hold nearly all its weights, in the order in which they are called, every
+    time. once: names of linear layers that are called once a request, and need not be at hand.
+    """
+
+    module: nn.Module
+    units: tuple[nn.Module, ...]
+    once: tuple[str, ...] = ()
+
+
 class RowContext(Protocol):
     """Everything one row of a forward needs that is the same in all its evaluations.
 
@@ -293,6 +306,14 @@ class DiffusionModel(Protocol[ContextT]):
     @property
     def weights(self) -> str:
         """Fingerprint of all its weights, for receipts."""
+        ...
+
+    def networks(self) -> Sequence[Network]:
+        """All its networks, in the order in which a request calls them."""
+        ...
+
+    def compute_on(self, device: torch.device) -> None:
+        """Compute there from now on; whoever asks sees that weights are there when needed."""
         ...
 
     def encode(self, prompts: Sequence[str]) -> list[Conditioning]:

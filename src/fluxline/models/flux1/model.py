@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from fluxline.models.base import Conditioning, ModelSpec, Pictures
+from fluxline.models.base import Conditioning, ModelSpec, Network, Pictures
 from fluxline.models.flux1.latents import image_ids, pack, text_ids, unpack
 from fluxline.models.flux1.text import TextEncoders
 from fluxline.models.flux1.transformer import FluxTransformer
@@ -74,6 +74,23 @@ class Flux1:
         self.device, self.dtype = parameter.device, parameter.dtype
         self.vae_scale = 2 ** (len(vae.config.block_out_channels) - 1)
         self._rope = lru_cache(maxsize=64)(self._make_rope)
+
+    def networks(self) -> tuple[Network, ...]:
+        """Both text encoders, the transformer and the VAE."""
+        blocks = (*self.transformer.double_blocks, *self.transformer.single_blocks)
+        return (
+            *self.text.networks(),
+            Network(self.transformer, blocks, once=("modulation",)),
+            Network(self.vae, (self.vae.encoder, self.vae.decoder)),
+        )
+
+    def compute_on(self, device: torch.device) -> None:
+        """Compute there from now on."""
+        self.device = self.text.device = device
+        self._rope.cache_clear()
+        if self._preview is not None:
+            weight, bias = self._preview.weight.to(device), self._preview.bias.to(device)
+            self._preview = PreviewMap(weight, bias)
 
     @torch.inference_mode()
     def encode(self, prompts: Sequence[str]) -> list[Conditioning]:

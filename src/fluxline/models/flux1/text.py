@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fluxline.models.base import Network
+
 
 @dataclass(frozen=True, slots=True)
 class EncodedText:
@@ -32,32 +34,33 @@ class TextEncoders:
         *,
         clip: torch.nn.Module,
         clip_tokenizer: Any,  # transformers' tokenizers share no useful type
-        t5: torch.nn.Module,
+        t5: Any,  # transformers' T5EncoderModel
         t5_tokenizer: Any,
         length: int,
     ) -> None:
         self._clip, self._clip_tokenizer = clip, clip_tokenizer
         self._t5, self._t5_tokenizer = t5, t5_tokenizer
         self.length = length
+        self.device = next(t5.parameters()).device  # where it computes
 
     def encode(self, prompts: Sequence[str]) -> EncodedText:
         """Encode P prompts in one batch."""
         ids = self._padded(self._t5_tokenizer, prompts, self.length)
         whole = self._t5_tokenizer(list(prompts), truncation=False, verbose=False)["input_ids"]
         truncated = [len(tokens) > self.length for tokens in whole]
-        sequence = self._t5(ids.to(_device_of(self._t5)))[0]
+        sequence = self._t5(ids.to(self.device))[0]
         clip_ids = self._padded(
             self._clip_tokenizer, prompts, self._clip_tokenizer.model_max_length
         )
-        pooled = self._clip(clip_ids.to(_device_of(self._clip))).pooler_output
+        pooled = self._clip(clip_ids.to(self.device)).pooler_output
         return EncodedText(sequence, pooled, truncated)
+
+    def networks(self) -> tuple[Network, ...]:
+        """CLIP, and T5 by its blocks."""
+        return Network(self._clip, (self._clip,)), Network(self._t5, tuple(self._t5.encoder.block))
 
     @staticmethod
     def _padded(tokenizer: Any, prompts: Sequence[str], length: int) -> Tensor:
         options = {"padding": "max_length", "max_length": length, "truncation": True}
         ids: Tensor = tokenizer(list(prompts), **options, return_tensors="pt")["input_ids"]
         return ids
-
-
-def _device_of(module: torch.nn.Module) -> torch.device:
-    return next(module.parameters()).device
