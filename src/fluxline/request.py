@@ -141,6 +141,9 @@ class ModelInfo:
     samplers: tuple[str, ...]
     schedules: tuple[str, ...]
     sizes: tuple[tuple[int, int], ...] = ()  # px (width, height) it was trained for; empty: any
+    references: int = 0  # most pictures it looks at
+    fills: bool = False  # it redraws the masked part of a picture and draws nothing else
+    needs_picture: bool = False  # it draws nothing without one
 
     def size_like(
         self, shape: tuple[int, int], width: int | None = None, height: int | None = None

@@ -86,6 +86,9 @@ class ModelSpec:
             samplers=get_args(SamplerName),
             schedules=get_args(ScheduleName),
             sizes=self.trained_sizes,
+            references=self.references.most if self.references else 0,
+            fills=self.fills,
+            needs_picture=self.fills or bool(self.references and self.references.is_needed),
         )
 
     def resolve(
