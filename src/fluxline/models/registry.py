@@ -39,6 +39,10 @@ MODELS: dict[str, Entry] = {
     "flux1-schnell": Entry("flux1", "black-forest-labs/FLUX.1-schnell"),
     "flux1-dev": Entry("flux1", "black-forest-labs/FLUX.1-dev"),
     "flux1-krea-dev": Entry("flux1", "black-forest-labs/FLUX.1-Krea-dev"),
+    "flux1-kontext-dev": Entry("flux1", "black-forest-labs/FLUX.1-Kontext-dev"),
+    "flux1-fill-dev": Entry("flux1", "black-forest-labs/FLUX.1-Fill-dev"),
+    "flux1-depth-dev": Entry("flux1", "black-forest-labs/FLUX.1-Depth-dev"),
+    "flux1-canny-dev": Entry("flux1", "black-forest-labs/FLUX.1-Canny-dev"),
 }
 FAMILIES = {"flux1": "fluxline.models.flux1.load"}
 FAMILY_OF_CLASS = {

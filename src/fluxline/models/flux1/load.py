@@ -2,13 +2,14 @@
 
 Reads configurations and says which parts a folder lacks; the transformer's tensors are streamed by
 whoever is passed in as `checkpoint_at`. A model may say more of itself in a `fluxline.json`:
-trained sizes, defaults, a preview map.
+trained sizes, defaults, sizes of pictures it looks at, a preview map.
 """
 
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,12 @@ from transformers import AutoTokenizer, CLIPTextModel, T5EncoderModel
 from transformers.utils import logging as transformers_logging
 
 from fluxline.errors import ConfigError, LoadError
-from fluxline.models.base import Checkpoint, DynamicShift, ModelSpec
+from fluxline.models.base import Checkpoint, DynamicShift, ModelSpec, References
 from fluxline.models.flux1.model import Flux1, PreviewMap
 from fluxline.models.flux1.names import is_bfl, layout_for
 from fluxline.models.flux1.text import TextEncoders
 from fluxline.models.flux1.transformer import FluxConfig, FluxTransformer
+from fluxline.models.flux1.variants import Variant, variant_of
 
 LEARNED = ("text_encoder", "text_encoder_2", "vae")
 PARTS = (*LEARNED, "tokenizer", "tokenizer_2", "scheduler")
@@ -53,7 +55,8 @@ def load(
         )
     vae = vae.to(device, memory_format=torch.channels_last).eval()
     grid = 2 * 2 ** (len(vae.config.block_out_channels) - 1)
-    spec = _spec(name, about, transformer.config, _json_of(folder, "scheduler"), grid)
+    variant = variant_of(transformer.config, f"{name} {weights.name} {_pipeline(folder)}")
+    spec = _spec(name, about, variant, transformer.config, _json_of(folder, "scheduler"), grid)
     return Flux1(
         spec,
         transformer=transformer,
@@ -144,11 +147,12 @@ def _count(shapes: Mapping[str, tuple[int, ...]], blocks: str) -> int:
 def _spec(
     name: str,
     about: Mapping[str, Any],
+    variant: Variant,
     config: FluxConfig,
     scheduler: Mapping[str, Any],
     grid: int,
 ) -> ModelSpec:
-    """What the model says of itself; else what BFL says of dev and of schnell."""
+    """What the model says of itself; else what BFL says of its variant."""
     native = tuple(about.get("native_size", (1024, 1024)))
     return ModelSpec(
         name=name,
@@ -157,12 +161,21 @@ def _spec(
         grid=grid,
         trained_sizes=tuple((w, h) for w, h in about.get("trained_sizes", ())),
         max_side=2048,
-        default_steps=about.get("default_steps", 28 if config.guidance else 4),
+        default_steps=about.get("default_steps", variant.steps if config.guidance else 4),
         max_steps=about.get("max_steps", 100),
         text_length=about.get("text_length", 512 if config.guidance else 256),
-        guidance=about.get("guidance", 3.5) if config.guidance else None,
+        guidance=about.get("guidance", variant.guidance) if config.guidance else None,
         shift=_shift(scheduler),
+        fills=variant.fills,
+        references=_references(about, variant),
     )
+
+
+def _references(about: Mapping[str, Any], variant: Variant) -> References | None:
+    looks = variant.references
+    if looks is None or "reference_sizes" not in about:
+        return looks
+    return replace(looks, sizes=tuple((w, h) for w, h in about["reference_sizes"]))
 
 
 def _shift(scheduler: Mapping[str, Any]) -> float | DynamicShift:
@@ -207,6 +220,12 @@ def _preview(about: Mapping[str, Any] | None, device: torch.device) -> PreviewMa
         return None
     weight = torch.tensor(about["matrix"], device=device)
     return PreviewMap(weight, torch.tensor(about["bias"], device=device))
+
+
+def _pipeline(folder: Path) -> str:
+    """What diffusers calls the pipeline; empty: nobody says."""
+    index = folder / "model_index.json"
+    return str(_json(index).get("_class_name", "")) if index.exists() else ""
 
 
 def _json_of(folder: Path, part: str) -> dict[str, Any]:

@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from fluxline.models.base import Conditioning, ModelSpec, Pictures
-from fluxline.models.flux1.latents import image_ids, pack, text_ids, unpack
+from fluxline.models.flux1.guide import NO_GUIDE, FluxGuide
+from fluxline.models.flux1.latents import fold, image_ids, pack, text_ids, unpack
 from fluxline.models.flux1.text import TextEncoders
 from fluxline.models.flux1.transformer import FluxTransformer
 
@@ -35,15 +36,16 @@ class FluxContext:
     rope: Tensor  # (S, head_dim / 2)
     modulation: Tensor  # (E, M, D)
     evaluation: dict[float, int]  # sigma -> row of modulation
+    guide: FluxGuide
 
     @property
     def text_tokens(self) -> int:
-        """L."""
+        """L, with what pictures add to it."""
         return self.text.shape[0]
 
     @property
     def image_tokens(self) -> int:
-        """N."""
+        """N, and those of pictures that are looked at."""
         return self.rope.shape[0] - self.text.shape[0]
 
 
@@ -105,18 +107,29 @@ class Flux1:
         height: int,
         guidance: float | None,
         sigmas: Sequence[float],
-        guide: None = None,
+        guide: FluxGuide | None = None,
     ) -> FluxContext:
         """Prepare one row: all its modulation vectors in one product."""
+        guide = guide or NO_GUIDE
         sigma = torch.tensor(sigmas, device=self.device)
         strength = None if guidance is None else torch.full_like(sigma, guidance)
         modulation = self.transformer.modulate(sigma, strength, conditioning.pooled[None])
-        rope = self._rope(conditioning.text.shape[0], *self._latent_size(width, height))
+        rope = self._rope(len(conditioning.text), self._latent_size(width, height), guide.sizes)
         row_of = {value: row for row, value in enumerate(sigmas)}
-        return FluxContext(conditioning.text, rope, modulation, row_of)
+        return FluxContext(conditioning.text, rope, modulation, row_of, guide)
 
-    def guide(self, pictures: Pictures) -> None:
-        """None: this model reads no pictures itself."""
+    @torch.inference_mode()
+    def guide(self, pictures: Pictures) -> FluxGuide:
+        """What this variant reads of pictures; a plain one reads none."""
+        if pictures.canvas is not None and pictures.mask is not None:
+            return FluxGuide(channels=self._gap(pictures.canvas, pictures.mask))
+        seen = [self.encode_picture(picture).to(self.dtype) for picture in pictures.references]
+        if not seen:
+            return NO_GUIDE
+        if self.spec.references is None or not self.spec.references.in_sequence:
+            return FluxGuide(channels=seen[0])
+        sizes = tuple(self._latent_size(p.shape[1], p.shape[0]) for p in pictures.references)
+        return FluxGuide(tokens=torch.cat(seen), sizes=sizes)
 
     @torch.inference_mode()
     def evaluate(
@@ -130,8 +143,9 @@ class Flux1:
         rope = contexts[0].rope[None]
         if any(c.rope is not contexts[0].rope for c in contexts):
             rope = torch.stack([c.rope for c in contexts])
-        velocity: Tensor = self.transformer(x.to(self.dtype), text, modulation, rope)
-        return velocity.float()
+        beside = beside_noise(x.to(self.dtype), [c.guide for c in contexts])
+        velocity: Tensor = self.transformer(beside, text, modulation, rope)
+        return velocity[:, : x.shape[1]].float()
 
     @torch.inference_mode()
     def decode(self, x: Tensor, width: int, height: int) -> Tensor:
@@ -148,10 +162,7 @@ class Flux1:
 
         The mean of what the VAE makes of it, so that the same picture is always the same tokens.
         """
-        picture = pixels.to(self.device, self.vae.dtype).permute(2, 0, 1)[None] / 127.5 - 1
-        latent = self.vae.encode(picture).latent_dist.mode().float()
-        config = self.vae.config
-        return pack((latent - (config.shift_factor or 0.0)) * config.scaling_factor)[0]
+        return self._clean(pixels.to(self.device, self.vae.dtype) / 127.5 - 1)
 
     def encode_mask(self, mask: Tensor) -> Tensor:
         """Tokens (N, C) float32 of a mask uint8 (h, w): 1 where any pixel below is redrawn."""
@@ -168,12 +179,36 @@ class Flux1:
         rgb = latent.float() @ self._preview.weight + self._preview.bias
         return to_uint8(rgb).cpu()
 
+    def _clean(self, picture: Tensor) -> Tensor:
+        """Clean tokens (N, C) float32 of a picture (height, width, 3) in [-1, 1]."""
+        latent = self.vae.encode(picture.permute(2, 0, 1)[None]).latent_dist.mode().float()
+        config = self.vae.config
+        return pack((latent - (config.shift_factor or 0.0)) * config.scaling_factor)[0]
+
+    def _gap(self, canvas: Tensor, mask: Tensor) -> Tensor:
+        """Channels (N, C + 256): clean tokens of a picture, grey where it is redrawn, and the mask
+        folded."""
+        redrawn = (mask >= 128).to(self.device, self.vae.dtype)
+        kept = (canvas.to(self.device, self.vae.dtype) / 127.5 - 1) * (1 - redrawn[..., None])
+        return torch.cat((self._clean(kept), fold(redrawn, self.vae_scale)), -1).to(self.dtype)
+
     def _latent_size(self, width: int, height: int) -> tuple[int, int]:
         return height // self.vae_scale, width // self.vae_scale
 
-    def _make_rope(self, text_tokens: int, h: int, w: int) -> Tensor:
-        ids = torch.cat((text_ids(text_tokens), image_ids(h, w)))
+    def _make_rope(
+        self, text_tokens: int, drawn: tuple[int, int], seen: tuple[tuple[int, int], ...]
+    ) -> Tensor:
+        pictures = [image_ids(*size, picture=1) for size in seen]
+        ids = torch.cat((text_ids(text_tokens), image_ids(*drawn), *pictures))
         return self.transformer.rope(ids).to(self.device)  # float64 angles: not on every device
+
+
+def beside_noise(x: Tensor, guides: Sequence[FluxGuide]) -> Tensor:
+    """Tokens x (R, N, C) of a forward, with what stands beside them: (R, N + K, C + C')."""
+    channels = [guide.channels for guide in guides if guide.channels is not None]
+    tokens = [guide.tokens for guide in guides if guide.tokens is not None]
+    x = torch.cat((x, torch.stack(channels)), dim=2) if channels else x
+    return torch.cat((x, torch.stack(tokens)), dim=1) if tokens else x
 
 
 def to_uint8(picture: Tensor) -> Tensor:
