@@ -14,7 +14,7 @@ from fluxline.engine.build import open_model
 from tests.models.flux1.oracle import small_config
 from tests.postgres import Postgres
 from tests.random_clip import save_random_clip
-from tests.random_flux import save_random_flux
+from tests.random_flux import save_random_flux, save_random_redux
 from tests.seaweed import Seaweed
 
 
@@ -133,6 +133,15 @@ def depth_folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def redux_folder(tmp_path_factory):
+    """A dev-class model with a Redux in its folder."""
+    config = small_config(guidance=True, head_dim=64, heads=2, double=1, single=2)
+    folder = tmp_path_factory.mktemp("reads")
+    save_random_flux(folder, config, dynamic_shift=True, heed=4.0)
+    return save_random_redux(folder, config)
+
+
+@pytest.fixture(scope="session")
 def kontext(kontext_folder):
     return open_model(str(kontext_folder), "cpu")
 
@@ -145,3 +154,8 @@ def fill(fill_folder):
 @pytest.fixture(scope="session")
 def depth(depth_folder):
     return open_model(str(depth_folder), "cpu")
+
+
+@pytest.fixture(scope="session")
+def redux(redux_folder):
+    return open_model(str(redux_folder), "cpu")

@@ -11,14 +11,18 @@ from diffusers import (
     FlowMatchEulerDiscreteScheduler,
     FluxPipeline,
 )
+from diffusers.pipelines.flux.modeling_flux import ReduxImageEncoder
 from transformers import (
     CLIPTextConfig,
     CLIPTextModel,
     CLIPTokenizer,
+    SiglipVisionConfig,
+    SiglipVisionModel,
     T5Config,
     T5EncoderModel,
     T5Tokenizer,
 )
+from transformers.models.siglip import SiglipImageProcessorPil
 
 from fluxline.models.flux1.transformer import FluxConfig
 from tests.models.flux1.oracle import diffusers_model
@@ -67,6 +71,26 @@ def save_random_flux(
         **more,
     }
     (folder / "fluxline.json").write_text(json.dumps(about))
+    return folder
+
+
+def save_random_redux(folder: Path, config: FluxConfig) -> Path:
+    """Lay the parts of a Redux into a folder: it sees 28 px in four tokens."""
+    torch.manual_seed(2)
+    siglip = SiglipVisionConfig(
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        image_size=28,
+        patch_size=14,
+    )
+    SiglipVisionModel(siglip).save_pretrained(folder / "image_encoder")
+    SiglipImageProcessorPil(size={"height": 28, "width": 28}).save_pretrained(
+        folder / "feature_extractor"
+    )
+    projection = ReduxImageEncoder(redux_dim=32, txt_in_features=config.text_dim)
+    projection.save_pretrained(folder / "image_embedder")
     return folder
 
 

@@ -36,6 +36,7 @@ def asked(**more):
         ("kontext", [{"image": ONE}, {"image": OTHER}, {}, {"image": ONE, "mask": MASK}]),
         ("fill", [{"image": ONE, "mask": MASK}, {"image": OTHER, "mask": MASK}]),
         ("depth", [{"image": ONE}, {"image": OTHER}, {"image": ONE, "params": {"cfg_scale": 2.0}}]),
+        ("redux", [{"image": ONE}, {"references": [OTHER]}, {"references": [ONE, OTHER]}, {}]),
     ],
 )
 def test_rows_that_look_at_different_pictures_are_as_if_alone(request, name, rows):
@@ -70,6 +71,11 @@ def test_a_map_lies_over_what_is_drawn_pixel_by_pixel(depth):
     assert np.array_equal(picture.pixels[2:62, 2:62], given)
 
 
+def test_what_a_picture_shows_says_nothing_of_the_size(redux):
+    ((drawn,), _) = draw(redux, [asked(image=encode(photo(80)[:40], format="png"))])
+    assert drawn.shape == (64, 64, 3)
+
+
 @pytest.mark.parametrize("name", ["kontext", "fill", "depth"])
 def test_what_needs_a_picture_is_measured_with_one(request, monkeypatch, name):
     monkeypatch.setattr("fluxline.engine.tune.PATIENCE_S", 0.1)
@@ -86,6 +92,7 @@ def test_what_needs_a_picture_is_measured_with_one(request, monkeypatch, name):
         ("depth", {"image": ONE, "references": [OTHER]}, "looks at 1 at most; got 2"),
         ("depth", {"image": ONE, "mask": MASK}, "give one besides that to start from"),
         ("kontext", {"references": [ONE, OTHER]}, "looks at 1 at most; got 2"),
+        ("redux", {"references": 5 * [ONE]}, "looks at 4 at most; got 5"),
     ],
 )
 def test_what_cannot_be_is_said(request, name, wrong, words):

@@ -36,6 +36,7 @@ def open_model(model: str, device: str = "auto") -> DiffusionModel[Any]:
             device=where,
             dtype=fast_dtype(where),
             checkpoint_at=_checkpoint_at,
+            beside=None if entry.beside is None else locate(entry.beside),
         )
     except Exception as exc:
         if not is_out_of_memory(exc):

@@ -19,7 +19,7 @@ Opener = Callable[..., DiffusionModel[Any]]
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A model with a name. source, scorer: what `weights.locate` understands.
+    """A model with a name. source, beside, scorer: what `weights.locate` understands.
 
     family: None until the files are there; then `family_of` reads it off them.
     """
@@ -27,6 +27,7 @@ class Entry:
     family: str | None
     source: str
     is_asset: bool = False  # lies in the package
+    beside: str | None = None  # parts of it that come by themselves
     scorer: str | None = None  # a CLIP that knows what the model draws
 
 
@@ -43,6 +44,9 @@ MODELS: dict[str, Entry] = {
     "flux1-fill-dev": Entry("flux1", "black-forest-labs/FLUX.1-Fill-dev"),
     "flux1-depth-dev": Entry("flux1", "black-forest-labs/FLUX.1-Depth-dev"),
     "flux1-canny-dev": Entry("flux1", "black-forest-labs/FLUX.1-Canny-dev"),
+    "flux1-redux-dev": Entry(
+        "flux1", "black-forest-labs/FLUX.1-dev", beside="black-forest-labs/FLUX.1-Redux-dev"
+    ),
 }
 FAMILIES = {"flux1": "fluxline.models.flux1.load"}
 FAMILY_OF_CLASS = {
@@ -53,6 +57,7 @@ FAMILY_OF_CLASS = {
     "FluxKontextInpaintPipeline": "flux1",
     "FluxFillPipeline": "flux1",
     "FluxControlPipeline": "flux1",
+    "FluxPriorReduxPipeline": "flux1",
     "FluxTransformer2DModel": "flux1",
 }
 """diffusers' pipelines and networks, by the names that its configurations give them."""
@@ -92,12 +97,17 @@ def open_family(
     device: torch.device,
     dtype: torch.dtype,
     checkpoint_at: CheckpointAt,
+    beside: Path | None = None,
 ) -> DiffusionModel[Any]:
-    """Open a model with its family's `load`. Raises LoadError."""
+    """Open a model with its family's `load`, which knows of parts beside it if there are any.
+
+    Raises LoadError.
+    """
     if family not in FAMILIES:
         raise ConfigError(f"no model family {family!r}; there is {', '.join(FAMILIES)}")
     load: Opener = import_module(FAMILIES[family]).load
-    return load(path, name=name, device=device, dtype=dtype, checkpoint_at=checkpoint_at)
+    more = {} if beside is None else {"beside": beside}
+    return load(path, name=name, device=device, dtype=dtype, checkpoint_at=checkpoint_at, **more)
 
 
 def _class_name(config: Path) -> str | None:

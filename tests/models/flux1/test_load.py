@@ -13,10 +13,11 @@ from fluxline.engine.build import fast_dtype, open_model, pick_device
 from fluxline.errors import CheckpointMismatch, ConfigError, LoadError
 from fluxline.models.base import DynamicShift
 from fluxline.models.flux1.variants import VARIANTS
+from fluxline.models.registry import MODELS, Entry
 from tests.models.flux1.bfl_export import save_as_bfl
 from tests.models.flux1.oracle import small_config
 from tests.models.test_base import spec
-from tests.random_flux import save_random_flux
+from tests.random_flux import save_random_flux, save_random_redux
 
 
 @pytest.fixture
@@ -139,6 +140,7 @@ def test_the_dtype_is_what_is_fast_on_the_device():
         ("depth", 10.0, 50, (1, False, True)),
         ("canny", 30.0, 50, (1, False, True)),
         ("control", 3.5, 28, (1, False, True)),
+        ("redux", 2.5, 50, (4, False, False)),
     ],
 )
 def test_a_variant_is_known_by_its_channels_and_what_it_is_called(
@@ -170,6 +172,45 @@ def test_kontext_looks_at_the_sizes_it_was_trained_for():
             aspect = width / height
             expected = min((abs(aspect - w / h), w, h) for w, h in PREFERRED_KONTEXT_RESOLUTIONS)
             assert kontext.reference_size((width, height), (64, 64)) == expected[1:]
+
+
+def test_a_redux_may_lie_elsewhere(monkeypatch, dev_folder, redux_folder):
+    entry = Entry("flux1", str(dev_folder), beside=str(redux_folder))
+    monkeypatch.setitem(MODELS, "test-redux", entry)
+
+    model = open_model("test-redux", "cpu")
+
+    assert model.spec.name == "test-redux"
+    assert model.spec.references.text_tokens == 4
+    assert model.weights != open_model(str(dev_folder), "cpu").weights
+
+
+def test_a_redux_alone_is_refused_with_what_would_open_it(tmp_path):
+    folder = save_random_redux(tmp_path, small_config())
+    index = {"_class_name": "FluxPriorReduxPipeline"}
+    (folder / "model_index.json").write_text(json.dumps(index))
+    with pytest.raises(LoadError, match=r"lacks text_encoder/.*opened as flux1-redux-dev"):
+        open_model(str(folder), "cpu")
+
+
+def test_a_redux_fills_with_fill_and_is_refused_beside_what_looks_otherwise(
+    fill_folder, kontext_folder, tmp_path
+):
+    folders = [
+        save_random_redux(shutil.copytree(folder, tmp_path / folder.name), small_config())
+        for folder in (fill_folder, kontext_folder)
+    ]
+    spec = open_model(str(folders[0]), "cpu").spec
+    assert (spec.fills, spec.guidance, spec.references.most) == (True, 30.0, 4)
+    with pytest.raises(LoadError, match="looks at no picture otherwise"):
+        open_model(str(folders[1]), "cpu")
+
+
+def test_a_part_of_redux_that_cannot_be_read_is_named(redux_folder, tmp_path):
+    folder = shutil.copytree(redux_folder, tmp_path / "model")
+    shutil.rmtree(folder / "feature_extractor")
+    with pytest.raises(LoadError, match="feature_extractor/ cannot be read"):
+        open_model(str(folder), "cpu")
 
 
 def test_channels_that_no_variant_has_are_refused(tmp_path):

@@ -8,9 +8,13 @@ from diffusers import (
     FluxFillPipeline,
     FluxKontextInpaintPipeline,
     FluxKontextPipeline,
+    FluxPriorReduxPipeline,
 )
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
+from diffusers.pipelines.flux.modeling_flux import ReduxImageEncoder
 from PIL import Image
+from transformers import SiglipVisionModel
+from transformers.models.siglip import SiglipImageProcessorPil
 
 from fluxline.images import encode, stretch
 from tests.images.pictures import photo
@@ -210,3 +214,51 @@ def test_a_picture_drawn_from_one_after_a_map_equals_diffusers(depth, depth_fold
         width=64,
         height=64,
     )
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_redux_equals_diffusers(redux, redux_folder, count):
+    seen = [photo(60)[:40], photo(50)[::-1].copy()][:count]
+    asked = {"width": 64, "height": 64}
+
+    ours = draw_ours(
+        redux,
+        prompt=PROMPT,
+        seed=11,
+        steps=2,
+        guidance=2.5,
+        references=[png(picture) for picture in seen],
+        **asked,
+    )
+
+    pipe = pipeline(redux_folder)
+    prior = FluxPriorReduxPipeline(
+        image_encoder=SiglipVisionModel.from_pretrained(redux_folder / "image_encoder"),
+        feature_extractor=SiglipImageProcessorPil.from_pretrained(
+            redux_folder / "feature_extractor"
+        ),
+        image_embedder=ReduxImageEncoder.from_pretrained(redux_folder / "image_embedder"),
+        text_encoder=pipe.text_encoder,
+        tokenizer=pipe.tokenizer,
+        text_encoder_2=pipe.text_encoder_2,
+        tokenizer_2=pipe.tokenizer_2,
+    )
+    text, pooled, _ = pipe.encode_prompt(PROMPT, max_sequence_length=TEXT_LENGTH)
+    for picture in seen:  # theirs adds prompts up; one after another they are read as ours
+        text = prior(
+            Image.fromarray(picture), prompt_embeds=text, pooled_prompt_embeds=pooled
+        ).prompt_embeds
+    theirs = draw_theirs(
+        pipe,
+        TEXT_LENGTH,
+        prompt_embeds=text,
+        pooled_prompt_embeds=pooled,
+        seed=11,
+        num_inference_steps=2,
+        guidance_scale=2.5,
+        **asked,
+    )
+    assert theirs.std() > 5, "the oracle drew nothing"
+    assert psnr(ours, theirs) >= 60
+    blind = draw_ours(redux, prompt=PROMPT, seed=11, steps=2, guidance=2.5, **asked)
+    assert psnr(blind, theirs) < 50, "the pictures hardly matter"

@@ -11,16 +11,19 @@ class FluxGuide:
 
     channels: (N, C') beside every image token: a picture or what is left of one, and its mask.
     tokens: (K, C) of pictures looked at, after the image's; sizes: (h, w) of each one's latent.
+    text: (T, D) of what pictures show, after the prompt's.
     """
 
     channels: Tensor | None = None
     tokens: Tensor | None = None
     sizes: tuple[tuple[int, int], ...] = ()
+    text: Tensor | None = None
 
     @property
     def bytes(self) -> int:
         """Memory it holds."""
-        return sum(part.nbytes for part in (self.channels, self.tokens) if part is not None)
+        parts = (self.channels, self.tokens, self.text)
+        return sum(part.nbytes for part in parts if part is not None)
 
 
 NO_GUIDE = FluxGuide()

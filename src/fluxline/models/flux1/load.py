@@ -15,16 +15,18 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL
-from transformers import AutoTokenizer, CLIPTextModel, T5EncoderModel
+from transformers import AutoTokenizer, CLIPTextModel, SiglipVisionModel, T5EncoderModel
+from transformers.models.siglip import SiglipImageProcessorPil
 from transformers.utils import logging as transformers_logging
 
 from fluxline.errors import ConfigError, LoadError
 from fluxline.models.base import Checkpoint, DynamicShift, ModelSpec, References
 from fluxline.models.flux1.model import Flux1, PreviewMap
 from fluxline.models.flux1.names import is_bfl, layout_for
+from fluxline.models.flux1.redux import Projection, Redux
 from fluxline.models.flux1.text import TextEncoders
 from fluxline.models.flux1.transformer import FluxConfig, FluxTransformer
-from fluxline.models.flux1.variants import Variant, variant_of
+from fluxline.models.flux1.variants import Variant, variant_of, with_redux
 
 LEARNED = ("text_encoder", "text_encoder_2", "vae")
 PARTS = (*LEARNED, "tokenizer", "tokenizer_2", "scheduler")
@@ -37,14 +39,19 @@ def load(
     device: torch.device,
     dtype: torch.dtype,
     checkpoint_at: Callable[[Path], Checkpoint],
+    beside: Path | None = None,
 ) -> Flux1:
     """Open the model at `path`, a folder or a single .safetensors file inside one.
 
+    beside: the folder of a Redux; None: that of the model, if there is one in it.
     Raises LoadError: a part is missing, a config is wrong, or tensors do not fit.
     """
     folder = path if path.is_dir() else path.parent
     if absent := [part for part in PARTS if not (folder / part).is_dir()]:
-        raise LoadError(f"{name} lacks {', '.join(f'{part}/' for part in absent)}")
+        message = f"{name} lacks {', '.join(f'{part}/' for part in absent)}"
+        if (folder / "image_embedder").is_dir():
+            message += "; a Redux is laid into a model's folder, or opened as flux1-redux-dev"
+        raise LoadError(message)
     about = _json(folder / "fluxline.json") if (folder / "fluxline.json").exists() else {}
     checkpoint = checkpoint_at(weights := _weights(path))
     transformer = _transformer(checkpoint, weights, device, dtype)
@@ -56,14 +63,21 @@ def load(
     vae = vae.to(device, memory_format=torch.channels_last).eval()
     grid = 2 * 2 ** (len(vae.config.block_out_channels) - 1)
     variant = variant_of(transformer.config, f"{name} {weights.name} {_pipeline(folder)}")
+    learned = [folder / part for part in LEARNED]
+    redux = None
+    if ((eyes := beside or folder) / "image_embedder").is_dir():
+        redux = _redux(eyes, transformer.config, checkpoint_at, device, dtype)
+        variant = with_redux(variant, redux.tokens)
+        learned += [eyes / "image_encoder", eyes / "image_embedder"]
     spec = _spec(name, about, variant, transformer.config, _json_of(folder, "scheduler"), grid)
     return Flux1(
         spec,
         transformer=transformer,
         text=_text(folder, spec.text_length, device, dtype),
         vae=vae,
-        weights=_fingerprint(checkpoint, *(checkpoint_at(folder / part) for part in LEARNED)),
+        weights=_fingerprint(checkpoint, *map(checkpoint_at, learned)),
         preview=_preview(about.get("preview"), device),
+        redux=redux,
     )
 
 
@@ -203,6 +217,29 @@ def _text(folder: Path, length: int, device: torch.device, dtype: torch.dtype) -
         t5=t5.to(device).eval(),
         t5_tokenizer=words_2,
         length=length,
+    )
+
+
+def _redux(
+    folder: Path,
+    config: FluxConfig,
+    checkpoint_at: Callable[[Path], Checkpoint],
+    device: torch.device,
+    dtype: torch.dtype,
+) -> Redux:
+    local = {"local_files_only": True}
+    with _reading("image_encoder"):
+        siglip = SiglipVisionModel.from_pretrained(
+            folder / "image_encoder", dtype=dtype, use_safetensors=True, **local
+        )
+    with _reading("feature_extractor"):
+        eye = SiglipImageProcessorPil.from_pretrained(folder / "feature_extractor", **local)
+    projection = Projection(siglip.config.hidden_size, config.text_dim).to(device, dtype)
+    checkpoint_at(folder / "image_embedder").fill(projection, lambda name, part: [(name, 0, part)])
+    return Redux(
+        siglip=siglip.to(device).eval(),
+        eye=eye,
+        projection=projection.eval().requires_grad_(False),
     )
 
 

@@ -5,7 +5,7 @@ Holds weights and nothing of any request. Everything that is the same in all eva
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -16,6 +16,7 @@ from torch import Generator, Tensor
 from fluxline.models.base import Conditioning, ModelSpec, Pictures
 from fluxline.models.flux1.guide import NO_GUIDE, FluxGuide
 from fluxline.models.flux1.latents import fold, image_ids, pack, text_ids, unpack
+from fluxline.models.flux1.redux import Redux
 from fluxline.models.flux1.text import TextEncoders
 from fluxline.models.flux1.transformer import FluxTransformer
 
@@ -53,7 +54,7 @@ class Flux1:
     """The FLUX.1 family. Thread: the engine's.
 
     vae: diffusers' AutoencoderKL. weights: a fingerprint of all of them. preview: None if nobody
-    fitted a map for this VAE.
+    fitted a map for this VAE. redux: with it, what pictures show is read as text.
     """
 
     def __init__(
@@ -65,13 +66,14 @@ class Flux1:
         vae: Any,  # diffusers is untyped
         weights: str,
         preview: PreviewMap | None = None,
+        redux: Redux | None = None,
     ) -> None:
         self.spec = spec
         self.transformer = transformer
         self.text = text
         self.vae = vae
         self.weights = weights
-        self._preview = preview
+        self._preview, self._redux = preview, redux
         parameter = transformer.image_in.weight
         self.device, self.dtype = parameter.device, parameter.dtype
         self.vae_scale = 2 ** (len(vae.config.block_out_channels) - 1)
@@ -111,25 +113,32 @@ class Flux1:
     ) -> FluxContext:
         """Prepare one row: all its modulation vectors in one product."""
         guide = guide or NO_GUIDE
+        text = conditioning.text
+        if guide.text is not None:
+            text = torch.cat((text, guide.text))
         sigma = torch.tensor(sigmas, device=self.device)
         strength = None if guidance is None else torch.full_like(sigma, guidance)
         modulation = self.transformer.modulate(sigma, strength, conditioning.pooled[None])
-        rope = self._rope(len(conditioning.text), self._latent_size(width, height), guide.sizes)
+        rope = self._rope(len(text), self._latent_size(width, height), guide.sizes)
         row_of = {value: row for row, value in enumerate(sigmas)}
-        return FluxContext(conditioning.text, rope, modulation, row_of, guide)
+        return FluxContext(text, rope, modulation, row_of, guide)
 
     @torch.inference_mode()
     def guide(self, pictures: Pictures) -> FluxGuide:
         """What this variant reads of pictures; a plain one reads none."""
+        guide = NO_GUIDE
         if pictures.canvas is not None and pictures.mask is not None:
-            return FluxGuide(channels=self._gap(pictures.canvas, pictures.mask))
+            guide = FluxGuide(channels=self._gap(pictures.canvas, pictures.mask))
+        if not pictures.references:
+            return guide
+        if self._redux is not None:
+            text = self._redux.read(pictures.references)
+            return replace(guide, text=self.transformer.embed_text(text))
         seen = [self.encode_picture(picture).to(self.dtype) for picture in pictures.references]
-        if not seen:
-            return NO_GUIDE
         if self.spec.references is None or not self.spec.references.in_sequence:
-            return FluxGuide(channels=seen[0])
+            return replace(guide, channels=seen[0])
         sizes = tuple(self._latent_size(p.shape[1], p.shape[0]) for p in pictures.references)
-        return FluxGuide(tokens=torch.cat(seen), sizes=sizes)
+        return replace(guide, tokens=torch.cat(seen), sizes=sizes)
 
     @torch.inference_mode()
     def evaluate(

@@ -4,7 +4,7 @@ They are one network. What they were trained to read tells them apart: more toke
 Source: black-forest-labs/flux, cli_fill.py, cli_control.py, cli_kontext.py and cli_redux.py.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fluxline.errors import LoadError
 from fluxline.models.base import References
@@ -57,7 +57,19 @@ VARIANTS = {
     "depth": Variant(guidance=10.0, steps=50, references=_MAP),
     "canny": Variant(guidance=30.0, steps=50, references=_MAP),
     "control": Variant(references=_MAP),  # after a map of another kind
+    "redux": Variant(guidance=2.5, steps=50),
 }
+
+
+def with_redux(variant: Variant, tokens: int) -> Variant:
+    """That variant beside a Redux that reads so many tokens off a picture.
+
+    Raises LoadError: it looks at pictures in a way of its own.
+    """
+    if variant.references is not None:
+        raise LoadError("Redux is read beside a FLUX.1 that looks at no picture otherwise")
+    looks = References(most=4, fitted="given", in_sequence=False, text_tokens=tokens)
+    return replace(VARIANTS["redux"] if variant is PLAIN else variant, references=looks)
 
 
 def variant_of(config: FluxConfig, said: str) -> Variant:
