@@ -8,13 +8,14 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import pytest
 import torch
+from diffusers import FluxControlPipeline, FluxFillPipeline, FluxKontextPipeline
 
 from fluxline.engine.build import open_model
 from tests.compatibility import Proofs
 from tests.models.flux1.oracle import small_config
 from tests.postgres import Postgres
 from tests.random_clip import save_random_clip
-from tests.random_flux import save_random_flux
+from tests.random_flux import save_random_flux, save_random_redux
 from tests.seaweed import Seaweed
 
 
@@ -109,3 +110,63 @@ def schnell(schnell_folder):
 @pytest.fixture(scope="session")
 def dev(dev_folder):
     return open_model(str(dev_folder), "cpu")
+
+
+@pytest.fixture(scope="session")
+def kontext_folder(tmp_path_factory):
+    """One that looks at pictures as tokens; its index says that it is a Kontext."""
+    config = small_config(guidance=True, head_dim=64, heads=2, double=1, single=2)
+    folder = tmp_path_factory.mktemp("sees")
+    return save_random_flux(
+        folder,
+        config,
+        dynamic_shift=True,
+        kind=FluxKontextPipeline,
+        heed=4.0,
+        reference_sizes=[[64, 64], [80, 48], [48, 80]],
+    )
+
+
+@pytest.fixture(scope="session")
+def fill_folder(tmp_path_factory):
+    """One that fills a part of a picture; its channels say so."""
+    config = small_config(guidance=True, head_dim=64, heads=2, double=1, single=2, in_channels=384)
+    folder = tmp_path_factory.mktemp("gap")
+    return save_random_flux(folder, config, dynamic_shift=True, kind=FluxFillPipeline)
+
+
+@pytest.fixture(scope="session")
+def depth_folder(tmp_path_factory):
+    """One that draws after a map; its folder's name says which."""
+    config = small_config(guidance=True, head_dim=64, heads=2, double=1, single=2, in_channels=128)
+    folder = tmp_path_factory.mktemp("depth")
+    return save_random_flux(folder, config, dynamic_shift=True, kind=FluxControlPipeline)
+
+
+@pytest.fixture(scope="session")
+def redux_folder(tmp_path_factory):
+    """A dev-class model with a Redux in its folder."""
+    config = small_config(guidance=True, head_dim=64, heads=2, double=1, single=2)
+    folder = tmp_path_factory.mktemp("reads")
+    save_random_flux(folder, config, dynamic_shift=True, heed=4.0)
+    return save_random_redux(folder, config)
+
+
+@pytest.fixture(scope="session")
+def kontext(kontext_folder):
+    return open_model(str(kontext_folder), "cpu")
+
+
+@pytest.fixture(scope="session")
+def fill(fill_folder):
+    return open_model(str(fill_folder), "cpu")
+
+
+@pytest.fixture(scope="session")
+def depth(depth_folder):
+    return open_model(str(depth_folder), "cpu")
+
+
+@pytest.fixture(scope="session")
+def redux(redux_folder):
+    return open_model(str(redux_folder), "cpu")

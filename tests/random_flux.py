@@ -5,15 +5,24 @@ import string
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeline
+from diffusers import (
+    AutoencoderKL,
+    DiffusionPipeline,
+    FlowMatchEulerDiscreteScheduler,
+    FluxPipeline,
+)
+from diffusers.pipelines.flux.modeling_flux import ReduxImageEncoder
 from transformers import (
     CLIPTextConfig,
     CLIPTextModel,
     CLIPTokenizer,
+    SiglipVisionConfig,
+    SiglipVisionModel,
     T5Config,
     T5EncoderModel,
     T5Tokenizer,
 )
+from transformers.models.siglip import SiglipImageProcessorPil
 
 from fluxline.models.flux1.transformer import FluxConfig
 from tests.models.flux1.oracle import diffusers_model
@@ -21,8 +30,20 @@ from tests.models.flux1.oracle import diffusers_model
 TEXT_LENGTH = 12
 
 
-def save_random_flux(folder: Path, config: FluxConfig, *, dynamic_shift: bool = False) -> Path:
-    """Write a whole model folder; its pictures are coloured noise, and all its paths are used."""
+def save_random_flux(
+    folder: Path,
+    config: FluxConfig,
+    *,
+    dynamic_shift: bool = False,
+    kind: type[DiffusionPipeline] = FluxPipeline,
+    heed: float = 1.0,
+    **more: object,
+) -> Path:
+    """Write a whole model folder; its pictures are coloured noise, and all its paths are used.
+
+    kind: the pipeline that its index names. heed: see `diffusers_model`. more: what it says of
+    itself.
+    """
     torch.manual_seed(1)
     letters = [*string.ascii_lowercase, *string.digits, ","]
     t5_words = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", -9.0), ("▁", -3.0)]
@@ -31,8 +52,8 @@ def save_random_flux(folder: Path, config: FluxConfig, *, dynamic_shift: bool = 
     clip_tokenizer = CLIPTokenizer(
         vocab={word: i for i, word in enumerate(clip_words)}, merges=[], model_max_length=16
     )
-    FluxPipeline(
-        transformer=diffusers_model(config),
+    kind(
+        transformer=diffusers_model(config, heed=heed),
         vae=_vae(),
         text_encoder=_clip(config, clip_tokenizer),
         tokenizer=clip_tokenizer,
@@ -47,8 +68,29 @@ def save_random_flux(folder: Path, config: FluxConfig, *, dynamic_shift: bool = 
         "text_length": TEXT_LENGTH,
         "default_steps": 3,
         "preview": {"matrix": [[0.1, 0.0, -0.1]] * 16, "bias": [0, 0, 0]},
+        **more,
     }
     (folder / "fluxline.json").write_text(json.dumps(about))
+    return folder
+
+
+def save_random_redux(folder: Path, config: FluxConfig) -> Path:
+    """Lay the parts of a Redux into a folder: it sees 28 px in four tokens."""
+    torch.manual_seed(2)
+    siglip = SiglipVisionConfig(
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        image_size=28,
+        patch_size=14,
+    )
+    SiglipVisionModel(siglip).save_pretrained(folder / "image_encoder")
+    SiglipImageProcessorPil(size={"height": 28, "width": 28}).save_pretrained(
+        folder / "feature_extractor"
+    )
+    projection = ReduxImageEncoder(redux_dim=32, txt_in_features=config.text_dim)
+    projection.save_pretrained(folder / "image_embedder")
     return folder
 
 

@@ -198,6 +198,9 @@ class ModelInfo:
     samplers: tuple[str, ...]
     schedules: tuple[str, ...]
     sizes: tuple[tuple[int, int], ...] = ()  # px (width, height) it was trained for; empty: any
+    references: int = 0  # most pictures it looks at
+    fills: bool = False  # it redraws the masked part of a picture and draws nothing else
+    needs_picture: bool = False  # it draws nothing without one
     footprint: Footprint | None = None  # None: not measured
 
     def size_like(
@@ -308,7 +311,8 @@ def cost(request: GenerationRequest, info: ModelInfo) -> float:
         pixels = (params.width or info.native_width) * (params.height or info.native_height)
         steps = params.steps or info.default_steps
         if request.source is not None:
-            strength = 1.0 if request.mask is not None else STRENGTH
+            is_whole = request.mask is not None or info.references  # looked at, not drawn on
+            strength = 1.0 if is_whole else STRENGTH
             strength = strength if params.strength is None else params.strength
             steps = steps_left(steps, strength)
         evaluations = 2 * steps - 1 if params.sampler == "heun" else steps

@@ -3,7 +3,7 @@
 import pytest
 
 from fluxline.errors import InvalidParams
-from fluxline.models.base import ModelSpec
+from fluxline.models.base import ModelSpec, References
 from fluxline.request import SamplingParams
 
 
@@ -128,3 +128,17 @@ def test_a_strength_out_of_range_is_refused(value):
 def test_a_size_nobody_asked_for_is_like_the_picture_that_is_given(trained, shape, asked, becomes):
     params, _ = spec(trained_sizes=trained).resolve(SamplingParams(**asked), shape)
     assert (params.width, params.height) == becomes
+
+
+@pytest.mark.parametrize(
+    ("facts", "said"),
+    [
+        ({}, (0, False, False)),
+        ({"fills": True}, (0, True, True)),
+        ({"references": References(most=4)}, (4, False, False)),
+        ({"references": References(most=1, is_needed=True)}, (1, False, True)),
+    ],
+)
+def test_a_model_says_which_pictures_it_takes(facts, said):
+    info = spec(**facts).info("cpu", "float32")
+    assert (info.references, info.fills, info.needs_picture) == said

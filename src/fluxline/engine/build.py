@@ -11,7 +11,7 @@ import torch
 from fluxline.engine.faults import is_out_of_memory
 from fluxline.errors import ConfigError, LoadError
 from fluxline.models.base import DiffusionModel
-from fluxline.models.registry import MODELS, entry_for, open_family
+from fluxline.models.registry import MODELS, entry_for, family_of, open_family
 from fluxline.models.scorers import ClipScorer, Scorer, TechnicalScorer
 from fluxline.weights.locate import locate, safetensors_in
 from fluxline.weights.stream import Checkpoint
@@ -30,12 +30,13 @@ def open_model(model: str, device: str = "auto") -> DiffusionModel[Any]:
     source = locate(entry.source)
     try:
         return open_family(
-            entry.family,
+            entry.family or family_of(source),
             source,
             name=model if model in MODELS else Path(model).expanduser().resolve().name,
             device=where,
             dtype=fast_dtype(where),
             checkpoint_at=_checkpoint_at,
+            beside=None if entry.beside is None else locate(entry.beside),
         )
     except Exception as exc:
         if not is_out_of_memory(exc):

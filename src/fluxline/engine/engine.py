@@ -333,7 +333,9 @@ class Engine:
         self, request: GenerationRequest, index: int, picture: Planned, sources: Sources
     ) -> Job:
         spec = self._model.spec
-        params, warnings = spec.resolve(picture.params, sources.shape, is_masked=sources.is_masked)
+        params, warnings = spec.resolve(
+            picture.params, sources.shape, is_masked=sources.is_masked, seen=sources.seen
+        )
         if request.top_k is not None and self._scorer == TECHNICAL:
             warnings.append(
                 "top_k judges sharpness, contrast and range, not the prompt: a CLIP would"
@@ -349,7 +351,8 @@ class Engine:
         )
         drawn = spec.drawn_size(params.width, params.height)
         rows = 2 if params.cfg_scale > 1.0 else 1
-        references = sources.references(drawn)
+        asked = params.width, params.height
+        references = sources.references(asked, drawn)
         seen = spec.reference_tokens([(p.pixels.shape[1], p.pixels.shape[0]) for p in references])
         read = spec.references.text_tokens * len(references) if spec.references else 0
         if self._footprint is not None:
@@ -364,7 +367,7 @@ class Engine:
             seed=picture.seed,
             params=params,
             drawn=drawn,
-            source=sources.start((params.width, params.height), drawn),
+            source=sources.start(asked, drawn),
             references=references,
             key=BatchKey(spec.image_tokens(*drawn), spec.text_length + read, seen),
             rows=rows,

@@ -26,12 +26,17 @@ class Sources:
             self._mask = images.decode_mask(request.mask, self._source.shape[:2])
         self._references = [images.decode(file) for file in references]
         self._made: dict[tuple[Size, Size], Source] = {}
-        self._seen: dict[Size, tuple[Picture, ...]] = {}
+        self._fitted: dict[tuple[Size, Size], tuple[Picture, ...]] = {}
 
     @property
     def shape(self) -> Size | None:
         """Width and height of the picture to start from, in px; None: there is none."""
         return None if self._source is None else _shape(self._source)
+
+    @property
+    def seen(self) -> Size | None:
+        """Width and height of the first picture that is looked at, in px; None: there is none."""
+        return _shape(self._references[0]) if self._references else None
 
     @property
     def is_masked(self) -> bool:
@@ -52,30 +57,42 @@ class Sources:
             self._made[asked, drawn] = Source(picture, fitted, mask, asked_mask)
         return self._made[asked, drawn]
 
-    def references(self, drawn: Size) -> tuple[Picture, ...]:
+    def references(self, asked: Size, drawn: Size) -> tuple[Picture, ...]:
         """Fit the pictures that are looked at to the sizes at which the model does."""
-        if drawn not in self._seen:
-            self._seen[drawn] = tuple(self._reference(pixels, drawn) for pixels in self._references)
-        return self._seen[drawn]
+        if (asked, drawn) not in self._fitted:
+            self._fitted[asked, drawn] = tuple(
+                self._reference(pixels, asked, drawn) for pixels in self._references
+            )
+        return self._fitted[asked, drawn]
 
-    def _reference(self, pixels: images.Pixels, drawn: Size) -> Picture:
+    def _reference(self, pixels: images.Pixels, asked: Size, drawn: Size) -> Picture:
+        looks = self._spec.references
+        assert looks is not None  # else there is none
         size = self._spec.reference_size(_shape(pixels), drawn)
-        fitted = images.fit(pixels, *size)
+        if looks.fitted == "drawn":  # it lies over what is drawn, pixel by pixel
+            fitted = images.place(images.fit(pixels, *asked), *drawn)
+        elif looks.sizes:  # of nearly its shape: nothing of it is cut
+            fitted = images.stretch(pixels, *size)
+        else:
+            fitted = images.fit(pixels, *size)
         return Picture(fitted, images.digest(fitted))
 
 
 def _parts(request: GenerationRequest, spec: ModelSpec) -> tuple[bytes | None, Sequence[bytes]]:
     """The picture to start from and those to look at, as this model means them.
 
-    One that looks at pictures and draws on none (no mask, no strength) looks at the source too.
+    One that looks at pictures and draws on none (no mask, no strength) looks at the source.
     """
     source, references = request.source, request.references
     looks = spec.references
     is_start = request.mask is not None or any(
         picture.params.strength is not None for picture in request.pictures()
     )
-    if looks is not None and source is not None and not is_start:
-        references, source = (source, *references), None
+    if looks is not None and source is not None:
+        if not is_start:
+            references, source = (source, *references), None
+        elif looks.start_too and not references:
+            references = (source,)
     if request.mask is not None and source is None:
         raise InvalidParams("mask needs the picture that it is a mask of", field="mask")
     if spec.fills and (source is None or request.mask is None):
@@ -86,7 +103,10 @@ def _parts(request: GenerationRequest, spec: ModelSpec) -> tuple[bytes | None, S
         takes = f"looks at {most} at most" if most else "looks at no picture besides image"
         raise InvalidParams(f"{spec.name} {takes}; got {len(references)}", field="images")
     if looks and looks.is_needed and not references:
-        raise InvalidParams(f"{spec.name} draws after a picture: give image", field="image")
+        message = f"{spec.name} draws after a picture: give image"
+        if source is not None:
+            message = f"{spec.name} draws after a picture: give one besides that to start from"
+        raise InvalidParams(message, field="image" if source is None else "images")
     return source, references
 
 

@@ -15,7 +15,7 @@ import torch
 
 from fluxline.engine.faults import is_out_of_memory
 from fluxline.engine.peak import free_bytes, peak_of
-from fluxline.models.base import DiffusionModel
+from fluxline.models.base import DiffusionModel, ModelSpec, Pictures
 from fluxline.request import Footprint
 
 LARGEST_BATCH_TOKENS = 8192
@@ -164,7 +164,12 @@ class _Probe:
         self._x = model.noise(torch.Generator("cpu").manual_seed(0), width, height)
         (conditioning,) = model.encode(["a picture"])
         self._context = model.context(
-            conditioning, width=width, height=height, guidance=model.spec.guidance, sigmas=[1.0]
+            conditioning,
+            width=width,
+            height=height,
+            guidance=model.spec.guidance,
+            sigmas=[1.0],
+            guide=model.guide(_blank_pictures(model.spec, width, height)),
         )
         self.tokens = self._context.image_tokens + self._context.text_tokens
 
@@ -181,3 +186,14 @@ class _Probe:
         velocity = self._model.evaluate(x, [1.0] * rows, [self._context] * rows)
         velocity[0, 0, 0].item()  # wait for the device
         return time.perf_counter() - began
+
+
+def _blank_pictures(spec: ModelSpec, width: int, height: int) -> Pictures:
+    """Pictures of nothing, for a model that draws nothing without."""
+    if spec.fills:
+        canvas = torch.zeros((height, width, 3), dtype=torch.uint8)
+        return Pictures(canvas=canvas, mask=torch.full((height, width), 255, dtype=torch.uint8))
+    if spec.references is not None and spec.references.is_needed:
+        wide, high = spec.reference_size((width, height), (width, height))
+        return Pictures(references=(torch.zeros((high, wide, 3), dtype=torch.uint8),))
+    return Pictures()

@@ -38,12 +38,14 @@ class References:
     """How a model looks at pictures besides the one it draws on.
 
     fitted: "drawn" to the size that is drawn; "own" to the one of `sizes` nearest in shape or,
-    where there are none, to about `area` pixels in their own shape.
+    where there are none, to about `area` pixels in their own shape; "given": not at all, as where
+    only what they show matters.
     """
 
     most: int
     is_needed: bool = False  # it draws nothing without
-    fitted: Literal["drawn", "own"] = "own"
+    start_too: bool = False  # where no other is given it looks at the one it starts from
+    fitted: Literal["drawn", "own", "given"] = "own"
     sizes: tuple[tuple[int, int], ...] = ()  # px (width, height)
     area: int = 1024 * 1024  # px
     in_sequence: bool = True  # each takes tokens in the image's sequence
@@ -86,6 +88,9 @@ class ModelSpec:
             samplers=get_args(SamplerName),
             schedules=get_args(ScheduleName),
             sizes=self.trained_sizes,
+            references=self.references.most if self.references else 0,
+            fills=self.fills,
+            needs_picture=self.fills or bool(self.references and self.references.is_needed),
         )
 
     def resolve(
@@ -94,11 +99,12 @@ class ModelSpec:
         shape: tuple[int, int] | None = None,
         *,
         is_masked: bool = False,
+        seen: tuple[int, int] | None = None,
     ) -> tuple[SamplingParams, list[str]]:
         """Fill in the model's defaults and check every value.
 
         shape: (width, height) of the picture to start from; None: noise alone. is_masked: a mask
-        says what of it is redrawn. Returns params
+        says what of it is redrawn. seen: of the first picture that is looked at. Returns params
         without None (but guidance of a model without, and strength without a picture), and warnings
         in the caller's words. Raises InvalidParams naming the field.
         """
@@ -107,13 +113,14 @@ class ModelSpec:
         warnings = []
         width = self.native_size[0] if params.width is None else params.width
         height = self.native_size[1] if params.height is None else params.height
+        if (like := self._like(shape, seen)) is not None:
+            width, height = info.size_like(like, params.width, params.height)
         strength = params.strength
         if shape is None:
             if strength is not None:
                 warnings.append(f"strength {strength:g} ignored: there is no picture to start from")
             strength = None
         else:
-            width, height = info.size_like(shape, params.width, params.height)
             strength = (1.0 if is_masked else STRENGTH) if strength is None else strength
         steps = self.default_steps if params.steps is None else params.steps
         if strength is not None and not is_masked and steps_left(steps, strength) == steps:
@@ -147,6 +154,14 @@ class ModelSpec:
         )
         return resolved, warnings
 
+    def _like(
+        self, shape: tuple[int, int] | None, seen: tuple[int, int] | None
+    ) -> tuple[int, int] | None:
+        """The shape that a size nobody asked for follows; None: the model's own size."""
+        if shape is not None or self.references is None or self.references.fitted == "given":
+            return shape
+        return seen
+
     def image_tokens(self, width: int, height: int) -> int:
         """Tokens of a picture the model draws at this size, which is on its grid."""
         return (width // self.grid) * (height // self.grid)
@@ -154,6 +169,8 @@ class ModelSpec:
     def reference_size(self, shape: tuple[int, int], drawn: tuple[int, int]) -> tuple[int, int]:
         """The size (width, height) on the grid at which a picture of that shape is looked at."""
         assert self.references is not None
+        if self.references.fitted == "given":
+            return shape
         if self.references.fitted == "drawn":
             return drawn
         aspect = shape[0] / shape[1]
@@ -232,7 +249,8 @@ class Conditioning:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pictures:
-    """What a row is shown besides its prompt; uint8 on the CPU, their sides on the grid.
+    """What a row is shown besides its prompt; uint8 on the CPU, their sides on the grid unless
+    `References` lets them be as they were given.
 
     canvas: (height, width, 3), the source at the size that is drawn. mask: (height, width) of it,
     255 where it is redrawn. references: (h, w, 3) each, in the order given.
@@ -273,12 +291,12 @@ class RowContext(Protocol):
 
     @property
     def image_tokens(self) -> int:
-        """N."""
+        """N, and those of pictures that are looked at."""
         ...
 
     @property
     def text_tokens(self) -> int:
-        """L."""
+        """L, with what pictures add to it."""
         ...
 
 
@@ -347,7 +365,7 @@ class DiffusionModel(Protocol[ContextT]):
     def evaluate(self, x: Tensor, sigmas: Sequence[float], contexts: Sequence[ContextT]) -> Tensor:
         """Velocity (R, N, C) float32 of tokens x (R, N, C), each row at its sigma and context.
 
-        Rows must agree in image and text tokens and in nothing else.
+        Rows must agree in image, text and reference tokens and in nothing else.
         """
         ...
 

@@ -13,12 +13,18 @@ from fluxline.weights.stream import assign
 
 
 def small_config(
-    *, guidance: bool = False, head_dim: int = 128, heads: int = 2, double: int = 2, single: int = 3
+    *,
+    guidance: bool = False,
+    head_dim: int = 128,
+    heads: int = 2,
+    double: int = 2,
+    single: int = 3,
+    in_channels: int = 64,
 ) -> FluxConfig:
     """The true architecture, made small: only depth, heads and text widths differ."""
     eighth = head_dim // 8
     return FluxConfig(
-        in_channels=64,
+        in_channels=in_channels,
         out_channels=64,
         depth_double=double,
         depth_single=single,
@@ -31,8 +37,13 @@ def small_config(
     )
 
 
-def diffusers_model(config: FluxConfig, seed: int = 0) -> FluxTransformer2DModel:
-    """Random but well-scaled: every part of the network matters to the answer."""
+def diffusers_model(
+    config: FluxConfig, seed: int = 0, *, heed: float = 1.0
+) -> FluxTransformer2DModel:
+    """Random but well-scaled: every part of the network matters to the answer.
+
+    heed: how much louder than that tokens hear each other.
+    """
     torch.manual_seed(seed)
     model = FluxTransformer2DModel(
         in_channels=config.in_channels,
@@ -52,6 +63,8 @@ def diffusers_model(config: FluxConfig, seed: int = 0) -> FluxTransformer2DModel
                 parameter.copy_(1 + 0.3 * torch.randn_like(parameter))
             elif parameter.dim() == 1:
                 parameter.normal_(std=0.1)
+            elif name.endswith(("to_v.weight", "to_out.0.weight", "proj_out.weight")):
+                parameter.mul_(heed)
     return model.eval()
 
 

@@ -1,1 +1,1 @@
-"""FLUX.1: schnell, dev and Krea."""
+"""FLUX.1: schnell, dev, Krea, and the variants that read pictures."""

@@ -21,12 +21,25 @@ def unpack(tokens: Tensor, h: int, w: int) -> Tensor:
     return rearrange(tokens, "r (h w) (c p q) -> r c (h p) (w q)", h=h // PATCH, p=PATCH, q=PATCH)
 
 
-def image_ids(h: int, w: int) -> Tensor:
-    """Positions (N, 3) of the tokens of a latent h x w: axis 0 unused, then row, then column."""
+def fold(mask: Tensor, scale: int) -> Tensor:
+    """A mask (height, width) as tokens (N, 4 * scale * scale) that keep every pixel of it.
+
+    scale: pixels of a latent position's side. Source: sampling.py, prepare_fill.
+    """
+    patches = rearrange(mask, "(h p) (w q) -> 1 (p q) h w", p=scale, q=scale)
+    return pack(patches)[0]
+
+
+def image_ids(h: int, w: int, picture: int = 0) -> Tensor:
+    """Positions (N, 3) of the tokens of a latent h x w: which picture, row, column.
+
+    picture: 0 is the one that is drawn, 1 one that is looked at.
+    """
     rows, columns = torch.meshgrid(
         torch.arange(h // PATCH), torch.arange(w // PATCH), indexing="ij"
     )
-    return torch.stack((torch.zeros_like(rows), rows, columns), dim=-1).reshape(-1, 3).float()
+    which = torch.full_like(rows, picture)
+    return torch.stack((which, rows, columns), dim=-1).reshape(-1, 3).float()
 
 
 def text_ids(length: int) -> Tensor:

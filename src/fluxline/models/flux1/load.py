@@ -2,27 +2,31 @@
 
 Reads configurations and says which parts a folder lacks; the transformer's tensors are streamed by
 whoever is passed in as `checkpoint_at`. A model may say more of itself in a `fluxline.json`:
-trained sizes, defaults, a preview map.
+trained sizes, defaults, sizes of pictures it looks at, a preview map.
 """
 
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import AutoencoderKL
-from transformers import AutoTokenizer, CLIPTextModel, T5EncoderModel
+from transformers import AutoTokenizer, CLIPTextModel, SiglipVisionModel, T5EncoderModel
+from transformers.models.siglip import SiglipImageProcessorPil
 from transformers.utils import logging as transformers_logging
 
 from fluxline.errors import ConfigError, LoadError
-from fluxline.models.base import Checkpoint, DynamicShift, ModelSpec
+from fluxline.models.base import Checkpoint, DynamicShift, ModelSpec, References
 from fluxline.models.flux1.model import Flux1, PreviewMap
 from fluxline.models.flux1.names import is_bfl, layout_for
+from fluxline.models.flux1.redux import Projection, Redux
 from fluxline.models.flux1.text import TextEncoders
 from fluxline.models.flux1.transformer import FluxConfig, FluxTransformer
+from fluxline.models.flux1.variants import Variant, variant_of, with_redux
 
 LEARNED = ("text_encoder", "text_encoder_2", "vae")
 PARTS = (*LEARNED, "tokenizer", "tokenizer_2", "scheduler")
@@ -35,14 +39,19 @@ def load(
     device: torch.device,
     dtype: torch.dtype,
     checkpoint_at: Callable[[Path], Checkpoint],
+    beside: Path | None = None,
 ) -> Flux1:
     """Open the model at `path`, a folder or a single .safetensors file inside one.
 
+    beside: the folder of a Redux; None: that of the model, if there is one in it.
     Raises LoadError: a part is missing, a config is wrong, or tensors do not fit.
     """
     folder = path if path.is_dir() else path.parent
     if absent := [part for part in PARTS if not (folder / part).is_dir()]:
-        raise LoadError(f"{name} lacks {', '.join(f'{part}/' for part in absent)}")
+        message = f"{name} lacks {', '.join(f'{part}/' for part in absent)}"
+        if (folder / "image_embedder").is_dir():
+            message += "; a Redux is laid into a model's folder, or opened as flux1-redux-dev"
+        raise LoadError(message)
     about = _json(folder / "fluxline.json") if (folder / "fluxline.json").exists() else {}
     checkpoint = checkpoint_at(weights := _weights(path))
     transformer = _transformer(checkpoint, weights, device, dtype)
@@ -53,14 +62,22 @@ def load(
         )
     vae = vae.to(device, memory_format=torch.channels_last).eval()
     grid = 2 * 2 ** (len(vae.config.block_out_channels) - 1)
-    spec = _spec(name, about, transformer.config, _json_of(folder, "scheduler"), grid)
+    variant = variant_of(transformer.config, f"{name} {weights.name} {_pipeline(folder)}")
+    learned = [folder / part for part in LEARNED]
+    redux = None
+    if ((eyes := beside or folder) / "image_embedder").is_dir():
+        redux = _redux(eyes, transformer.config, checkpoint_at, device, dtype)
+        variant = with_redux(variant, redux.tokens)
+        learned += [eyes / "image_encoder", eyes / "image_embedder"]
+    spec = _spec(name, about, variant, transformer.config, _json_of(folder, "scheduler"), grid)
     return Flux1(
         spec,
         transformer=transformer,
         text=_text(folder, spec.text_length, device, dtype),
         vae=vae,
-        weights=_fingerprint(checkpoint, *(checkpoint_at(folder / part) for part in LEARNED)),
+        weights=_fingerprint(checkpoint, *map(checkpoint_at, learned)),
         preview=_preview(about.get("preview"), device),
+        redux=redux,
     )
 
 
@@ -144,11 +161,12 @@ def _count(shapes: Mapping[str, tuple[int, ...]], blocks: str) -> int:
 def _spec(
     name: str,
     about: Mapping[str, Any],
+    variant: Variant,
     config: FluxConfig,
     scheduler: Mapping[str, Any],
     grid: int,
 ) -> ModelSpec:
-    """What the model says of itself; else what BFL says of dev and of schnell."""
+    """What the model says of itself; else what BFL says of its variant."""
     native = tuple(about.get("native_size", (1024, 1024)))
     return ModelSpec(
         name=name,
@@ -157,12 +175,21 @@ def _spec(
         grid=grid,
         trained_sizes=tuple((w, h) for w, h in about.get("trained_sizes", ())),
         max_side=2048,
-        default_steps=about.get("default_steps", 28 if config.guidance else 4),
+        default_steps=about.get("default_steps", variant.steps if config.guidance else 4),
         max_steps=about.get("max_steps", 100),
         text_length=about.get("text_length", 512 if config.guidance else 256),
-        guidance=about.get("guidance", 3.5) if config.guidance else None,
+        guidance=about.get("guidance", variant.guidance) if config.guidance else None,
         shift=_shift(scheduler),
+        fills=variant.fills,
+        references=_references(about, variant),
     )
+
+
+def _references(about: Mapping[str, Any], variant: Variant) -> References | None:
+    looks = variant.references
+    if looks is None or "reference_sizes" not in about:
+        return looks
+    return replace(looks, sizes=tuple((w, h) for w, h in about["reference_sizes"]))
 
 
 def _shift(scheduler: Mapping[str, Any]) -> float | DynamicShift:
@@ -193,6 +220,29 @@ def _text(folder: Path, length: int, device: torch.device, dtype: torch.dtype) -
     )
 
 
+def _redux(
+    folder: Path,
+    config: FluxConfig,
+    checkpoint_at: Callable[[Path], Checkpoint],
+    device: torch.device,
+    dtype: torch.dtype,
+) -> Redux:
+    local = {"local_files_only": True}
+    with _reading("image_encoder"):
+        siglip = SiglipVisionModel.from_pretrained(
+            folder / "image_encoder", dtype=dtype, use_safetensors=True, **local
+        )
+    with _reading("feature_extractor"):
+        eye = SiglipImageProcessorPil.from_pretrained(folder / "feature_extractor", **local)
+    projection = Projection(siglip.config.hidden_size, config.text_dim).to(device, dtype)
+    checkpoint_at(folder / "image_embedder").fill(projection, lambda name, part: [(name, 0, part)])
+    return Redux(
+        siglip=siglip.to(device).eval(),
+        eye=eye,
+        projection=projection.eval().requires_grad_(False),
+    )
+
+
 @contextmanager
 def _reading(part: str) -> Iterator[None]:
     """Name the part that diffusers or transformers could not read; they raise what they like."""
@@ -207,6 +257,12 @@ def _preview(about: Mapping[str, Any] | None, device: torch.device) -> PreviewMa
         return None
     weight = torch.tensor(about["matrix"], device=device)
     return PreviewMap(weight, torch.tensor(about["bias"], device=device))
+
+
+def _pipeline(folder: Path) -> str:
+    """What diffusers calls the pipeline; empty: nobody says."""
+    index = folder / "model_index.json"
+    return str(_json(index).get("_class_name", "")) if index.exists() else ""
 
 
 def _json_of(folder: Path, part: str) -> dict[str, Any]:

@@ -5,7 +5,7 @@ Holds weights and nothing of any request. Everything that is the same in all eva
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -14,7 +14,9 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from fluxline.models.base import Conditioning, ModelSpec, Network, Pictures
-from fluxline.models.flux1.latents import image_ids, pack, text_ids, unpack
+from fluxline.models.flux1.guide import NO_GUIDE, FluxGuide
+from fluxline.models.flux1.latents import fold, image_ids, pack, text_ids, unpack
+from fluxline.models.flux1.redux import Redux
 from fluxline.models.flux1.text import TextEncoders
 from fluxline.models.flux1.transformer import FluxTransformer
 
@@ -35,15 +37,16 @@ class FluxContext:
     rope: Tensor  # (S, head_dim / 2)
     modulation: Tensor  # (E, M, D)
     evaluation: dict[float, int]  # sigma -> row of modulation
+    guide: FluxGuide
 
     @property
     def text_tokens(self) -> int:
-        """L."""
+        """L, with what pictures add to it."""
         return self.text.shape[0]
 
     @property
     def image_tokens(self) -> int:
-        """N."""
+        """N, and those of pictures that are looked at."""
         return self.rope.shape[0] - self.text.shape[0]
 
 
@@ -51,7 +54,7 @@ class Flux1:
     """The FLUX.1 family. Thread: the engine's.
 
     vae: diffusers' AutoencoderKL. weights: a fingerprint of all of them. preview: None if nobody
-    fitted a map for this VAE.
+    fitted a map for this VAE. redux: with it, what pictures show is read as text.
     """
 
     def __init__(
@@ -63,13 +66,14 @@ class Flux1:
         vae: Any,  # diffusers is untyped
         weights: str,
         preview: PreviewMap | None = None,
+        redux: Redux | None = None,
     ) -> None:
         self.spec = spec
         self.transformer = transformer
         self.text = text
         self.vae = vae
         self.weights = weights
-        self._preview = preview
+        self._preview, self._redux = preview, redux
         parameter = transformer.image_in.weight
         self.device, self.dtype = parameter.device, parameter.dtype
         self.vae_scale = 2 ** (len(vae.config.block_out_channels) - 1)
@@ -80,6 +84,7 @@ class Flux1:
         blocks = (*self.transformer.double_blocks, *self.transformer.single_blocks)
         return (
             *self.text.networks(),
+            *(self._redux.networks() if self._redux else ()),
             Network(self.transformer, blocks, once=("modulation",)),
             Network(self.vae, (self.vae.encoder, self.vae.decoder)),
         )
@@ -87,6 +92,8 @@ class Flux1:
     def compute_on(self, device: torch.device) -> None:
         """Compute there from now on."""
         self.device = self.text.device = device
+        if self._redux is not None:
+            self._redux.device = device
         self._rope.cache_clear()
         if self._preview is not None:
             weight, bias = self._preview.weight.to(device), self._preview.bias.to(device)
@@ -122,18 +129,36 @@ class Flux1:
         height: int,
         guidance: float | None,
         sigmas: Sequence[float],
-        guide: None = None,
+        guide: FluxGuide | None = None,
     ) -> FluxContext:
         """Prepare one row: all its modulation vectors in one product."""
+        guide = guide or NO_GUIDE
+        text = conditioning.text
+        if guide.text is not None:
+            text = torch.cat((text, guide.text))
         sigma = torch.tensor(sigmas, device=self.device)
         strength = None if guidance is None else torch.full_like(sigma, guidance)
         modulation = self.transformer.modulate(sigma, strength, conditioning.pooled[None])
-        rope = self._rope(conditioning.text.shape[0], *self._latent_size(width, height))
+        rope = self._rope(len(text), self._latent_size(width, height), guide.sizes)
         row_of = {value: row for row, value in enumerate(sigmas)}
-        return FluxContext(conditioning.text, rope, modulation, row_of)
+        return FluxContext(text, rope, modulation, row_of, guide)
 
-    def guide(self, pictures: Pictures) -> None:
-        """None: this model reads no pictures itself."""
+    @torch.inference_mode()
+    def guide(self, pictures: Pictures) -> FluxGuide:
+        """What this variant reads of pictures; a plain one reads none."""
+        guide = NO_GUIDE
+        if pictures.canvas is not None and pictures.mask is not None:
+            guide = FluxGuide(channels=self._gap(pictures.canvas, pictures.mask))
+        if not pictures.references:
+            return guide
+        if self._redux is not None:
+            text = self._redux.read(pictures.references)
+            return replace(guide, text=self.transformer.embed_text(text))
+        seen = [self.encode_picture(picture).to(self.dtype) for picture in pictures.references]
+        if self.spec.references is None or not self.spec.references.in_sequence:
+            return replace(guide, channels=seen[0])
+        sizes = tuple(self._latent_size(p.shape[1], p.shape[0]) for p in pictures.references)
+        return replace(guide, tokens=torch.cat(seen), sizes=sizes)
 
     @torch.inference_mode()
     def evaluate(
@@ -147,8 +172,9 @@ class Flux1:
         rope = contexts[0].rope[None]
         if any(c.rope is not contexts[0].rope for c in contexts):
             rope = torch.stack([c.rope for c in contexts])
-        velocity: Tensor = self.transformer(x.to(self.dtype), text, modulation, rope)
-        return velocity.float()
+        beside = beside_noise(x.to(self.dtype), [c.guide for c in contexts])
+        velocity: Tensor = self.transformer(beside, text, modulation, rope)
+        return velocity[:, : x.shape[1]].float()
 
     @torch.inference_mode()
     def decode(self, x: Tensor, width: int, height: int) -> Tensor:
@@ -165,10 +191,7 @@ class Flux1:
 
         The mean of what the VAE makes of it, so that the same picture is always the same tokens.
         """
-        picture = pixels.to(self.device, self.vae.dtype).permute(2, 0, 1)[None] / 127.5 - 1
-        latent = self.vae.encode(picture).latent_dist.mode().float()
-        config = self.vae.config
-        return pack((latent - (config.shift_factor or 0.0)) * config.scaling_factor)[0]
+        return self._clean(pixels.to(self.device, self.vae.dtype) / 127.5 - 1)
 
     def encode_mask(self, mask: Tensor) -> Tensor:
         """Tokens (N, C) float32 of a mask uint8 (h, w): 1 where any pixel below is redrawn."""
@@ -185,12 +208,36 @@ class Flux1:
         rgb = latent.float() @ self._preview.weight + self._preview.bias
         return to_uint8(rgb).cpu()
 
+    def _clean(self, picture: Tensor) -> Tensor:
+        """Clean tokens (N, C) float32 of a picture (height, width, 3) in [-1, 1]."""
+        latent = self.vae.encode(picture.permute(2, 0, 1)[None]).latent_dist.mode().float()
+        config = self.vae.config
+        return pack((latent - (config.shift_factor or 0.0)) * config.scaling_factor)[0]
+
+    def _gap(self, canvas: Tensor, mask: Tensor) -> Tensor:
+        """Channels (N, C + 256): clean tokens of a picture, grey where it is redrawn, and the mask
+        folded."""
+        redrawn = (mask >= 128).to(self.device, self.vae.dtype)
+        kept = (canvas.to(self.device, self.vae.dtype) / 127.5 - 1) * (1 - redrawn[..., None])
+        return torch.cat((self._clean(kept), fold(redrawn, self.vae_scale)), -1).to(self.dtype)
+
     def _latent_size(self, width: int, height: int) -> tuple[int, int]:
         return height // self.vae_scale, width // self.vae_scale
 
-    def _make_rope(self, text_tokens: int, h: int, w: int) -> Tensor:
-        ids = torch.cat((text_ids(text_tokens), image_ids(h, w)))
+    def _make_rope(
+        self, text_tokens: int, drawn: tuple[int, int], seen: tuple[tuple[int, int], ...]
+    ) -> Tensor:
+        pictures = [image_ids(*size, picture=1) for size in seen]
+        ids = torch.cat((text_ids(text_tokens), image_ids(*drawn), *pictures))
         return self.transformer.rope(ids).to(self.device)  # float64 angles: not on every device
+
+
+def beside_noise(x: Tensor, guides: Sequence[FluxGuide]) -> Tensor:
+    """Tokens x (R, N, C) of a forward, with what stands beside them: (R, N + K, C + C')."""
+    channels = [guide.channels for guide in guides if guide.channels is not None]
+    tokens = [guide.tokens for guide in guides if guide.tokens is not None]
+    x = torch.cat((x, torch.stack(channels)), dim=2) if channels else x
+    return torch.cat((x, torch.stack(tokens)), dim=1) if tokens else x
 
 
 def to_uint8(picture: Tensor) -> Tensor:

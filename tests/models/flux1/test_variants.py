@@ -1,0 +1,264 @@
+"""Models that read pictures beside the prompt, against diffusers' pipelines of each."""
+
+import numpy as np
+import pytest
+from diffusers import (
+    FluxControlImg2ImgPipeline,
+    FluxControlPipeline,
+    FluxFillPipeline,
+    FluxKontextInpaintPipeline,
+    FluxKontextPipeline,
+    FluxPriorReduxPipeline,
+)
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
+from diffusers.pipelines.flux.modeling_flux import ReduxImageEncoder
+from PIL import Image
+from transformers import SiglipVisionModel
+from transformers.models.siglip import SiglipImageProcessorPil
+
+from fluxline.images import encode, stretch
+from tests.images.pictures import photo
+from tests.models.flux1.test_pipeline import PROMPT, draw_ours, draw_theirs, masked, pipeline, psnr
+from tests.random_flux import TEXT_LENGTH
+
+
+@pytest.fixture(autouse=True)
+def means_of_posteriors(monkeypatch):
+    """Theirs draws a sample of what the VAE says; ours takes the mean."""
+    monkeypatch.setattr(
+        DiagonalGaussianDistribution, "sample", lambda self, generator=None: self.mode()
+    )
+
+
+def png(pixels: np.ndarray) -> bytes:
+    return encode(pixels if pixels.ndim == 3 else np.dstack([pixels] * 3), format="png")
+
+
+def compare(folder, ours, kind, steps=3, **asked):
+    """Theirs, drawn, and asserted to be ours."""
+    theirs = draw_theirs(
+        pipeline(folder, kind),
+        TEXT_LENGTH,
+        prompt=PROMPT,
+        seed=11,
+        num_inference_steps=steps,
+        guidance_scale=2.5,
+        **asked,
+    )
+    assert theirs.std() > 5, "the oracle drew nothing"
+    assert psnr(ours, theirs) >= 60
+    return theirs
+
+
+@pytest.mark.parametrize("seen", [None, photo(96)[:60, :90]], ids=["nothing", "a picture"])
+def test_kontext_equals_diffusers(kontext, kontext_folder, seen):
+    asked = {"width": 96, "height": 64}
+    image = None if seen is None else png(seen)
+
+    ours = draw_ours(kontext, prompt=PROMPT, seed=11, steps=3, guidance=2.5, image=image, **asked)
+
+    theirs = compare(
+        kontext_folder,
+        ours,
+        FluxKontextPipeline,
+        image=None if seen is None else Image.fromarray(seen),
+        max_area=96 * 64,
+        _auto_resize=False,
+        **asked,
+    )
+    if seen is not None:
+        blind = draw_ours(kontext, prompt=PROMPT, seed=11, steps=3, guidance=2.5, **asked)
+        assert psnr(blind, theirs) < 50, "the picture hardly matters"
+
+
+def test_kontext_against_a_negative_prompt_equals_diffusers(kontext, kontext_folder):
+    seen = photo(64)
+
+    ours = draw_ours(
+        kontext,
+        prompt=PROMPT,
+        seed=11,
+        steps=3,
+        guidance=2.5,
+        image=png(seen),
+        cfg_scale=2.0,
+        negative_prompt="blue",
+    )
+
+    compare(
+        kontext_folder,
+        ours,
+        FluxKontextPipeline,
+        image=Image.fromarray(seen),
+        true_cfg_scale=2.0,
+        negative_prompt="blue",
+        width=64,
+        height=64,
+        max_area=64 * 64,
+        _auto_resize=False,
+    )
+
+
+@pytest.mark.parametrize("other", [None, photo(48)], ids=["itself", "another"])
+def test_a_part_of_a_picture_drawn_anew_by_kontext_equals_diffusers(kontext, kontext_folder, other):
+    source, mask = photo(96)[:48, :80], masked(80, 48)
+    seen = {} if other is None else {"references": [png(other)]}
+    theirs_seen = None if other is None else Image.fromarray(stretch(other, 64, 64))
+
+    ours = draw_ours(
+        kontext,
+        prompt=PROMPT,
+        seed=11,
+        steps=4,
+        guidance=2.5,
+        image=png(source),
+        mask=png(mask),
+        strength=0.8,
+        **seen,
+    )
+
+    theirs = draw_theirs(
+        pipeline(kontext_folder, FluxKontextInpaintPipeline),
+        TEXT_LENGTH,
+        prompt=PROMPT,
+        seed=11,
+        num_inference_steps=4,
+        guidance_scale=2.5,
+        image=Image.fromarray(source),
+        mask_image=Image.fromarray(mask),
+        image_reference=theirs_seen,
+        strength=0.8,
+        width=80,
+        height=48,
+        max_area=80 * 48,
+        _auto_resize=False,
+    )
+    assert psnr(ours[mask > 0], theirs[mask > 0]) >= 60
+    assert np.array_equal(ours[mask == 0], source[mask == 0])
+
+
+@pytest.mark.parametrize("strength", [1.0, 0.6])
+def test_fill_equals_diffusers(fill, fill_folder, strength):
+    source, mask = photo(96)[:64], np.zeros((64, 96), np.uint8)
+    mask[7:50, 20:77] = 255  # not on the model's grid: it sees every pixel of it
+
+    ours = draw_ours(
+        fill,
+        prompt=PROMPT,
+        seed=11,
+        steps=4,
+        guidance=2.5,
+        image=png(source),
+        mask=png(mask),
+        width=96,
+        height=64,
+        **({} if strength == 1.0 else {"strength": strength}),
+    )
+
+    theirs = draw_theirs(
+        pipeline(fill_folder, FluxFillPipeline),
+        TEXT_LENGTH,
+        prompt=PROMPT,
+        seed=11,
+        num_inference_steps=4,
+        guidance_scale=2.5,
+        image=Image.fromarray(source),
+        mask_image=Image.fromarray(mask),
+        strength=strength,
+        width=96,
+        height=64,
+    )
+    assert theirs[mask > 0].std() > 5, "the oracle drew nothing"
+    assert psnr(ours[mask > 0], theirs[mask > 0]) >= 60
+    assert np.array_equal(ours[mask == 0], source[mask == 0])
+
+
+def test_a_picture_drawn_after_a_map_equals_diffusers(depth, depth_folder):
+    depths = photo(96)[:48]
+
+    ours = draw_ours(depth, prompt=PROMPT, seed=11, steps=3, guidance=2.5, image=png(depths))
+
+    assert ours.shape == (48, 96, 3)
+    compare(
+        depth_folder,
+        ours,
+        FluxControlPipeline,
+        control_image=Image.fromarray(depths),
+        width=96,
+        height=48,
+    )
+
+
+def test_a_picture_drawn_from_one_after_a_map_equals_diffusers(depth, depth_folder):
+    source, depths = photo(64), photo(64)[::-1].copy()
+
+    ours = draw_ours(
+        depth,
+        prompt=PROMPT,
+        seed=11,
+        steps=4,
+        guidance=2.5,
+        image=png(source),
+        references=[png(depths)],
+        strength=0.5,
+    )
+
+    compare(
+        depth_folder,
+        ours,
+        FluxControlImg2ImgPipeline,
+        steps=4,
+        image=Image.fromarray(source),
+        control_image=Image.fromarray(depths),
+        strength=0.5,
+        width=64,
+        height=64,
+    )
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_redux_equals_diffusers(redux, redux_folder, count):
+    seen = [photo(60)[:40], photo(50)[::-1].copy()][:count]
+    asked = {"width": 64, "height": 64}
+
+    ours = draw_ours(
+        redux,
+        prompt=PROMPT,
+        seed=11,
+        steps=2,
+        guidance=2.5,
+        references=[png(picture) for picture in seen],
+        **asked,
+    )
+
+    pipe = pipeline(redux_folder)
+    prior = FluxPriorReduxPipeline(
+        image_encoder=SiglipVisionModel.from_pretrained(redux_folder / "image_encoder"),
+        feature_extractor=SiglipImageProcessorPil.from_pretrained(
+            redux_folder / "feature_extractor"
+        ),
+        image_embedder=ReduxImageEncoder.from_pretrained(redux_folder / "image_embedder"),
+        text_encoder=pipe.text_encoder,
+        tokenizer=pipe.tokenizer,
+        text_encoder_2=pipe.text_encoder_2,
+        tokenizer_2=pipe.tokenizer_2,
+    )
+    text, pooled, _ = pipe.encode_prompt(PROMPT, max_sequence_length=TEXT_LENGTH)
+    for picture in seen:  # theirs adds prompts up; one after another they are read as ours
+        text = prior(
+            Image.fromarray(picture), prompt_embeds=text, pooled_prompt_embeds=pooled
+        ).prompt_embeds
+    theirs = draw_theirs(
+        pipe,
+        TEXT_LENGTH,
+        prompt_embeds=text,
+        pooled_prompt_embeds=pooled,
+        seed=11,
+        num_inference_steps=2,
+        guidance_scale=2.5,
+        **asked,
+    )
+    assert theirs.std() > 5, "the oracle drew nothing"
+    assert psnr(ours, theirs) >= 60
+    blind = draw_ours(redux, prompt=PROMPT, seed=11, steps=2, guidance=2.5, **asked)
+    assert psnr(blind, theirs) < 50, "the pictures hardly matter"
