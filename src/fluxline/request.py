@@ -22,7 +22,7 @@ SIDE_TILE = 16  # px: of a side that nobody asked for, what it is a multiple of
 NARROWEST = 4.0
 """Sides of a picture to each other, where nobody asked for them."""
 STRENGTH = 0.75
-"""Of a picture that a request starts from, what is redrawn unless it says."""
+"""Of a picture that a request starts from, what is redrawn unless it says; with a mask, all."""
 SEED_LIMIT = 2**63
 """Seeds run from 0 to SEED_LIMIT - 1: what a torch generator and a signed database column hold."""
 
@@ -74,6 +74,8 @@ class GenerationRequest:
     seed: int
     n: int = 1
     source: bytes | None = None  # the file of a picture to start from; None: noise alone
+    mask: bytes | None = None  # the file that says what of the source is redrawn; None: all
+    references: tuple[bytes, ...] = ()  # files of pictures that are looked at
     model: str | None = None  # None: the server's default
     params: SamplingParams = field(default_factory=SamplingParams)
     plan: tuple[Planned, ...] = ()  # every picture by itself, in place of n, seed and params
@@ -238,7 +240,9 @@ def cost(request: GenerationRequest, info: ModelInfo) -> float:
         pixels = (params.width or info.native_width) * (params.height or info.native_height)
         steps = params.steps or info.default_steps
         if request.source is not None:
-            steps = steps_left(steps, STRENGTH if params.strength is None else params.strength)
+            strength = 1.0 if request.mask is not None else STRENGTH
+            strength = strength if params.strength is None else params.strength
+            steps = steps_left(steps, strength)
         evaluations = 2 * steps - 1 if params.sampler == "heun" else steps
         return float(pixels * evaluations * (2 if params.cfg_scale > 1 else 1))
 

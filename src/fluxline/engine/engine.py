@@ -11,7 +11,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, Self
@@ -125,14 +125,27 @@ class Engine:
         top_k: int | None = None,
         seed: int | None = None,
         image: bytes | None = None,
+        mask: bytes | None = None,
+        references: Sequence[bytes] = (),
         **params: Any,
     ) -> list[ImageResult]:
         """Draw n pictures and wait for them, or for the top_k best of them, best first.
 
-        image: the file of a picture to start from. params: the fields of SamplingParams. Raises
-        RequestError for a wrong field, EngineError if a picture failed.
+        image: the file of a picture to start from. mask: the file that says what of it is redrawn:
+        what is transparent or, where nothing is, what is white. references: files of pictures to
+        look at. params: the fields of SamplingParams. Raises RequestError for a wrong field,
+        EngineError if a picture failed.
         """
-        request = new_request(prompt, n=n, top_k=top_k, seed=seed, image=image, params=params)
+        request = new_request(
+            prompt,
+            n=n,
+            top_k=top_k,
+            seed=seed,
+            image=image,
+            mask=mask,
+            references=references,
+            params=params,
+        )
         return best(self.submit(request).result(), top_k)
 
     def submit(self, request: GenerationRequest) -> Ticket:
@@ -285,7 +298,7 @@ class Engine:
     def _jobs_of(self, request: GenerationRequest) -> list[Job]:
         """Check a request and make its jobs. Called on the caller's thread: reads only the spec."""
         self._check(request)
-        sources = None if request.source is None else Sources(images.decode(request.source))
+        sources = Sources(request, self._model.spec)
         return [
             self._job(request, index, picture, sources)
             for index, picture in enumerate(request.pictures())
@@ -312,10 +325,10 @@ class Engine:
                 raise InvalidParams(message, field="seed")
 
     def _job(
-        self, request: GenerationRequest, index: int, picture: Planned, sources: Sources | None
+        self, request: GenerationRequest, index: int, picture: Planned, sources: Sources
     ) -> Job:
         spec = self._model.spec
-        params, warnings = spec.resolve(picture.params, sources.shape if sources else None)
+        params, warnings = spec.resolve(picture.params, sources.shape, is_masked=sources.is_masked)
         if request.top_k is not None and self._scorer == TECHNICAL:
             warnings.append(
                 "top_k judges sharpness, contrast and range, not the prompt: a CLIP would"
@@ -330,6 +343,9 @@ class Engine:
             height=params.height,
         )
         drawn = spec.drawn_size(params.width, params.height)
+        references = sources.references(drawn)
+        seen = spec.reference_tokens([(p.pixels.shape[1], p.pixels.shape[0]) for p in references])
+        read = spec.references.text_tokens * len(references) if spec.references else 0
         steps = params.steps
         if params.strength is not None:
             steps = steps_left(steps, params.strength)
@@ -339,8 +355,9 @@ class Engine:
             seed=picture.seed,
             params=params,
             drawn=drawn,
-            source=sources.of((params.width, params.height), drawn) if sources else None,
-            key=BatchKey(spec.image_tokens(*drawn), spec.text_length),
+            source=sources.start((params.width, params.height), drawn),
+            references=references,
+            key=BatchKey(spec.image_tokens(*drawn), spec.text_length + read, seen),
             rows=2 if params.cfg_scale > 1.0 else 1,
             evaluations=evaluations(params.sampler, steps),
             warnings=tuple(warnings),

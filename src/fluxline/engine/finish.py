@@ -20,7 +20,7 @@ def finish(
 
     threads: of the CPU, that it was drawn with; for its receipt.
     """
-    job = change.job
+    job, source = change.job, change.job.source
     width, height = job.params.width, job.params.height
     assert width is not None  # resolved
     assert height is not None
@@ -32,11 +32,16 @@ def finish(
         software=SOFTWARE,
         rendered=None if job.drawn == (width, height) else job.drawn,
         compression=job.request.compression,
-        source=job.source.digest if job.source else None,
+        source=source.drawn.digest if source else None,
+        mask=source.mask.digest if source and source.mask else None,
+        references=tuple(picture.digest for picture in job.references),
         receipt=receipt_of(job, model, threads=threads),
     )
+    pixels = images.fit(change.picture, width, height)
+    if source is not None and source.asked_mask is not None:
+        pixels = images.paste(pixels, source.asked, source.asked_mask)
     data = images.encode(
-        images.fit(change.picture, width, height),
+        pixels,
         format=job.request.output_format,
         compression=job.request.compression,
         recipe=recipe,

@@ -27,14 +27,25 @@ class BatchKey:
 
     image_tokens: int
     text_tokens: int
+    reference_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A picture that a job looks at. Pixels are the runner's and go through untouched."""
+
+    pixels: Any  # uint8 (h, w, 3), or (h, w) of a mask, of the size the model reads
+    digest: str  # of the pixels that were given
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A picture that a job starts from. Pixels are the runner's and go through untouched."""
+    """A picture that a job starts from, and what of it is redrawn."""
 
-    pixels: Any  # uint8 (h, w, 3) of the size the model draws
-    digest: str  # of the pixels that were given, at the size that was asked
+    drawn: Picture  # of the size the model draws; its digest that of `asked`
+    asked: Any  # uint8 (height, width, 3): the same picture at the size that was asked
+    mask: Picture | None = None  # of the size the model draws, 255 redrawn; None: all is
+    asked_mask: Any = None  # uint8 (height, width)
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -47,7 +58,8 @@ class Job:
     seed: int
     params: SamplingParams  # resolved
     drawn: tuple[int, int]  # px (width, height) the model draws
-    source: "Source | None" = None  # the picture it starts from
+    source: Source | None = None  # the picture it starts from
+    references: tuple[Picture, ...] = ()  # that it looks at
     key: BatchKey
     rows: int  # of a forward each evaluation takes: 2 with true CFG
     evaluations: int  # in all
@@ -69,7 +81,8 @@ class Job:
     @property
     def tokens(self) -> int:
         """Tokens it adds to a forward."""
-        return self.rows * (self.key.image_tokens + self.key.text_tokens)
+        key = self.key
+        return self.rows * (key.image_tokens + key.text_tokens + key.reference_tokens)
 
     @property
     def work_left(self) -> int:

@@ -7,7 +7,7 @@ A failure is narrowed to the job that causes it by running each of the others al
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -19,10 +19,17 @@ from torch import Tensor
 from fluxline import samplers
 from fluxline.engine.cache import ByteLRU
 from fluxline.engine.faults import is_lost, is_out_of_memory
-from fluxline.engine.job import Job, Outcome, Plan, Score, Source
+from fluxline.engine.job import Job, Outcome, Picture, Plan, Score
 from fluxline.engine.tally import Tally
 from fluxline.errors import DeviceLost, EngineError, FluxlineError, NotFinite, OutOfMemory
-from fluxline.models.base import Conditioning, DiffusionModel, DynamicShift, ModelSpec
+from fluxline.models.base import (
+    Conditioning,
+    DiffusionModel,
+    DynamicShift,
+    Guide,
+    ModelSpec,
+    Pictures,
+)
 from fluxline.models.scorers import Scorer
 from fluxline.request import steps_left
 
@@ -30,6 +37,7 @@ _log = logging.getLogger(__name__)
 
 CONDITIONING_BYTES = 256 * 2**20  # 60 prompts of FLUX.1 dev; thousands of the embedded model
 CLEAN_TOKENS_BYTES = 16 * 2**20  # 64 pictures of a megapixel
+GUIDE_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +52,23 @@ class CleanTokens:
         return self.tokens.nbytes
 
 
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """The part of a picture that is not redrawn: clean tokens (N, C), and a mask (N, C) of 0 where
+    they stay, 1 where they are redrawn."""
+
+    clean: Tensor
+    mask: Tensor
+
+    def hold(self, velocity: Tensor, x: Tensor, sigma: float) -> Tensor:
+        """A velocity whose guess of the picture, x - sigma v, is the known one where it stays.
+
+        For euler this is what diffusers does in its inpainting pipelines (blend after each step
+        with the known picture, noised as the first x was); every other sampler may take it too.
+        """
+        return torch.where(self.mask > 0, velocity, (x - self.clean) / sigma)
+
+
 @dataclass(slots=True)
 class Sample:
     """The tensors of one running job."""
@@ -52,6 +77,7 @@ class Sample:
     x: Tensor  # (N, C) float32, what the sampler wants evaluated, or the result
     sigma: float
     contexts: list[Any]  # the family's: one per row; the second is the negative prompt's
+    kept: "Kept | None" = None
     evaluation: int = 0
 
 
@@ -70,6 +96,7 @@ class Runner:
         self._samples: dict[str, Sample] = {}
         self._conditioning: ByteLRU[Conditioning] = ByteLRU(conditioning_bytes)
         self._clean_tokens: ByteLRU[CleanTokens] = ByteLRU(CLEAN_TOKENS_BYTES)
+        self._guides: ByteLRU[Guide] = ByteLRU(GUIDE_BYTES)
         self._contexts: WeakValueDictionary[Any, Any] = WeakValueDictionary()
         self.tally = Tally()
 
@@ -187,8 +214,13 @@ class Runner:
         sigmas = sigmas_of(job, self._model.spec)
         generator = torch.Generator("cpu").manual_seed(job.seed)
         x = self._model.noise(generator, width, height)
+        kept = None
         if job.source is not None:
-            x = (1 - sigmas[0]) * self._clean(job.source) + sigmas[0] * x
+            clean = self._clean(job.source.drawn)
+            x = (1 - sigmas[0]) * clean + sigmas[0] * x
+            if job.source.mask is not None and not self._model.spec.fills:
+                mask = self._model.encode_mask(_tensor(job.source.mask))
+                kept = Kept(clean, mask)
         sampling = samplers.start(
             job.params.sampler,
             x,
@@ -196,27 +228,56 @@ class Runner:
             lambda: self._model.noise(generator, width, height),
             job.params.eta,
         )
+        guide = self._guide(job)
         contexts = [
-            self._context(text, conditioning[text], job, tuple(sigmas[:-1])) for text in _texts(job)
+            self._context(text, conditioning[text], job, tuple(sigmas[:-1]), guide)
+            for text in _texts(job)
         ]
         x, sigma = next(sampling)
-        return Sample(sampling, x, sigma, contexts)
+        return Sample(sampling, x, sigma, contexts, kept)
 
-    def _clean(self, source: Source) -> Tensor:
+    def _clean(self, picture: Picture) -> Tensor:
         """The tokens of a picture that a job starts from; jobs that start from the same share."""
-        key = f"{source.digest} {source.pixels.shape}"
+        key = _name_of(picture)
         known = self._clean_tokens.get(key)
         if known is None:
-            pixels = torch.from_numpy(np.array(source.pixels))  # a copy: torch wants it writable
-            known = CleanTokens(self._model.encode_picture(pixels))
+            known = CleanTokens(self._model.encode_picture(_tensor(picture)))
             self._clean_tokens.put(key, known)
         return known.tokens
 
+    def _guide(self, job: Job) -> Guide | None:
+        """What the model reads of a job's pictures itself; jobs with the same pictures share."""
+        key = self._looked_at(job)
+        if not key:
+            return None
+        guide = self._guides.get(key)
+        if guide is None:
+            pictures = Pictures(references=tuple(map(_tensor, job.references)))
+            if self._model.spec.fills and job.source and job.source.mask:
+                canvas, mask = _tensor(job.source.drawn), _tensor(job.source.mask)
+                pictures = replace(pictures, canvas=canvas, mask=mask)
+            guide = self._model.guide(pictures)
+            if guide is not None:
+                self._guides.put(key, guide)
+        return guide
+
+    def _looked_at(self, job: Job) -> str:
+        """The names of the pictures that the model itself reads; empty: none."""
+        pictures = [*job.references]
+        if self._model.spec.fills and job.source and job.source.mask:
+            pictures += [job.source.drawn, job.source.mask]
+        return " ".join(map(_name_of, pictures))
+
     def _context(
-        self, text: str, conditioning: Conditioning, job: Job, sigmas: tuple[float, ...]
+        self,
+        text: str,
+        conditioning: Conditioning,
+        job: Job,
+        sigmas: tuple[float, ...],
+        guide: Guide | None,
     ) -> Any:
         """What a row needs in all evaluations; rows in flight that need the same share it."""
-        key = (text, job.drawn, job.params.guidance, sigmas)
+        key = (text, job.drawn, job.params.guidance, sigmas, self._looked_at(job))
         context = self._contexts.get(key)
         if context is None:
             width, height = job.drawn
@@ -226,6 +287,7 @@ class Runner:
                 height=height,
                 guidance=job.params.guidance,
                 sigmas=sigmas,
+                guide=guide,
             )
             self._contexts[key] = context
         return context
@@ -244,6 +306,8 @@ class Runner:
             if len(sample.contexts) == 2:
                 negative = velocity[row + 1]
                 v = negative + job.params.cfg_scale * (v - negative)
+            if sample.kept is not None:
+                v = sample.kept.hold(v, sample.x, sample.sigma)
             guided.append(v)
             row += len(sample.contexts)
         for job, sample, v in zip(jobs, samples, guided, strict=True):
@@ -263,7 +327,7 @@ class Runner:
         try:
             sample.x, sample.sigma = sample.sampling.send(velocity)
         except StopIteration as end:
-            sample.x, sample.contexts = end.value, []
+            sample.x, sample.contexts, sample.kept = end.value, [], None
             outcome.advanced[job.id] = True
         else:
             outcome.advanced[job.id] = False
@@ -286,6 +350,14 @@ def sigmas_of(job: Job, spec: ModelSpec) -> list[float]:
         return sigmas
     assert job.params.strength is not None  # resolved
     return sigmas[-1 - steps_left(job.params.steps, job.params.strength) :]
+
+
+def _tensor(picture: Picture) -> Tensor:
+    return torch.from_numpy(np.array(picture.pixels))  # a copy: torch wants it writable
+
+
+def _name_of(picture: Picture) -> str:
+    return f"{picture.digest} {picture.pixels.shape}"
 
 
 def _texts(job: Job) -> tuple[str, ...]:

@@ -1,26 +1,95 @@
-"""The picture that a request gives its jobs to start from. Runs on the caller's thread."""
+"""The pictures that a request gives its jobs. Runs on the caller's thread."""
+
+from collections.abc import Sequence
 
 from fluxline import images
-from fluxline.engine.job import Source
+from fluxline.engine.job import Picture, Source
+from fluxline.errors import InvalidParams
+from fluxline.models.base import ModelSpec
+from fluxline.request import GenerationRequest
+
+Size = tuple[int, int]
 
 
 class Sources:
-    """pixels: uint8 (h, w, 3), as they were given. Jobs of one size share one `Source`."""
+    """A request's pictures as a model takes them; jobs of one size share what was made of them.
 
-    def __init__(self, pixels: images.Pixels) -> None:
-        self._pixels = pixels
-        self._made: dict[tuple[tuple[int, int], tuple[int, int]], Source] = {}
+    Raises InvalidParams: one cannot be read, is not what the model takes, or fits no other.
+    """
+
+    def __init__(self, request: GenerationRequest, spec: ModelSpec) -> None:
+        self._spec = spec
+        source, references = _parts(request, spec)
+        self._source = None if source is None else images.decode(source)
+        self._mask = None
+        if request.mask is not None and self._source is not None:
+            self._mask = images.decode_mask(request.mask, self._source.shape[:2])
+        self._references = [images.decode(file) for file in references]
+        self._made: dict[tuple[Size, Size], Source] = {}
+        self._seen: dict[Size, tuple[Picture, ...]] = {}
 
     @property
-    def shape(self) -> tuple[int, int]:
-        """Width and height, in px."""
-        height, width, _ = self._pixels.shape
-        return width, height
+    def shape(self) -> Size | None:
+        """Width and height of the picture to start from, in px; None: there is none."""
+        return None if self._source is None else _shape(self._source)
 
-    def of(self, asked: tuple[int, int], drawn: tuple[int, int]) -> Source:
-        """Fit it to the size that was asked, and lay that out on the size that is drawn."""
+    @property
+    def is_masked(self) -> bool:
+        """Whether only a part of it is redrawn."""
+        return self._mask is not None
+
+    def start(self, asked: Size, drawn: Size) -> Source | None:
+        """Fit the source to the size that was asked, and lay that out on the size that is drawn."""
+        if self._source is None:
+            return None
         if (asked, drawn) not in self._made:
-            fitted = images.fit(self._pixels, *asked)
-            made = Source(images.place(fitted, *drawn), images.digest(fitted))
-            self._made[asked, drawn] = made
+            fitted = images.fit(self._source, *asked)
+            picture = Picture(images.place(fitted, *drawn), images.digest(fitted))
+            mask = asked_mask = None
+            if self._mask is not None:
+                asked_mask = images.fit(self._mask, *asked)
+                mask = Picture(images.place(asked_mask, *drawn), images.digest(asked_mask))
+            self._made[asked, drawn] = Source(picture, fitted, mask, asked_mask)
         return self._made[asked, drawn]
+
+    def references(self, drawn: Size) -> tuple[Picture, ...]:
+        """Fit the pictures that are looked at to the sizes at which the model does."""
+        if drawn not in self._seen:
+            self._seen[drawn] = tuple(self._reference(pixels, drawn) for pixels in self._references)
+        return self._seen[drawn]
+
+    def _reference(self, pixels: images.Pixels, drawn: Size) -> Picture:
+        size = self._spec.reference_size(_shape(pixels), drawn)
+        fitted = images.fit(pixels, *size)
+        return Picture(fitted, images.digest(fitted))
+
+
+def _parts(request: GenerationRequest, spec: ModelSpec) -> tuple[bytes | None, Sequence[bytes]]:
+    """The picture to start from and those to look at, as this model means them.
+
+    One that looks at pictures and draws on none (no mask, no strength) looks at the source too.
+    """
+    source, references = request.source, request.references
+    looks = spec.references
+    is_start = request.mask is not None or any(
+        picture.params.strength is not None for picture in request.pictures()
+    )
+    if looks is not None and source is not None and not is_start:
+        references, source = (source, *references), None
+    if request.mask is not None and source is None:
+        raise InvalidParams("mask needs the picture that it is a mask of", field="mask")
+    if spec.fills and (source is None or request.mask is None):
+        message = f"{spec.name} fills a part of a picture: give image and mask"
+        raise InvalidParams(message, field="image" if source is None else "mask")
+    most = looks.most if looks else 0
+    if len(references) > most:
+        takes = f"looks at {most} at most" if most else "looks at no picture besides image"
+        raise InvalidParams(f"{spec.name} {takes}; got {len(references)}", field="images")
+    if looks and looks.is_needed and not references:
+        raise InvalidParams(f"{spec.name} draws after a picture: give image", field="image")
+    return source, references
+
+
+def _shape(pixels: images.Pixels) -> Size:
+    height, width = pixels.shape[:2]
+    return width, height

@@ -3,7 +3,7 @@
 import asyncio
 import queue
 import secrets
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -82,6 +82,8 @@ def new_request(
     top_k: int | None = None,
     seed: int | None = None,
     image: bytes | None = None,
+    mask: bytes | None = None,
+    references: Sequence[bytes] = (),
     params: Mapping[str, Any] | None = None,
 ) -> GenerationRequest:
     """Make a request with a fresh id and, unless given, a random seed.
@@ -100,5 +102,7 @@ def new_request(
         n=n,
         top_k=top_k,
         source=image,
+        mask=mask,
+        references=tuple(references),
         params=SamplingParams(**params),
     )

@@ -13,9 +13,9 @@ from fluxline.images.receipt import Receipt
 from fluxline.images.recipe import SAMPLER_TITLES, Recipe, read_recipe
 
 if TYPE_CHECKING:
-    from fluxline.images.decoder import decode, digest
+    from fluxline.images.decoder import decode, decode_mask, digest
     from fluxline.images.encoder import Pixels, check_format, encode, preview
-    from fluxline.images.fitting import fit, place, stretch
+    from fluxline.images.fitting import fit, paste, place, stretch
     from fluxline.images.technical import technical_score
     from fluxline.images.terminal import detect, render
 
@@ -26,11 +26,13 @@ __all__ = [
     "Recipe",
     "check_format",
     "decode",
+    "decode_mask",
     "detect",
     "digest",
     "encode",
     "fit",
     "format_of",
+    "paste",
     "place",
     "preview",
     "read_recipe",
@@ -40,9 +42,9 @@ __all__ = [
 ]
 
 _KNOW_PIXELS = {
-    "decoder": ("decode", "digest"),
+    "decoder": ("decode", "decode_mask", "digest"),
     "encoder": ("Pixels", "check_format", "encode", "preview"),
-    "fitting": ("fit", "place", "stretch"),
+    "fitting": ("fit", "paste", "place", "stretch"),
     "technical": ("technical_score",),
     "terminal": ("detect", "render"),
 }

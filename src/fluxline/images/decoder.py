@@ -4,6 +4,7 @@ The file's own type is what its bytes say, never its name or what its sender dec
 """
 
 import hashlib
+from collections.abc import Callable
 from io import BytesIO
 
 import numpy as np
@@ -17,6 +18,8 @@ MOST_PIXELS = 50 * 10**6
 """Of a file from outside: the largest that telephones make. It takes most of a gigabyte."""
 MOST_SCANS = 100
 """Of a JPEG, which usually has 1, or 10 where it comes bit by bit: each takes as long again."""
+SAME_SHAPE = 1.02
+"""Of a mask and its picture, sides to each other: rounding of a size made smaller."""
 
 
 def decode(data: bytes) -> Pixels:
@@ -25,19 +28,46 @@ def decode(data: bytes) -> Pixels:
     What is transparent lies on white; of a film the first picture is taken. Raises InvalidParams
     for anything else, before it is unpacked where its header says that it is too large.
     """
+    return np.asarray(_read(data, "image", _flat))
+
+
+def decode_mask(data: bytes, shape: tuple[int, int]) -> Pixels:
+    """Decode a mask of a picture (height, width): uint8 (height, width), 255 where it is redrawn.
+
+    What is transparent in it is redrawn; in a file without transparency, what is white. A mask of
+    another size and the same shape is resampled. Raises InvalidParams as `decode`, and for a mask
+    of another shape or of nothing.
+    """
+    mask = _read(data, "mask", _light)
+    height, width = shape
+    aspect = mask.width * height / (mask.height * width)
+    if not 1 / SAME_SHAPE <= aspect <= SAME_SHAPE:
+        message = (
+            f"mask must have the shape of the picture, {width}x{height}; "
+            f"got {mask.width}x{mask.height}"
+        )
+        raise InvalidParams(message, field="mask")
+    pixels = np.asarray(mask.resize((width, height), Image.Resampling.BILINEAR))
+    if not (pixels >= 128).any():
+        message = "mask must say what is redrawn, in white or transparent; nothing in it is"
+        raise InvalidParams(message, field="mask")
+    return pixels
+
+
+def _read(data: bytes, field: str, flatten: Callable[[Image.Image], Image.Image]) -> Image.Image:
     try:
         with Image.open(BytesIO(data), formats=READ) as picture:
             is_large = picture.width * picture.height > MOST_PIXELS
             if is_large or (picture.format == "JPEG" and data.count(b"\xff\xda") > MOST_SCANS):
                 raise Image.DecompressionBombError
-            return np.asarray(_flat(ImageOps.exif_transpose(picture)))
+            return flatten(ImageOps.exif_transpose(picture))
     except (Image.DecompressionBombError, MemoryError):
-        message = f"image takes too much to read: it may have {MOST_PIXELS // 10**6} megapixels"
-        raise InvalidParams(message, field="image") from None
+        message = f"{field} takes too much to read: it may have {MOST_PIXELS // 10**6} megapixels"
+        raise InvalidParams(message, field=field) from None
     except Exception as exc:  # every codec has errors of its own
         lacks = "; this one is empty" if not data else ""
-        message = f"image must be a whole PNG, JPEG, WebP or AVIF file{lacks}"
-        raise InvalidParams(message, field="image") from exc
+        message = f"{field} must be a whole PNG, JPEG, WebP or AVIF file{lacks}"
+        raise InvalidParams(message, field=field) from exc
 
 
 def digest(pixels: Pixels) -> str:
@@ -45,6 +75,15 @@ def digest(pixels: Pixels) -> str:
     told = hashlib.sha256("x".join(map(str, pixels.shape)).encode())
     told.update(pixels.tobytes())
     return told.hexdigest()
+
+
+def _light(picture: Image.Image) -> Image.Image:
+    """How much of each pixel a mask lets go: what lacks of its alpha, or its lightness."""
+    if picture.has_transparency_data:
+        alpha = picture.convert("RGBA").getchannel("A")
+        if alpha.getextrema() != (255, 255):
+            return ImageOps.invert(alpha)
+    return _flat(picture).convert("L")
 
 
 def _flat(picture: Image.Image) -> Image.Image:

@@ -18,7 +18,9 @@ CROP_SHARE = 8
 
 
 def fit(pixels: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8]:
-    """Fit a picture, uint8 (height, width, 3), to exactly `width` x `height` px, centre kept.
+    """Fit a picture or a mask to exactly `width` x `height` px, centre kept.
+
+    pixels: uint8 (height, width, 3), or (height, width) of a mask.
 
     The asked size: the very same array. A little larger: a centre crop, a view that shares its
     memory. Otherwise the largest centred part of the asked shape, resampled by Lanczos. Raises
@@ -30,7 +32,7 @@ def fit(pixels: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8]
     for value, name in ((width, "width"), (height, "height")):
         if value < 1:
             raise InvalidParams(f"{name} must be at least 1 px; got {value}", field=name)
-    drawn_height, drawn_width, _ = pixels.shape
+    drawn_height, drawn_width = pixels.shape[:2]
     if (drawn_width, drawn_height) == (width, height):
         return pixels
     if _is_a_little_more(drawn_width, width) and _is_a_little_more(drawn_height, height):
@@ -55,7 +57,7 @@ def place(pixels: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint
     The way from an asked size to a drawn one: what `fit` crops is the picture's edge, repeated;
     what it resamples is resampled.
     """
-    asked_height, asked_width, _ = pixels.shape
+    asked_height, asked_width = pixels.shape[:2]
     if (asked_width, asked_height) == (width, height):
         return pixels
     part_width, part_height = asked_width, asked_height
@@ -65,8 +67,19 @@ def place(pixels: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint
         picture = Image.fromarray(np.ascontiguousarray(pixels))
         pixels = np.asarray(picture.resize((part_width, part_height), Image.Resampling.LANCZOS))
     left, top = (width - part_width) // 2, (height - part_height) // 2
-    around = ((top, height - part_height - top), (left, width - part_width - left), (0, 0))
-    return np.pad(pixels, around, mode="edge")
+    around = [(top, height - part_height - top), (left, width - part_width - left), (0, 0)]
+    return np.pad(pixels, around[: pixels.ndim], mode="edge")
+
+
+def paste(
+    drawn: NDArray[np.uint8], kept: NDArray[np.uint8], mask: NDArray[np.uint8]
+) -> NDArray[np.uint8]:
+    """Lay what was drawn over what is kept, both (height, width, 3), as much as a mask says.
+
+    mask: (height, width). Where it is 0, `kept` comes back as it was; between 0 and 255 both mix.
+    """
+    share = mask[..., None].astype(np.float32) / 255
+    return (kept + share * (drawn.astype(np.float32) - kept)).round().astype(np.uint8)
 
 
 def _is_a_little_more(drawn: int, asked: int) -> bool:

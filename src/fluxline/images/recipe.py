@@ -63,6 +63,8 @@ class Recipe:
     rendered: tuple[int, int] | None = None  # px (width, height), where not the asked size
     compression: int | None = None  # of the file, as asked
     source: str | None = None  # sha256 of the pixels it started from, at the asked size
+    mask: str | None = None  # sha256 of the mask of what was redrawn, at the asked size
+    references: tuple[str, ...] = ()  # sha256 of the pixels looked at, as the model read them
     receipt: Receipt | None = None
     unread: tuple[str, ...] = ()  # what a newer version said beside; never written
 

@@ -4,9 +4,10 @@ The engine knows no family: it asks a `DiffusionModel` for conditioning, noise, 
 pictures, and hands back what it was given. No files, no jobs, no HTTP.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol, TypeVar, get_args
+from typing import Literal, Protocol, TypeVar, get_args
 
 import torch
 from torch import Generator, Tensor, nn
@@ -33,6 +34,23 @@ class DynamicShift:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class References:
+    """How a model looks at pictures besides the one it draws on.
+
+    fitted: "drawn" to the size that is drawn; "own" to the one of `sizes` nearest in shape or,
+    where there are none, to about `area` pixels in their own shape.
+    """
+
+    most: int
+    is_needed: bool = False  # it draws nothing without
+    fitted: Literal["drawn", "own"] = "own"
+    sizes: tuple[tuple[int, int], ...] = ()  # px (width, height)
+    area: int = 1024 * 1024  # px
+    in_sequence: bool = True  # each takes tokens in the image's sequence
+    text_tokens: int = 0  # that each adds to the text
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSpec:
     """What a model can do and how it likes to be asked. Sizes are (width, height) in px."""
 
@@ -47,6 +65,8 @@ class ModelSpec:
     text_length: int  # tokens
     guidance: float | None  # the default; None: the model has no such input
     shift: float | DynamicShift = 1.0  # how far schedules bend toward noise
+    fills: bool = False  # it reads source and mask itself, and draws nothing without
+    references: References | None = None  # None: it looks at none
 
     def info(self, device: str, dtype: str) -> ModelInfo:
         """What the API wing may know of the model."""
@@ -69,11 +89,16 @@ class ModelSpec:
         )
 
     def resolve(
-        self, params: SamplingParams, shape: tuple[int, int] | None = None
+        self,
+        params: SamplingParams,
+        shape: tuple[int, int] | None = None,
+        *,
+        is_masked: bool = False,
     ) -> tuple[SamplingParams, list[str]]:
         """Fill in the model's defaults and check every value.
 
-        shape: (width, height) of the picture to start from; None: noise alone. Returns params
+        shape: (width, height) of the picture to start from; None: noise alone. is_masked: a mask
+        says what of it is redrawn. Returns params
         without None (but guidance of a model without, and strength without a picture), and warnings
         in the caller's words. Raises InvalidParams naming the field.
         """
@@ -89,9 +114,9 @@ class ModelSpec:
             strength = None
         else:
             width, height = info.size_like(shape, params.width, params.height)
-            strength = STRENGTH if strength is None else strength
+            strength = (1.0 if is_masked else STRENGTH) if strength is None else strength
         steps = self.default_steps if params.steps is None else params.steps
-        if strength is not None and steps_left(steps, strength) == steps:
+        if strength is not None and not is_masked and steps_left(steps, strength) == steps:
             warnings.append(
                 f"strength {strength:g} in {steps} steps redraws everything: "
                 "the picture given is not seen"
@@ -125,6 +150,26 @@ class ModelSpec:
     def image_tokens(self, width: int, height: int) -> int:
         """Tokens of a picture the model draws at this size, which is on its grid."""
         return (width // self.grid) * (height // self.grid)
+
+    def reference_size(self, shape: tuple[int, int], drawn: tuple[int, int]) -> tuple[int, int]:
+        """The size (width, height) on the grid at which a picture of that shape is looked at."""
+        assert self.references is not None
+        if self.references.fitted == "drawn":
+            return drawn
+        aspect = shape[0] / shape[1]
+        if self.references.sizes:
+            return min(self.references.sizes, key=lambda size: abs(size[0] / size[1] - aspect))
+        wide = math.sqrt(self.references.area * aspect)
+        return self._on_grid(wide), self._on_grid(wide / aspect)
+
+    def reference_tokens(self, sizes: Sequence[tuple[int, int]]) -> int:
+        """Tokens that pictures looked at, at those sizes, add to the image's sequence."""
+        if self.references is None or not self.references.in_sequence:
+            return 0
+        return sum(self.image_tokens(*size) for size in sizes)
+
+    def _on_grid(self, side: float) -> int:
+        return max(1, round(side / self.grid)) * self.grid
 
     def snapped(self, width: int, height: int) -> tuple[int, int]:
         """The size on the model's grid that covers the asked one."""
@@ -183,6 +228,28 @@ class Conditioning:
     def bytes(self) -> int:
         """Memory it holds."""
         return self.text.nbytes + self.pooled.nbytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pictures:
+    """What a row is shown besides its prompt; uint8 on the CPU, their sides on the grid.
+
+    canvas: (height, width, 3), the source at the size that is drawn. mask: (height, width) of it,
+    255 where it is redrawn. references: (h, w, 3) each, in the order given.
+    """
+
+    canvas: Tensor | None = None
+    mask: Tensor | None = None
+    references: tuple[Tensor, ...] = ()
+
+
+class Guide(Protocol):
+    """What a model made of `Pictures`: on its device, shared by rows and never written."""
+
+    @property
+    def bytes(self) -> int:
+        """Memory it holds."""
+        ...
 
 
 class RowContext(Protocol):
@@ -247,8 +314,13 @@ class DiffusionModel(Protocol[ContextT]):
         height: int,
         guidance: float | None,
         sigmas: Sequence[float],
+        guide: Guide | None = None,
     ) -> ContextT:
-        """Prepare one row for evaluations at these noise levels."""
+        """Prepare one row for evaluations at these noise levels. guide: one of its own."""
+        ...
+
+    def guide(self, pictures: Pictures) -> Guide | None:
+        """What the model reads of pictures itself; None: nothing. Made once for many rows."""
         ...
 
     def evaluate(self, x: Tensor, sigmas: Sequence[float], contexts: Sequence[ContextT]) -> Tensor:
@@ -264,6 +336,10 @@ class DiffusionModel(Protocol[ContextT]):
 
     def encode_picture(self, pixels: Tensor) -> Tensor:
         """Clean tokens (N, C) float32 of a picture uint8 (h, w, 3), whose sides are on the grid."""
+        ...
+
+    def encode_mask(self, mask: Tensor) -> Tensor:
+        """Tokens (N, C) float32 of a mask uint8 (h, w): 1 where a pixel is redrawn, else 0."""
         ...
 
     def preview(self, x0: Tensor, width: int, height: int) -> Tensor | None:

@@ -5,7 +5,7 @@ import io
 import numpy as np
 import pytest
 import torch
-from diffusers import FluxImg2ImgPipeline, FluxPipeline
+from diffusers import FluxImg2ImgPipeline, FluxInpaintPipeline, FluxPipeline
 from diffusers.pipelines.flux.pipeline_flux_img2img import retrieve_latents
 from PIL import Image
 
@@ -76,12 +76,20 @@ def test_true_guidance_equals_diffusers(schnell, schnell_folder):
     assert psnr(ours, theirs) >= 60
 
 
-class MeansOfPosteriors(FluxImg2ImgPipeline):
+class MeansOfPosteriors:
     """Theirs draws a sample of what the VAE says; ours takes the mean."""
 
     def _encode_vae_image(self, image, generator):
         latents = retrieve_latents(self.vae.encode(image), sample_mode="argmax")
         return (latents - self.vae.config.shift_factor) * self.vae.config.scaling_factor
+
+
+class Img2Img(MeansOfPosteriors, FluxImg2ImgPipeline):
+    pass
+
+
+class Inpaint(MeansOfPosteriors, FluxInpaintPipeline):
+    pass
 
 
 @pytest.mark.parametrize(("steps", "strength"), [(4, 0.5), (5, 0.75), (4, 0.05), (3, 1.0)])
@@ -101,7 +109,7 @@ def test_a_picture_drawn_from_a_picture_equals_diffusers(request, name, steps, s
         **asked,
     )
 
-    pipe = pipeline(request.getfixturevalue(f"{name}_folder"), MeansOfPosteriors)
+    pipe = pipeline(request.getfixturevalue(f"{name}_folder"), Img2Img)
     theirs = draw_theirs(
         pipe,
         TEXT_LENGTH,
@@ -114,6 +122,44 @@ def test_a_picture_drawn_from_a_picture_equals_diffusers(request, name, steps, s
     )
     assert theirs.std() > 5, "the oracle drew nothing"
     assert psnr(ours, theirs) >= 60
+
+
+def masked(width: int, height: int) -> np.ndarray:
+    """A mask of white in the middle: what is redrawn. Its edges lie on the model's grid."""
+    mask = np.zeros((height, width), np.uint8)
+    mask[16:-16, 16:-16] = 255
+    return mask
+
+
+@pytest.mark.parametrize(("steps", "strength"), [(4, 0.5), (3, 1.0)])
+@pytest.mark.parametrize("name", ["schnell", "dev"])
+def test_a_part_of_a_picture_drawn_anew_equals_diffusers(request, name, steps, strength):
+    source, mask = photo(96)[:64], masked(96, 64)
+    asked = {"prompt": PROMPT, "strength": strength, "seed": 11, "width": 96, "height": 64}
+    guidance = 2.5 if name == "dev" else None
+
+    ours = draw_ours(
+        request.getfixturevalue(name),
+        image=encode(source, format="png"),
+        mask=encode(np.repeat(mask[..., None], 3, 2), format="png"),
+        steps=steps,
+        guidance=guidance,
+        **asked,
+    )
+
+    pipe = pipeline(request.getfixturevalue(f"{name}_folder"), Inpaint)
+    theirs = draw_theirs(
+        pipe,
+        TEXT_LENGTH,
+        image=Image.fromarray(source),
+        mask_image=Image.fromarray(mask),
+        num_inference_steps=steps,
+        guidance_scale=2.5,
+        **asked,
+    )
+    assert theirs[mask > 0].std() > 5, "the oracle drew nothing"
+    assert psnr(ours[mask > 0], theirs[mask > 0]) >= 60
+    assert np.array_equal(ours[mask == 0], source[mask == 0]), "what is kept is as it was"
 
 
 def test_a_bfl_single_file_draws_the_same_picture(dev, dev_folder, tmp_path):

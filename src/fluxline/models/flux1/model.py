@@ -10,9 +10,10 @@ from functools import lru_cache
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from fluxline.models.base import Conditioning, ModelSpec
+from fluxline.models.base import Conditioning, ModelSpec, Pictures
 from fluxline.models.flux1.latents import image_ids, pack, text_ids, unpack
 from fluxline.models.flux1.text import TextEncoders
 from fluxline.models.flux1.transformer import FluxTransformer
@@ -104,6 +105,7 @@ class Flux1:
         height: int,
         guidance: float | None,
         sigmas: Sequence[float],
+        guide: None = None,
     ) -> FluxContext:
         """Prepare one row: all its modulation vectors in one product."""
         sigma = torch.tensor(sigmas, device=self.device)
@@ -112,6 +114,9 @@ class Flux1:
         rope = self._rope(conditioning.text.shape[0], *self._latent_size(width, height))
         row_of = {value: row for row, value in enumerate(sigmas)}
         return FluxContext(conditioning.text, rope, modulation, row_of)
+
+    def guide(self, pictures: Pictures) -> None:
+        """None: this model reads no pictures itself."""
 
     @torch.inference_mode()
     def evaluate(
@@ -147,6 +152,12 @@ class Flux1:
         latent = self.vae.encode(picture).latent_dist.mode().float()
         config = self.vae.config
         return pack((latent - (config.shift_factor or 0.0)) * config.scaling_factor)[0]
+
+    def encode_mask(self, mask: Tensor) -> Tensor:
+        """Tokens (N, C) float32 of a mask uint8 (h, w): 1 where any pixel below is redrawn."""
+        patches = F.max_pool2d((mask >= 128).float()[None, None], self.vae_scale)
+        channels = self.vae.config.latent_channels
+        return pack(patches.expand(1, channels, -1, -1))[0].to(self.device)
 
     @torch.inference_mode()
     def preview(self, x0: Tensor, width: int, height: int) -> Tensor | None:
