@@ -3,7 +3,7 @@
 import pytest
 
 from fluxline.errors import InvalidParams
-from fluxline.models.base import ModelSpec
+from fluxline.models.base import ModelSpec, References
 from fluxline.request import SamplingParams
 
 
@@ -128,3 +128,19 @@ def test_a_strength_out_of_range_is_refused(value):
 def test_a_size_nobody_asked_for_is_like_the_picture_that_is_given(trained, shape, asked, becomes):
     params, _ = spec(trained_sizes=trained).resolve(SamplingParams(**asked), shape)
     assert (params.width, params.height) == becomes
+
+
+@pytest.mark.parametrize(
+    ("shape", "size"),
+    [
+        ((640, 480), (640, 480)),
+        ((650, 490), (640, 480)),
+        ((9, 1000), (16, 992)),
+        ((1024, 1024), (1024, 1024)),
+        ((4000, 2000), (1440, 720)),
+    ],
+)
+def test_a_picture_that_is_looked_at_keeps_its_own_size_up_to_a_cap(shape, size):
+    looking = spec(references=References(most=2, fitted="capped"))
+    assert looking.reference_size(shape, (128, 128)) == size
+    assert looking.reference_tokens([size, size]) == 2 * size[0] * size[1] // 256

@@ -39,8 +39,13 @@ MODELS: dict[str, Entry] = {
     "flux1-schnell": Entry("flux1", "black-forest-labs/FLUX.1-schnell"),
     "flux1-dev": Entry("flux1", "black-forest-labs/FLUX.1-dev"),
     "flux1-krea-dev": Entry("flux1", "black-forest-labs/FLUX.1-Krea-dev"),
+    "flux2-klein-4b": Entry("flux2", "black-forest-labs/FLUX.2-klein-4B"),
+    "flux2-klein-9b": Entry("flux2", "black-forest-labs/FLUX.2-klein-9B"),
+    "flux2-klein-base-4b": Entry("flux2", "black-forest-labs/FLUX.2-klein-base-4B"),
+    "flux2-klein-base-9b": Entry("flux2", "black-forest-labs/FLUX.2-klein-base-9B"),
+    "flux2-dev": Entry("flux2", "black-forest-labs/FLUX.2-dev"),
 }
-FAMILIES = {"flux1": "fluxline.models.flux1.load"}
+FAMILIES = {"flux1": "fluxline.models.flux1.load", "flux2": "fluxline.models.flux2.load"}
 FAMILY_OF_CLASS = {
     "FluxPipeline": "flux1",
     "FluxImg2ImgPipeline": "flux1",
@@ -50,6 +55,10 @@ FAMILY_OF_CLASS = {
     "FluxFillPipeline": "flux1",
     "FluxControlPipeline": "flux1",
     "FluxTransformer2DModel": "flux1",
+    "Flux2Pipeline": "flux2",
+    "Flux2KleinPipeline": "flux2",
+    "Flux2KleinInpaintPipeline": "flux2",
+    "Flux2Transformer2DModel": "flux2",
 }
 """diffusers' pipelines and networks, by the names that its configurations give them."""
 

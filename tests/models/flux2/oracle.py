@@ -53,9 +53,11 @@ def diffusers_model(config: Flux2Config, seed: int = 0) -> Flux2Transformer2DMod
         guidance_embeds=config.guidance,
     )
     with torch.no_grad():
-        for parameter in model.parameters():
+        for name, parameter in model.named_parameters():
             if parameter.dim() == 1:
-                parameter.copy_(1 + 0.3 * torch.randn_like(parameter))
+                parameter.copy_(2 + 0.5 * torch.randn_like(parameter))  # attention that chooses
+            elif "modulation" in name or "attn" in name:
+                parameter.mul_(3)  # gates that let it through
     return model.eval()
 
 

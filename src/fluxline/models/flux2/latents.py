@@ -1,8 +1,8 @@
 """Latents of FLUX.2 as the transformer sees them: 2 x 2 patches as tokens, and their positions.
 
 Source: black-forest-labs/flux2, sampling.py. A picture of height x width px is a latent of
-(32, 2h, 2w) with h = height / 16; the transformer reads it as N = h * w tokens of 128 channels, each
-channel brought to mean 0 and variance 1 by statistics that the VAE keeps.
+(32, 2h, 2w) with h = height / 16; the transformer reads it as N = h * w tokens of 128 channels,
+each channel brought to mean 0 and variance 1 by statistics that the VAE keeps.
 """
 
 from collections.abc import Sequence

@@ -20,9 +20,10 @@ FINAL = VECTORS - PER_FINAL
 SHIFT_FIRST = "final_layer.adaLN_modulation.1"  # BFL's; everybody else's has the scale first
 
 
-def _stream(ours: str, q: str, k: str, v: str, out: str, ff: str, norm: str) -> list[Row]:
+def _stream(ours: str, qkv: str, out: str, ff: str, norm: str) -> list[Row]:
     block = "transformer_blocks.{i}."
     target = f"double_blocks.{{i}}.{ours}."
+    q, k, v = qkv.split()
     return [
         (f"{block}attn.{q}", f"{target}to_qkv", 0),
         (f"{block}attn.{k}", f"{target}to_qkv", 1),
@@ -47,8 +48,8 @@ DIFFUSERS: list[Row] = [
     ("double_stream_modulation_txt.linear", "modulation", PER_STREAM),
     ("single_stream_modulation.linear", "modulation", 2 * PER_STREAM),
     ("norm_out.linear", "modulation", FINAL),
-    *_stream("image", "to_q", "to_k", "to_v", "to_out.0", "ff", ""),
-    *_stream("text", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out", "ff_context", "added_"),
+    *_stream("image", "to_q to_k to_v", "to_out.0", "ff", ""),
+    *_stream("text", "add_q_proj add_k_proj add_v_proj", "to_add_out", "ff_context", "added_"),
     ("single_transformer_blocks.{i}.attn.to_qkv_mlp_proj", "single_blocks.{i}.proj_in", 0),
     ("single_transformer_blocks.{i}.attn.norm_q", "single_blocks.{i}.qk_norm", 0),
     ("single_transformer_blocks.{i}.attn.norm_k", "single_blocks.{i}.qk_norm", 1),

@@ -94,7 +94,7 @@ class Flux2Transformer(nn.Module):
         return vectors.reshape(len(vectors), VECTORS, self.config.hidden)
 
     def rope(self, ids: Tensor) -> Tensor:
-        """Rotations (..., S, head_dim / 2) of positions ids (..., S, 4): text, image, references."""
+        """Rotations (..., S, head_dim / 2) of positions (..., S, 4): text, image, references."""
         return rope_table(ids, self.config.axes, self.config.theta)
 
     def forward(
