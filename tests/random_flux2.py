@@ -39,18 +39,20 @@ MISTRAL_CHAT = (
 )
 
 
-def save_random_klein(folder: Path, config: Flux2Config, *, is_distilled: bool) -> Path:
-    """Write a klein: Qwen3 of 28 layers, of which 27 are read."""
+def save_random_klein(
+    folder: Path, config: Flux2Config, kind: type = Flux2KleinPipeline, **said: bool
+) -> Path:
+    """Write a klein: Qwen3 of 28 layers, of which 27 are read. said: of itself, in its index."""
     torch.manual_seed(1)
     words = _qwen_words()
     encoder = Qwen3Config(num_hidden_layers=28, vocab_size=len(words), **_small())
-    pipeline = Flux2KleinPipeline(
+    pipeline = kind(
         transformer=diffusers_model(config),
         vae=_vae(),
         text_encoder=_lively(Qwen3ForCausalLM(encoder)),
         tokenizer=words,
         scheduler=_scheduler(),
-        is_distilled=is_distilled,
+        **said,
     )
     return _saved(pipeline, folder)
 

@@ -41,6 +41,7 @@ MODELS: dict[str, Entry] = {
     "flux1-krea-dev": Entry("flux1", "black-forest-labs/FLUX.1-Krea-dev"),
     "flux2-klein-4b": Entry("flux2", "black-forest-labs/FLUX.2-klein-4B"),
     "flux2-klein-9b": Entry("flux2", "black-forest-labs/FLUX.2-klein-9B"),
+    "flux2-klein-9b-kv": Entry("flux2", "black-forest-labs/FLUX.2-klein-9b-kv"),
     "flux2-klein-base-4b": Entry("flux2", "black-forest-labs/FLUX.2-klein-base-4B"),
     "flux2-klein-base-9b": Entry("flux2", "black-forest-labs/FLUX.2-klein-base-9B"),
     "flux2-dev": Entry("flux2", "black-forest-labs/FLUX.2-dev"),
@@ -58,6 +59,7 @@ FAMILY_OF_CLASS = {
     "Flux2Pipeline": "flux2",
     "Flux2KleinPipeline": "flux2",
     "Flux2KleinInpaintPipeline": "flux2",
+    "Flux2KleinKVPipeline": "flux2",
     "Flux2Transformer2DModel": "flux2",
 }
 """diffusers' pipelines and networks, by the names that its configurations give them."""

@@ -38,7 +38,7 @@ def pixels(ticket) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(image.data))).astype(int)
 
 
-@pytest.mark.parametrize("name", ["klein", "dev"])
+@pytest.mark.parametrize("name", ["klein", "kv", "dev"])
 def test_a_picture_depends_on_its_request_alone(models, name):
     with Engine(models[name], budget=Budget(batch_tokens=2000, resident_tokens=20_000)) as engine:
         tickets = [engine.submit(request_of(asked)) for asked in MIX]
@@ -68,3 +68,21 @@ def test_more_pictures_than_it_looks_at_are_refused(models):
         pytest.raises(InvalidParams, match="looks at 10 at most; got 11"),
     ):
         engine.submit(request_of({"prompt": "a fox", "references": (REFERENCE,) * 11}))
+
+
+def test_a_model_that_remembers_does_not_look_at_references_again(models, monkeypatch):
+    lengths = []
+    transformer = models["kv"].transformer
+    attended = transformer.single_blocks[0].proj_in.forward
+
+    def counted(x):
+        lengths.append(x.shape[1])
+        return attended(x)
+
+    monkeypatch.setattr(transformer.single_blocks[0].proj_in, "forward", counted)
+    with Engine(models["kv"], budget=Budget(batch_tokens=500, resident_tokens=5000)) as engine:
+        asked = {"prompt": "a fox", "width": 64, "height": 64, "steps": 3}
+        for _ in range(2):
+            engine.submit(request_of({**asked, "references": (REFERENCE,)})).result()
+
+    assert lengths == [6 * 4, *[48 + 16] * 6], "the picture alone, once; then never beside"

@@ -37,6 +37,14 @@ def test_a_distilled_model_takes_few_steps_and_the_others_many(folder):
     assert (spec.default_steps, spec.native_size, spec.text_length) == (50, (1024, 1024), 512)
 
 
+def test_a_model_that_remembers_is_distilled_though_it_does_not_say_so(folders, tmp_path):
+    folder = shutil.copytree(folders["kv"], tmp_path / "model")
+    (folder / "fluxline.json").unlink()
+    model = open_model(str(folder), "cpu")
+    assert model.remembers
+    assert model.spec.default_steps == 4
+
+
 def test_a_static_schedule_is_kept(folder):
     write(folder / "scheduler" / "scheduler_config.json", use_dynamic_shifting=False)
     assert open_model(str(folder), "cpu").spec.shift == 3.0
@@ -84,6 +92,12 @@ def test_a_config_without_a_number_is_refused_by_its_name(folder):
     path.write_text(json.dumps(config))
     with pytest.raises(ConfigError, match="num_single_layers"):
         open_model(str(folder), "cpu")
+
+
+def test_a_folder_without_an_index_is_a_base_model(folder):
+    for name in ("model_index.json", "fluxline.json"):
+        (folder / name).unlink()
+    assert open_model(str(folder), "cpu").spec.default_steps == 50
 
 
 def test_another_language_model_is_refused(folder):

@@ -2,7 +2,12 @@
 
 import numpy as np
 import pytest
-from diffusers import Flux2KleinInpaintPipeline, Flux2KleinPipeline, Flux2Pipeline
+from diffusers import (
+    Flux2KleinInpaintPipeline,
+    Flux2KleinKVPipeline,
+    Flux2KleinPipeline,
+    Flux2Pipeline,
+)
 from PIL import Image
 
 from fluxline.engine.build import open_model
@@ -12,7 +17,12 @@ from tests.models.flux1.test_pipeline import draw_ours, draw_theirs, pipeline, p
 from tests.random_flux2 import TEXT_LENGTH
 
 PROMPT = "a red fox, 3 apples"
-PIPELINES = {"klein": Flux2KleinPipeline, "base": Flux2KleinPipeline, "dev": Flux2Pipeline}
+PIPELINES = {
+    "klein": Flux2KleinPipeline,
+    "base": Flux2KleinPipeline,
+    "kv": Flux2KleinKVPipeline,
+    "dev": Flux2Pipeline,
+}
 
 
 @pytest.fixture(scope="session")
@@ -34,14 +44,15 @@ def png(pixels: np.ndarray) -> bytes:
 
 @pytest.mark.parametrize("prompt", [PROMPT, "a fox, " * 20, ""], ids=["short", "cut", "empty"])
 @pytest.mark.parametrize("size", [(64, 64), (96, 32)], ids=["square", "wide"])
-@pytest.mark.parametrize("name", ["klein", "dev"])
+@pytest.mark.parametrize("name", ["klein", "kv", "dev"])
 def test_a_picture_equals_diffusers(models, theirs, name, size, prompt):
     width, height = size
     asked = {"prompt": prompt, "width": width, "height": height, "seed": 11}
 
     ours = draw_ours(models[name], steps=4, guidance=2.5 if name == "dev" else None, **asked)
 
-    assert psnr(ours, theirs(name, num_inference_steps=4, guidance_scale=2.5, **asked)) >= 60
+    scale = {"guidance_scale": 2.5} if name == "dev" else {}
+    assert psnr(ours, theirs(name, num_inference_steps=4, **scale, **asked)) >= 60
 
 
 @pytest.mark.parametrize("steps", [1, 12])
@@ -66,25 +77,23 @@ def test_true_guidance_of_a_base_model_equals_diffusers(models, theirs):
     [[(64, 80)], [(150, 130)], [(64, 64), (96, 64), (128, 70)]],
     ids=["one", "cut", "three"],
 )
-@pytest.mark.parametrize("name", ["klein", "base", "dev"])
+@pytest.mark.parametrize("name", ["klein", "base", "kv", "dev"])
 def test_a_picture_after_pictures_equals_diffusers(models, theirs, name, sizes):
     pictures = [photo(160)[:height, :width] for width, height in sizes]
     asked = {"prompt": PROMPT, "width": 64, "height": 64, "seed": 7}
-    scales = {"dev": {"guidance": 2.5}, "base": {"cfg_scale": 2.5}, "klein": {}}
+    scale = {"dev": {"guidance": 2.5}, "base": {"cfg_scale": 2.5}}.get(name, {})
 
-    ours = draw_ours(
-        models[name], steps=3, references=[png(p) for p in pictures], **scales[name], **asked
-    )
+    ours = draw_ours(models[name], steps=3, references=[png(p) for p in pictures], **scale, **asked)
 
     drawn = theirs(
         name,
         image=[Image.fromarray(p) for p in pictures],
         num_inference_steps=3,
-        guidance_scale=2.5,
+        **({"guidance_scale": 2.5} if scale else {}),
         **asked,
     )
     assert psnr(ours, drawn) >= 60
-    assert psnr(ours, draw_ours(models[name], steps=3, **scales[name], **asked)) < 40
+    assert psnr(ours, draw_ours(models[name], steps=3, **scale, **asked)) < 40
 
 
 def test_a_part_of_a_picture_drawn_anew_equals_diffusers(models, folders):

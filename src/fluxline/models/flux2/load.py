@@ -66,13 +66,18 @@ def load(
             low_cpu_mem_usage=False,
         )
     vae = vae.to(device, memory_format=torch.channels_last).eval()
-    spec = _spec(name, folder, transformer.config, vae.config)
+    index = folder / "model_index.json"
+    said = read_json(index) if index.exists() else {}
+    remembers = said.get("_class_name") == "Flux2KleinKVPipeline"
+    is_distilled = remembers or bool(said.get("is_distilled", False))
+    spec = _spec(name, folder, transformer.config, vae.config, is_distilled=is_distilled)
     return Flux2(
         spec,
         transformer=transformer,
         text=_text(folder, spec.text_length, device, dtype),
         vae=vae,
         weights=fingerprint_of(checkpoint, *(checkpoint_at(folder / part) for part in LEARNED)),
+        remembers=remembers,
     )
 
 
@@ -149,11 +154,11 @@ def _count(shapes: Mapping[str, tuple[int, ...]], blocks: str) -> int:
     return len({name.split(".")[1] for name in shapes if name.startswith(f"{blocks}.")})
 
 
-def _spec(name: str, folder: Path, config: Flux2Config, vae: Any) -> ModelSpec:
+def _spec(
+    name: str, folder: Path, config: Flux2Config, vae: Any, *, is_distilled: bool
+) -> ModelSpec:
     """What the model says of itself; else what BFL says of dev, of klein and of klein base."""
     about = said_of_itself(folder)
-    index = folder / "model_index.json"
-    is_distilled = index.exists() and bool(read_json(index).get("is_distilled", False))
     native = tuple(about.get("native_size", (1024, 1024)))
     return ModelSpec(
         name=name,

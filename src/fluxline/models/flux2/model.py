@@ -5,7 +5,7 @@ Holds weights and nothing of any request. Everything that is the same in all eva
 `Flux2Context`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -32,15 +32,16 @@ Size = tuple[int, int]  # (h, w) in tokens
 
 @dataclass(frozen=True, slots=True)
 class Flux2Guide:
-    """Pictures to draw after, as the transformer reads them. tokens: (T, C) float32."""
+    """Pictures to draw after: tokens that stand in the image's sequence, or a memory of them."""
 
-    tokens: Tensor
+    tokens: Tensor  # (T, C) float32
     sizes: tuple[Size, ...]
+    memory: tuple[tuple[Tensor, Tensor], ...] = ()  # a block: two of (1, H, T, head_dim)
 
     @property
     def bytes(self) -> int:
         """Memory it holds."""
-        return self.tokens.nbytes
+        return self.tokens.nbytes + sum(k.nbytes + v.nbytes for k, v in self.memory)
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True, eq=False)
@@ -52,6 +53,7 @@ class Flux2Context:
     modulation: Tensor  # (E, M, D)
     evaluation: dict[float, int]  # sigma -> row of modulation
     references: Tensor | None  # (T, C)
+    memory: tuple[tuple[Tensor, Tensor], ...]  # of references, in their place
 
     @property
     def text_tokens(self) -> int:
@@ -68,7 +70,8 @@ class Flux2Context:
 class Flux2:
     """The FLUX.2 family. Thread: the engine's.
 
-    vae: diffusers' AutoencoderKLFlux2. weights: a fingerprint of all of them.
+    vae: diffusers' AutoencoderKLFlux2. weights: a fingerprint of all of them. remembers: it was
+    trained to look at references once, and not anew at every noise level.
     """
 
     def __init__(
@@ -79,12 +82,14 @@ class Flux2:
         text: TextEncoder,
         vae: Any,  # diffusers is untyped
         weights: str,
+        remembers: bool = False,
     ) -> None:
         self.spec = spec
         self.transformer = transformer
         self.text = text
         self.vae = vae
         self.weights = weights
+        self.remembers = remembers
         parameter = transformer.image_in.weight
         self.device, self.dtype = parameter.device, parameter.dtype
         self._statistics = _statistics(vae)
@@ -113,12 +118,17 @@ class Flux2:
 
     @torch.inference_mode()
     def guide(self, pictures: Pictures) -> Flux2Guide | None:
-        """The tokens of the pictures that are looked at."""
+        """The tokens of the pictures that are looked at, or what every block makes of them."""
         if not pictures.references:
             return None
         tokens = torch.cat([self.encode_picture(pixels) for pixels in pictures.references])
         sizes = [self._size(p.shape[1], p.shape[0]) for p in pictures.references]
-        return Flux2Guide(tokens, tuple(sizes))
+        if not self.remembers:
+            return Flux2Guide(tokens, tuple(sizes))
+        modulation = self.transformer.modulate(torch.zeros(1, device=self.device), None)
+        rope = self.transformer.rope(reference_ids(sizes)).to(self.device)
+        memory = self.transformer.remember(tokens[None].to(self.dtype), modulation, rope[None])
+        return Flux2Guide(tokens, tuple(sizes), tuple(memory))
 
     @torch.inference_mode()
     def context(
@@ -135,11 +145,13 @@ class Flux2:
         sigma = torch.tensor(sigmas, device=self.device)
         strength = None if guidance is None else torch.full_like(sigma, guidance)
         modulation = self.transformer.modulate(sigma, strength)
-        beside = guide.sizes if guide else ()
+        in_sequence = guide if guide and not guide.memory else None
+        beside = in_sequence.sizes if in_sequence else ()
         rope = self._rope(conditioning.text.shape[0], self._size(width, height), beside)
         row_of = {value: row for row, value in enumerate(sigmas)}
-        references = guide.tokens.to(self.dtype) if guide else None
-        return Flux2Context(conditioning.text, rope, modulation, row_of, references)
+        references = in_sequence.tokens.to(self.dtype) if in_sequence else None
+        memory = guide.memory if guide else ()
+        return Flux2Context(conditioning.text, rope, modulation, row_of, references, memory)
 
     @torch.inference_mode()
     def evaluate(
@@ -155,7 +167,10 @@ class Flux2:
             rope = torch.stack([c.rope for c in contexts])
         seen = [c.references for c in contexts if c.references is not None]
         references = torch.stack(seen) if seen else None  # all rows have as many
-        velocity: Tensor = self.transformer(x.to(self.dtype), text, modulation, rope, references)
+        memory = _side_by_side([c.memory for c in contexts]) if contexts[0].memory else None
+        velocity: Tensor = self.transformer(
+            x.to(self.dtype), text, modulation, rope, references, memory
+        )
         return velocity.float()
 
     @torch.inference_mode()
@@ -194,6 +209,15 @@ class Flux2:
         if beside:
             ids.append(reference_ids(beside))
         return self.transformer.rope(torch.cat(ids)).to(self.device)  # float64: not everywhere
+
+
+def _side_by_side(
+    memories: Sequence[Sequence[tuple[Tensor, Tensor]]],
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """What rows remember, one block after another: of one at a time there are copies."""
+    for blocks in zip(*memories, strict=True):
+        keys, values = zip(*blocks, strict=True)
+        yield torch.cat(keys), torch.cat(values)
 
 
 def _statistics(vae: Any) -> Statistics:

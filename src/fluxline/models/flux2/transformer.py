@@ -4,6 +4,8 @@ FLUX.1's two kinds of block, with less in them: no biases, gated MLPs (SwiGLU), 
 *One* modulation serves all double blocks and one all single blocks, so that 17 vectors say to the
 whole network what the noise level is. Positions have four axes: time, row, column, word. Pictures
 to draw after stand in the image's sequence, each at a time of its own, and are read but not drawn.
+One variant (klein KV) reads them once: they look at nothing but themselves, so what blocks make of
+them is the same in every evaluation, and is remembered.
 Source: black-forest-labs/flux2, model.py; Shazeer 2020, "GLU Variants Improve Transformer".
 
 It knows tensors and nothing else: not files, devices, requests or steps. Rows of a batch are
@@ -17,8 +19,9 @@ Shapes: R rows, N image tokens, T reference tokens, L text tokens, S = L + N + T
 token, D hidden, F inner width of an MLP, H heads, E evaluations, M modulation vectors.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 
 import torch
 import torch.nn.functional as F
@@ -34,6 +37,9 @@ PER_STREAM = 6  # vectors of a double block's stream: shift, scale, gate for att
 PER_SINGLE = 3  # of a single block: shift, scale, gate
 PER_FINAL = 2  # of the last norm: scale, shift
 VECTORS = 2 * PER_STREAM + PER_SINGLE + PER_FINAL  # M: image, text, single, final
+
+Memory = Iterable[tuple[Tensor, Tensor]]
+"""Rotated keys and values (R, H, T, head_dim) of references, one block after another."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,25 +110,63 @@ class Flux2Transformer(nn.Module):
         modulation: Tensor,
         rope: Tensor,
         references: Tensor | None = None,
+        memory: Memory | None = None,
         attend: Attend = attend,
     ) -> Tensor:
         """Velocity (R, N, C) of image tokens x (R, N, C).
 
         text: (R, L, D) from `embed_text`. modulation: (R, M, D) from `modulate`.
         rope: (R or 1, S, head_dim / 2) from `rope`. references: clean tokens (R, T, C).
+        memory: from `remember`, in place of references; their positions are then not in rope.
         """
         vectors = modulation.unsqueeze(2).unbind(1)  # M x (R, 1, D)
-        for_image, for_text = vectors[:PER_STREAM], vectors[PER_STREAM : 2 * PER_STREAM]
-        for_both, (scale, shift) = vectors[2 * PER_STREAM : -PER_FINAL], vectors[-PER_FINAL:]
-        image = self.image_in(x if references is None else torch.cat((x, references), dim=1))
-        for block in self.double_blocks:
-            image, text = block(image, text, for_image, for_text, rope, attend)
-        both = torch.cat((text, image), dim=1)  # (R, S, D)
-        for block in self.single_blocks:
-            both = block(both, for_both, rope, attend)
+        attends: Iterable[Attend] = repeat(attend)
+        if memory is not None:
+            attends = (attend_also(attend, keys, values) for keys, values in memory)
+        together = x if references is None else torch.cat((x, references), dim=1)
+        both = self._think(together, text, vectors, rope, attends)
         drawn = both[:, text.shape[1] :][:, : x.shape[1]]  # (R, N, D)
+        scale, shift = vectors[-PER_FINAL:]
         velocity: Tensor = self.image_out(modulated_norm(drawn, shift, scale))
         return velocity
+
+    def remember(
+        self, references: Tensor, modulation: Tensor, rope: Tensor, attend: Attend = attend
+    ) -> list[tuple[Tensor, Tensor]]:
+        """What every block makes of references (R, T, C) that look at nothing but themselves.
+
+        modulation: (R, M, D) from `modulate`, of pictures without noise. rope: of them alone.
+        """
+        memory: list[tuple[Tensor, Tensor]] = []
+
+        def attend_and_keep(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            memory.append((k.contiguous(), v.contiguous()))  # parts of something larger
+            return attend(q, k, v)
+
+        nobody = modulation[:, :0]  # (R, 0, D): no text
+        vectors = modulation.unsqueeze(2).unbind(1)
+        self._think(references, nobody, vectors, rope, repeat(attend_and_keep))
+        return memory
+
+    def _think(
+        self,
+        x: Tensor,
+        text: Tensor,
+        vectors: Sequence[Tensor],
+        rope: Tensor,
+        attends: Iterable[Attend],
+    ) -> Tensor:
+        """Text and image (R, S, D) after all blocks; each block attends in its own way."""
+        ways = iter(attends)
+        for_image, for_text = vectors[:PER_STREAM], vectors[PER_STREAM : 2 * PER_STREAM]
+        for_both = vectors[2 * PER_STREAM : -PER_FINAL]
+        image = self.image_in(x)
+        for block in self.double_blocks:
+            image, text = block(image, text, for_image, for_text, rope, next(ways))
+        both = torch.cat((text, image), dim=1)  # (R, S, D)
+        for block in self.single_blocks:
+            both = block(both, for_both, rope, next(ways))
+        return both
 
 
 class Embedder(nn.Module):
@@ -214,6 +258,15 @@ class SingleBlock(nn.Module):
         qk, v = split_heads(qkv, self.heads, self.qk_norm)
         attended = attend_rotated(qk, v, rope, attend)
         return torch.addcmul(x, gate, self.proj_out(torch.cat((attended, swiglu(mlp)), dim=-1)))
+
+
+def attend_also(attend: Attend, keys: Tensor, values: Tensor) -> Attend:
+    """Attend to these keys and values (R, H, T, head_dim) besides one's own."""
+
+    def attend_to_all(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return attend(q, torch.cat((k, keys), dim=2), torch.cat((v, values), dim=2))
+
+    return attend_to_all
 
 
 def swiglu(x: Tensor) -> Tensor:
