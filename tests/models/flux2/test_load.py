@@ -112,6 +112,16 @@ def test_a_folder_without_a_transformer_is_refused(folder):
         open_model(str(folder), "cpu")
 
 
+@pytest.mark.parametrize("template", [None, "{{ ''.__class__.__subclasses__() }}", "{% if %}"])
+def test_a_tokenizer_without_a_chat_that_can_be_held_is_refused(folder, template):
+    path = folder / "tokenizer" / "chat_template.jinja"
+    path.unlink()
+    if template is not None:
+        path.write_text(template)
+    with pytest.raises(LoadError, match="tokenizer/ cannot be read"):
+        open_model(str(folder), "cpu")
+
+
 def test_code_beside_the_weights_is_never_run(folder, monkeypatch):
     canary = folder / "canary"
     evil = f"open({str(canary)!r}, 'w').close()\nclass Evil: ...\n"

@@ -193,6 +193,7 @@ def _text(folder: Path, length: int, device: torch.device, dtype: torch.dtype) -
         model = reader.from_pretrained(folder / "text_encoder", **options).get_decoder()
     with reading("tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer", **LOCAL)
-    encoder = TextEncoder(model, tokenizer, chat=chat, length=length)
+        encoder = TextEncoder(model, tokenizer, chat=chat, length=length)
+        encoder.said("a picture")  # one without a chat template is refused now
     model.to(device).eval()
     return encoder

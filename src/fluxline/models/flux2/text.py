@@ -60,7 +60,7 @@ class TextEncoder:
 
     def encode(self, prompts: Sequence[str]) -> EncodedText:
         """Encode P prompts in one batch."""
-        texts = [self._said(prompt) for prompt in prompts]
+        texts = [self.said(prompt) for prompt in prompts]
         device = self._model.embed_tokens.weight.device
         options = {"padding": "max_length", "max_length": self.length, "truncation": True}
         tokens = self._tokenizer(
@@ -76,7 +76,7 @@ class TextEncoder:
         whole = self._tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
         return EncodedText(features, [len(ids) > self.length for ids in whole])
 
-    def _said(self, prompt: str) -> str:
+    def said(self, prompt: str) -> str:
         """The whole of what the language model reads."""
         messages: list[dict[str, Any]] = [{"role": "user", "content": prompt}]
         if self._chat.system is not None:
