@@ -333,7 +333,9 @@ class Engine:
         self, request: GenerationRequest, index: int, picture: Planned, sources: Sources
     ) -> Job:
         spec = self._model.spec
-        params, warnings = spec.resolve(picture.params, sources.shape, is_masked=sources.is_masked)
+        params, warnings = spec.resolve(
+            picture.params, sources.shape, is_masked=sources.is_masked, like=sources.seen_shape
+        )
         if request.top_k is not None and self._scorer == TECHNICAL:
             warnings.append(
                 "top_k judges sharpness, contrast and range, not the prompt: a CLIP would"

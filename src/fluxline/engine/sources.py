@@ -34,6 +34,11 @@ class Sources:
         return None if self._source is None else _shape(self._source)
 
     @property
+    def seen_shape(self) -> Size | None:
+        """Width and height of the first picture that is looked at, in px; None: there is none."""
+        return _shape(self._references[0]) if self._references else None
+
+    @property
     def is_masked(self) -> bool:
         """Whether only a part of it is redrawn."""
         return self._mask is not None

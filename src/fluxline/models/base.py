@@ -100,26 +100,29 @@ class ModelSpec:
         shape: tuple[int, int] | None = None,
         *,
         is_masked: bool = False,
+        like: tuple[int, int] | None = None,
     ) -> tuple[SamplingParams, list[str]]:
         """Fill in the model's defaults and check every value.
 
         shape: (width, height) of the picture to start from; None: noise alone. is_masked: a mask
-        says what of it is redrawn. Returns params
-        without None (but guidance of a model without, and strength without a picture), and warnings
-        in the caller's words. Raises InvalidParams naming the field.
+        says what of it is redrawn. like: (width, height) of the first picture that is looked at; a
+        size nobody asked for follows it where there is none to start from. Returns params without
+        None (but guidance of a model without, and strength without a picture), and warnings in the
+        caller's words. Raises InvalidParams naming the field.
         """
         info = self.info(device="", dtype="")
         check(params, info)
         warnings = []
         width = self.native_size[0] if params.width is None else params.width
         height = self.native_size[1] if params.height is None else params.height
+        if (followed := shape or like) is not None:
+            width, height = info.size_like(followed, params.width, params.height)
         strength = params.strength
         if shape is None:
             if strength is not None:
                 warnings.append(f"strength {strength:g} ignored: there is no picture to start from")
             strength = None
         else:
-            width, height = info.size_like(shape, params.width, params.height)
             strength = (1.0 if is_masked else STRENGTH) if strength is None else strength
         steps = self.default_steps if params.steps is None else params.steps
         if strength is not None and not is_masked and steps_left(steps, strength) == steps:

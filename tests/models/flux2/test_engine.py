@@ -62,6 +62,17 @@ def test_a_picture_given_alone_is_looked_at_and_with_a_strength_drawn_upon(model
     assert not np.array_equal(given, drawn)
 
 
+@pytest.mark.parametrize(
+    ("asked", "drawn"), [({}, (80, 48)), ({"width": 64}, (64, 48)), ({"image": OTHER}, (48, 80))]
+)
+def test_a_size_nobody_asked_for_follows_the_first_picture(models, asked, drawn):
+    budget = Budget(batch_tokens=500, resident_tokens=5000)
+    asked = {"prompt": "a fox", "steps": 1, "references": (REFERENCE, OTHER), **asked}
+    with Engine(models["klein"], budget=budget) as engine:
+        height, width = pixels(engine.submit(request_of(asked))).shape[:2]
+    assert (width, height) == drawn
+
+
 def test_more_pictures_than_it_looks_at_are_refused(models):
     with (
         Engine(models["klein"], budget=Budget(batch_tokens=1, resident_tokens=1)) as engine,
