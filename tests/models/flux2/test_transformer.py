@@ -81,3 +81,18 @@ def test_tokens_and_positions_are_those_of_diffusers():
     assert torch.equal(text_ids(5), theirs._prepare_text_ids(torch.zeros(1, 5, 8))[0].float())
     positions = theirs._prepare_image_ids(packed)[0].float()
     assert torch.equal(reference_ids([(2, 3), (1, 4)]), positions)
+
+
+@pytest.mark.parametrize("guidance", [False, True], ids=["klein", "dev"])
+def test_its_bfloat16_is_no_worse_than_diffusers(guidance):
+    config = small_config(guidance=guidance)
+    theirs = diffusers_model(config)
+    inputs = Inputs.random(config, [(8, 8)], references=((4, 4),))
+    exact = evaluate_theirs(theirs, inputs)
+
+    halved = {name: getattr(inputs, name).bfloat16() for name in ("x", "text", "references")}
+    less = replace(inputs, **halved)
+    ours = relative_l2(evaluate_ours(ours_from(theirs, config).bfloat16(), less), exact)
+
+    assert ours <= 1.2 * relative_l2(evaluate_theirs(theirs.bfloat16(), less), exact)
+    assert ours < 0.1
