@@ -11,7 +11,7 @@ import torch
 from fluxline.engine.faults import is_out_of_memory
 from fluxline.errors import ConfigError, LoadError
 from fluxline.models.base import DiffusionModel
-from fluxline.models.registry import MODELS, entry_for, open_family
+from fluxline.models.registry import MODELS, entry_for, family_of, open_family
 from fluxline.models.scorers import ClipScorer, Scorer, TechnicalScorer
 from fluxline.weights.locate import locate, safetensors_in
 from fluxline.weights.stream import Checkpoint
@@ -30,7 +30,7 @@ def open_model(model: str, device: str = "auto") -> DiffusionModel[Any]:
     source = locate(entry.source)
     try:
         return open_family(
-            entry.family,
+            entry.family or family_of(source),
             source,
             name=model if model in MODELS else Path(model).expanduser().resolve().name,
             device=where,

@@ -1,5 +1,6 @@
 """Models by name: where each lies and which family opens it. Families are imported when asked."""
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
@@ -9,7 +10,7 @@ from typing import Any
 
 import torch
 
-from fluxline.errors import ConfigError
+from fluxline.errors import ConfigError, LoadError
 from fluxline.models.base import Checkpoint, DiffusionModel
 
 CheckpointAt = Callable[[Path], Checkpoint]
@@ -18,9 +19,12 @@ Opener = Callable[..., DiffusionModel[Any]]
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A model with a name. source, scorer: what `weights.locate` understands."""
+    """A model with a name. source, scorer: what `weights.locate` understands.
 
-    family: str
+    family: None until the files are there; then `family_of` reads it off them.
+    """
+
+    family: str | None
     source: str
     is_asset: bool = False  # lies in the package
     scorer: str | None = None  # a CLIP that knows what the model draws
@@ -37,11 +41,43 @@ MODELS: dict[str, Entry] = {
     "flux1-krea-dev": Entry("flux1", "black-forest-labs/FLUX.1-Krea-dev"),
 }
 FAMILIES = {"flux1": "fluxline.models.flux1.load"}
+FAMILY_OF_CLASS = {
+    "FluxPipeline": "flux1",
+    "FluxImg2ImgPipeline": "flux1",
+    "FluxInpaintPipeline": "flux1",
+    "FluxKontextPipeline": "flux1",
+    "FluxKontextInpaintPipeline": "flux1",
+    "FluxFillPipeline": "flux1",
+    "FluxControlPipeline": "flux1",
+    "FluxTransformer2DModel": "flux1",
+}
+"""diffusers' pipelines and networks, by the names that its configurations give them."""
 
 
 def entry_for(model: str) -> Entry:
-    """The entry of that name, or one made of a path or hub id, which is then FLUX.1."""
-    return MODELS.get(model, Entry("flux1", model))
+    """The entry of that name, or one made of a path or hub id, whose files say the family."""
+    return MODELS.get(model, Entry(None, model))
+
+
+def family_of(path: Path) -> str:
+    """The family of a model's folder, or of a single file in one. Raises LoadError.
+
+    What model_index.json says counts first, then what the transformer says of itself.
+    """
+    folder = path if path.is_dir() else path.parent
+    indices = (folder / "model_index.json", folder / "transformer" / "config.json")
+    said = [name for name in map(_class_name, indices) if name is not None]
+    for name in said:
+        if name in FAMILY_OF_CLASS:
+            return FAMILY_OF_CLASS[name]
+    if said:
+        message = f"{path.name} is of a family that is not known here ({', '.join(said)})"
+    else:
+        message = (
+            f"cannot tell what {path.name} is: neither model_index.json nor "
+            "transformer/config.json lies in its folder and names a class of diffusers"
+        )
+    raise LoadError(message)
 
 
 def open_family(
@@ -58,3 +94,12 @@ def open_family(
         raise ConfigError(f"no model family {family!r}; there is {', '.join(FAMILIES)}")
     load: Opener = import_module(FAMILIES[family]).load
     return load(path, name=name, device=device, dtype=dtype, checkpoint_at=checkpoint_at)
+
+
+def _class_name(config: Path) -> str | None:
+    """The class that a configuration of diffusers names; None if it is not there or names none."""
+    try:
+        name = json.loads(config.read_text("utf-8"))["_class_name"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return name if isinstance(name, str) else None
