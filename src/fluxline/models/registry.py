@@ -39,8 +39,20 @@ MODELS: dict[str, Entry] = {
     "flux1-schnell": Entry("flux1", "black-forest-labs/FLUX.1-schnell"),
     "flux1-dev": Entry("flux1", "black-forest-labs/FLUX.1-dev"),
     "flux1-krea-dev": Entry("flux1", "black-forest-labs/FLUX.1-Krea-dev"),
+    "sd15": Entry("adapted", "stable-diffusion-v1-5/stable-diffusion-v1-5"),
+    "sdxl": Entry("adapted", "stabilityai/stable-diffusion-xl-base-1.0"),
+    "sd35-medium": Entry("adapted", "stabilityai/stable-diffusion-3.5-medium"),
+    "sd35-large": Entry("adapted", "stabilityai/stable-diffusion-3.5-large"),
+    "hunyuan-dit": Entry("adapted", "Tencent-Hunyuan/HunyuanDiT-v1.2-Diffusers"),
+    "hunyuan-image": Entry("adapted", "hunyuanvideo-community/HunyuanImage-2.1-Diffusers"),
+    "qwen-image": Entry("adapted", "Qwen/Qwen-Image"),
+    "z-image-turbo": Entry("adapted", "Tongyi-MAI/Z-Image-Turbo"),
+    "sana": Entry("adapted", "Efficient-Large-Model/Sana_1600M_1024px_BF16_diffusers"),
 }
-FAMILIES = {"flux1": "fluxline.models.flux1.load"}
+FAMILIES = {
+    "flux1": "fluxline.models.flux1.load",
+    "adapted": "fluxline.models.adapted.load",
+}
 FAMILY_OF_CLASS = {
     "FluxPipeline": "flux1",
     "FluxImg2ImgPipeline": "flux1",
@@ -50,6 +62,19 @@ FAMILY_OF_CLASS = {
     "FluxFillPipeline": "flux1",
     "FluxControlPipeline": "flux1",
     "FluxTransformer2DModel": "flux1",
+    "StableDiffusionPipeline": "adapted",
+    "StableDiffusionImg2ImgPipeline": "adapted",
+    "StableDiffusionXLPipeline": "adapted",
+    "StableDiffusionXLImg2ImgPipeline": "adapted",
+    "StableDiffusion3Pipeline": "adapted",
+    "StableDiffusion3Img2ImgPipeline": "adapted",
+    "HunyuanDiTPipeline": "adapted",
+    "HunyuanImagePipeline": "adapted",
+    "QwenImagePipeline": "adapted",
+    "QwenImageImg2ImgPipeline": "adapted",
+    "ZImagePipeline": "adapted",
+    "ZImageImg2ImgPipeline": "adapted",
+    "SanaPipeline": "adapted",
 }
 """diffusers' pipelines and networks, by the names that its configurations give them."""
 

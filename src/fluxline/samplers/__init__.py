@@ -3,7 +3,15 @@
 Not here: the model, the loop that drives a sampler, the choice of either (that is the request's).
 """
 
-from fluxline.samplers.schedules import SCHEDULES, Schedule, dynamic_shift
+from fluxline.samplers.schedules import (
+    SCHEDULES,
+    Schedule,
+    dynamic_shift,
+    respaced,
+    respaced_by_ratio,
+    shifted,
+    stretched,
+)
 from fluxline.samplers.solvers import (
     SOLVERS,
     NoiseSource,
@@ -18,6 +26,10 @@ __all__ = [
     "Schedule",
     "SCHEDULES",
     "dynamic_shift",
+    "shifted",
+    "stretched",
+    "respaced",
+    "respaced_by_ratio",
     "Sampling",
     "NoiseSource",
     "Solver",

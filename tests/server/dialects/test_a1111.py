@@ -43,7 +43,7 @@ async def test_librechats_call_gets_a_picture_and_info_that_parses(http, guided)
     info = json.loads(said["info"])
     assert base64.b64decode(said["images"][0]) == picture(request, 0)
     assert said["parameters"]["prompt"] == "a fox"
-    assert (request.params.guidance, request.params.cfg_scale) == (4.5, 1.0)
+    assert (request.params.guidance, request.params.cfg_scale) == (4.5, None)
     assert (info["seed"], info["all_seeds"]) == (request.seed, [request.seed])
     assert "Steps: 22" in info["infotexts"][0]
     assert any("negative_prompt" in line for line in info["warnings"])

@@ -171,10 +171,12 @@ def model(info: ModelInfo, created: int, max_n: int) -> dict[str, Any]:
         "default_steps": info.default_steps,
         "max_steps": info.max_steps,
         "default_guidance": info.guidance,
+        "default_cfg_scale": info.cfg_scale,
         "max_n": max_n,
         "prompt_tokens": info.text_length,
         "samplers": list(info.samplers),
         "schedules": list(info.schedules),
+        "backend": info.backend,
         "dtype": info.dtype,
         "device": info.device,
     }
