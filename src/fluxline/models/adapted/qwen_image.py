@@ -61,7 +61,8 @@ class QwenImage(Family):
         def mixed(velocity: Tensor, negative: Tensor) -> Tensor:
             guided = negative + cfg_scale * (velocity - negative)
             length: Tensor = velocity.norm(dim=-1, keepdim=True)
-            return guided * (length / guided.norm(dim=-1, keepdim=True))
+            rescaled: Tensor = guided * (length / guided.norm(dim=-1, keepdim=True))
+            return rescaled
 
         return mixed
 
