@@ -47,12 +47,12 @@ ORACLES = {
 }
 
 
-def theirs(model, scheduler=None, kind=None):
-    """A pipeline of diffusers on a model's own parts."""
+def theirs(model, scheduler=None, kind=None, **options):
+    """A pipeline of diffusers on a model's own parts. options: of its scheduler."""
     pipe = model.family.pipe
     own = pipe.scheduler
     parts = pipe.components
-    parts["scheduler"] = (scheduler or type(own)).from_config(own.config)
+    parts["scheduler"] = (scheduler or type(own)).from_config(own.config, **options)
     if "safety_checker" in parts:
         parts["requires_safety_checker"] = False
     made = (kind or type(pipe))(**parts)

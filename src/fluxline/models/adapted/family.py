@@ -41,12 +41,12 @@ class Family:
     pipelines: ClassVar[tuple[str, ...]]  # diffusers' classes, as model_index.json names them
     unused: ClassVar[tuple[str, ...]] = ()  # parts that are not loaded
     patch: ClassVar[int] = 2  # latent positions along a token's side
-    default_steps: ClassVar[int]
-    cfg_scale: ClassVar[float]  # the default; 1: off
     text_length: ClassVar[int]
     mixes_lengths: ClassVar[bool] = False  # rows of unequal text share a forward
     draws_float32: ClassVar[bool] = False  # noise, whatever the model computes in
     own_spacing: ClassVar[bool] = False  # see `levels_of`
+    default_steps: int
+    cfg_scale: float  # the default; 1: off
 
     def __init__(self, pipe: Any) -> None:  # diffusers is untyped
         self.pipe = pipe

@@ -84,6 +84,13 @@ class HunyuanImage(Family):
     cfg_scale = 3.5
     text_length = 1000
 
+    def __init__(self, pipe: Any) -> None:
+        super().__init__(pipe)
+        if pipe.guider is None:  # distilled
+            self.default_steps, self.cfg_scale = 8, 1.0
+        else:
+            self.cfg_scale = pipe.guider.guidance_scale
+
     def native_size(self, scale: int) -> tuple[int, int]:
         """64 latent positions a side."""
         side = self.pipe.default_sample_size * scale

@@ -57,6 +57,7 @@ def load(
     kind = _family_of(_json(path / "model_index.json"), name)
     family = kind(_pipeline(path, kind, device, dtype))
     vae = Vae(family.pipe.vae)
+    _check_channels(name, family, vae)
     weights = _fingerprint(path, checkpoint_at)
     return Adapted(_spec(name, family, vae, about), family=family, vae=vae, weights=weights)
 
@@ -88,6 +89,14 @@ def _pipeline(path: Path, family: type[Family], device: torch.device, dtype: tor
         if isinstance(part, torch.nn.Module):
             part.eval().requires_grad_(False)
     return pipe
+
+
+def _check_channels(name: str, family: Family, vae: Vae) -> None:
+    """Refuse a network that reads more than the picture it draws, as those for inpainting do."""
+    read = family.network.config.in_channels
+    if read not in (vae.channels, vae.channels * family.patch**2):
+        message = f"{name} reads {read} channels where a picture has {vae.channels}"
+        raise LoadError(f"{message}: models for inpainting or control are not served")
 
 
 def _spec(name: str, family: Family, vae: Vae, about: Mapping[str, Any]) -> ModelSpec:

@@ -127,6 +127,7 @@ def answer(
         "usage": usage(asked.request, images),
         "id": job_id,
         "model": first.model,
+        "backend": first.backend,
         "gen_time": max(_drawing_s(image) for image in images),
         "timings": {f"{stage}_ms": round(1000 * s, 3) for stage, s in timings_s.items()},
         "warnings": list(said),
