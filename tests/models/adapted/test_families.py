@@ -9,8 +9,9 @@ import torch
 from fluxline.engine import Engine
 from fluxline.engine.ticket import new_request
 from fluxline.models.adapted.load import FAMILIES as KINDS
-from fluxline.models.registry import FAMILY_OF_CLASS, MODELS
+from fluxline.models.registry import FAMILY_OF_CLASS, MODELS, open_family
 from fluxline.request import Progress
+from fluxline.weights.stream import Checkpoint
 from tests.models.adapted.oracle import (
     BUDGET,
     ORACLES,
@@ -20,6 +21,7 @@ from tests.models.adapted.oracle import (
     psnr,
     theirs,
 )
+from tests.random_families import SAVERS
 
 PROMPT = "a red fox, 3 apples"
 REGISTERED = {
@@ -143,6 +145,23 @@ def test_requests_of_every_kind_share_the_engine(opened, name):
     assert shared > 1
     for one, other in zip(alone, together, strict=True):
         assert psnr(one, other) >= 55  # a level of 255 here and there
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(ORACLES))
+def test_every_family_draws_in_bfloat16(name, tmp_path):
+    model = open_family(
+        "adapted",
+        SAVERS[name](tmp_path),
+        name=name,
+        device=torch.device("cpu"),
+        dtype=torch.bfloat16,
+        checkpoint_at=lambda part: Checkpoint(sorted(part.glob("*.safetensors")), source=name),
+    )
+
+    drawn = draw_ours(model, 'a sign that says "fox"', steps=2, seed=1, negative_prompt="blue")
+
+    assert drawn.std() > 5
 
 
 def request_of(kind):
