@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from fluxline.models.base import Conditioning, ModelSpec, Network, Pictures
+from fluxline.models.base import Conditioning, ModelSpec, Network, Pictures, to_uint8
 from fluxline.models.flux1.guide import NO_GUIDE, FluxGuide
 from fluxline.models.flux1.latents import fold, image_ids, pack, text_ids, unpack
 from fluxline.models.flux1.redux import Redux
@@ -238,8 +238,3 @@ def beside_noise(x: Tensor, guides: Sequence[FluxGuide]) -> Tensor:
     tokens = [guide.tokens for guide in guides if guide.tokens is not None]
     x = torch.cat((x, torch.stack(channels)), dim=2) if channels else x
     return torch.cat((x, torch.stack(tokens)), dim=1) if tokens else x
-
-
-def to_uint8(picture: Tensor) -> Tensor:
-    """Round a picture from [-1, 1] to 0-255, clipping what lies outside."""
-    return (picture.float() * 127.5 + 127.5).round().clamp(0, 255).to(torch.uint8)
