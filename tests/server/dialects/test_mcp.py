@@ -193,7 +193,7 @@ async def test_what_was_ignored_is_said(client):
         ({"wait": "no"}, "wait", "wait must be true or false"),
         ({"seed": 2**70}, "seed", "seed must be an integer"),
         ({"model": "who"}, "model", "model 'who' is not served here"),
-        ({"mask": "x"}, "mask", "mask is not served here yet"),
+        ({"mask": "x"}, "mask", "mask needs the image"),
         ({"colour": "red", "strict": True}, "colour", "unknown field 'colour'"),
         ({"prompt": "x" * 32_001}, "prompt", "at most 32000 characters"),
     ],
