@@ -161,13 +161,19 @@ class Uploads:
             raise InvalidParams(f"{field}: {exc}", field=field) from None
 
 
-def find(fields: Fields, manner: Manner = USUAL, *, images: Sequence[str] = IMAGES) -> Found | None:
+def find(
+    fields: Fields,
+    manner: Manner = USUAL,
+    *,
+    images: Sequence[str] = IMAGES,
+    references: Sequence[str] = (REFERENCES,),
+) -> Found | None:
     """Find the pictures of a body: the first of `images` is drawn on, all others are looked at.
 
-    Without any, the first of `ref_images` is drawn on. None: there are none. Raises InvalidParams.
+    Without any, the first of `references` is drawn on. None: there are none. Raises InvalidParams.
     """
     sent = _parts(fields, *images)
-    seen = _parts(fields, REFERENCES)
+    seen = [part for name in references for part in _parts(fields, name)]
     first, *others = (*sent, *seen) or (None,)
     masks = _parts(fields, "mask")
     if len(masks) > 1:

@@ -91,8 +91,8 @@ def _fields(max_n: int) -> dict[str, Any]:
         },
         "mask": {
             "type": "string",
-            "description": "of image, as a picture of its shape: only what is transparent or, where "
-            "nothing is, what is white is drawn anew",
+            "description": "a picture of the shape of image: only what is transparent in it or, "
+            "where nothing is, what is white is drawn anew",
         },
         "expand": {
             "type": "array",
@@ -110,7 +110,7 @@ def _fields(max_n: int) -> dict[str, Any]:
             "type": "number",
             "exclusiveMinimum": 0,
             "maximum": 1,
-            "description": "with image: how much of it is drawn anew; 0.75 if left out, with mask 1",
+            "description": "how much of image is drawn anew; if left out 0.75, with mask 1",
         },
         "negative_prompt": {
             "type": "string",
