@@ -348,11 +348,33 @@ async def test_a_form_is_in_utf_8(charset, http):
     assert answer.status_code == 415
 
 
-@pytest.mark.parametrize("path", ["/generate", "/v1/batches/generate", "/submit-request"])
-@pytest.mark.parametrize("field", ["image", "ref_images", "mask", "strength"])
-async def test_doors_that_start_from_no_picture_refuse_one(path, field, http, engine):
+@pytest.mark.parametrize(("path", "status"), [("/generate", 200), ("/submit-request", 202)])
+async def test_one_picture_is_drawn_from_its_picture_and_mask(path, status, http, engine):
+    mask = base64.b64encode(encode_mask(masked())).decode()
+    body = {"prompt": "a hat", "image": TEXT, "mask": mask, "strength": 0.5}
+    await edited(http, status, path, json=body)
+    await begun(engine)
+
+    [request] = engine.started
+    size = request.params.height, request.params.width
+    assert decode(request.source).shape[:2] == decode_mask(request.mask, size).shape == size
+    assert (request.params.strength, size) == (0.5, (48, 80))
+
+
+@pytest.mark.parametrize("path", ["/generate", "/submit-request"])
+async def test_what_is_wrong_with_its_picture_is_said_there_too(path, http, engine):
+    for field, body in (("mask", {"mask": TEXT}), ("image", {"image": "no"})):
+        answer = await http.post(path, json={"prompt": "a hat", **body})
+
+        assert answer.status_code == 422
+        assert field in answer.text
+    assert not engine.started
+
+
+@pytest.mark.parametrize("field", ["image", "ref_images", "mask", "expand", "strength"])
+async def test_a_batch_is_drawn_from_no_picture_and_refuses_one(field, http, engine):
     body = {"prompt": "a hat", field: 0.5 if field == "strength" else TEXT}
-    answer = await http.post(path, json=body)
+    answer = await http.post("/v1/batches/generate", json=body)
 
     assert answer.status_code in (400, 422)
     assert f"{field} is not served here" in answer.text

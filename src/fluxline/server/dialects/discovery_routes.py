@@ -72,6 +72,11 @@ def model(info: ModelInfo) -> dict[str, Any]:
         "steps": {"default": info.default_steps, "most": info.max_steps},
         "guidance": info.guidance,
         "prompt_tokens": info.text_length,
+        "pictures": {
+            "references": info.references,
+            "fills": info.fills,
+            "needed": info.needs_picture,
+        },
         "samplers": list(info.samplers),
         "schedules": list(info.schedules),
         "device": info.device,
