@@ -6,6 +6,7 @@
     ├ RequestError          the caller's fault                        HTTP 4xx
     │ ├ InvalidParams         a field is wrong: names it
     │ ├ UnknownModel          no such model here
+    │ ├ TooLarge              never fits into the memory: says how much would
     │ └ UnsupportedFormat     a picture format nobody here writes
     ├ CapacityError         not now; says when to come again          HTTP 429 / 503 / 504
     │ ├ QueueFull
@@ -34,6 +35,7 @@ __all__ = [
     "RequestError",
     "InvalidParams",
     "UnknownModel",
+    "TooLarge",
     "UnsupportedFormat",
     "CapacityError",
     "QueueFull",
@@ -82,6 +84,12 @@ class UnknownModel(RequestError):
     """No model of that name is served here."""
 
     code = "model_not_found"
+
+
+class TooLarge(RequestError):
+    """The picture never fits into the device's memory. The message has the numbers."""
+
+    code = "too_large"
 
 
 class UnsupportedFormat(RequestError):
@@ -210,6 +218,7 @@ _BY_CODE: dict[str, type[FluxlineError]] = {
     for kind in (
         RequestError,
         UnknownModel,
+        TooLarge,
         UnsupportedFormat,
         CapacityError,
         QueueFull,

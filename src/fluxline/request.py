@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, TypeVar
 
-from fluxline.errors import Cancelled, FluxlineError, InvalidParams, error_of
+from fluxline.errors import Cancelled, FluxlineError, InvalidParams, TooLarge, error_of
 
 SamplerName = Literal["euler", "heun", "ddim", "dpmpp_2m", "euler_ancestral", "unipc"]
 ScheduleName = Literal["simple", "karras", "beta", "exponential"]
@@ -123,6 +123,63 @@ class ImageResult:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Footprint:
+    """What drawing takes beside the model: measured by the engine as it opens, read at the doors.
+
+    Memory grows with the tokens of a forward and with the pixels of a picture that is decoded, and
+    the greater of the two is what a picture needs. Time grows with the tokens of a row and, as each
+    attends to each, with their square.
+    """
+
+    free_bytes: int  # of the device, that drawing may take
+    token_bytes: float  # of a forward
+    pixel_bytes: float  # of decoding
+    token_s: float
+    pair_s: float  # for each token and token of a row
+    pixel_s: float  # of decoding
+    grid: int  # px: a token is so many squared
+
+    def bytes(self, *, tokens: int, pixels: int) -> int:
+        """What a picture of that many pixels needs, whose evaluation has so many tokens."""
+        return math.ceil(max(tokens * self.token_bytes, pixels * self.pixel_bytes))
+
+    def seconds(self, *, row_tokens: int, rows: int, evaluations: int, pixels: int) -> float:
+        """How long a picture takes, drawn alone."""
+        forward_s = rows * row_tokens * (self.token_s + row_tokens * self.pair_s)
+        return evaluations * forward_s + pixels * self.pixel_s
+
+    def vet(self, width: int, height: int, *, rows: int, other_tokens: int) -> None:
+        """Refuse a picture that never fits. other_tokens: of a row, that are not the picture's.
+
+        Raises TooLarge with the size of that shape that would fit.
+        """
+        needed = self._needed(width, height, rows, other_tokens)
+        if needed <= self.free_bytes:
+            return
+        message = (
+            f"{width}x{height} needs {_gib(needed)} of memory beside the model; "
+            f"{_gib(self.free_bytes)} are there"
+        )
+        most = max(width, height) // self.grid
+        for tiles in range(most, 0, -1):
+            wide, high = (
+                self.grid * max(1, round(tiles * side / max(width, height)))
+                for side in (width, height)
+            )
+            if self._needed(wide, high, rows, other_tokens) <= self.free_bytes:
+                raise TooLarge(f"{message}: {wide}x{high} would fit")
+        raise TooLarge(f"{message}: nothing of that shape would fit")
+
+    def _needed(self, width: int, height: int, rows: int, other_tokens: int) -> int:
+        tokens = -(-width // self.grid) * -(-height // self.grid) + other_tokens
+        return self.bytes(tokens=rows * tokens, pixels=width * height)
+
+
+def _gib(count: int) -> str:
+    return f"{count / 2**30:.1f} GiB"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelInfo:
     """What a worker says of a model it serves; read by `/v1/models` and by people."""
 
@@ -144,6 +201,7 @@ class ModelInfo:
     references: int = 0  # most pictures it looks at
     fills: bool = False  # it redraws the masked part of a picture and draws nothing else
     needs_picture: bool = False  # it draws nothing without one
+    footprint: Footprint | None = None  # None: not measured
 
     def size_like(
         self, shape: tuple[int, int], width: int | None = None, height: int | None = None
@@ -207,7 +265,10 @@ def check_pictures(request: GenerationRequest, info: ModelInfo) -> None:
 
 
 def check(params: SamplingParams, info: ModelInfo) -> None:
-    """Refuse what the model cannot do, at any door. Raises InvalidParams naming the field."""
+    """Refuse what the model cannot do, at any door.
+
+    Raises InvalidParams naming the field, TooLarge for what never fits into its memory.
+    """
     for name, value, low, high in (
         ("width", params.width, SMALLEST_SIDE, info.max_width),
         ("height", params.height, SMALLEST_SIDE, info.max_height),
@@ -235,6 +296,13 @@ def check(params: SamplingParams, info: ModelInfo) -> None:
         if word not in known:
             message = f"{name} must be one of {', '.join(known)}; got {word!r}"
             raise InvalidParams(message, field=name)
+    if info.footprint is not None and not info.sizes:  # which all fit, whatever is asked
+        info.footprint.vet(
+            params.width or info.native_width,
+            params.height or info.native_height,
+            rows=2 if params.cfg_scale > 1 else 1,
+            other_tokens=info.text_length,
+        )
 
 
 def steps_left(steps: int, strength: float) -> int:

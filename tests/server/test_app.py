@@ -4,10 +4,13 @@ import asyncio
 import gzip
 import json
 import logging
+from dataclasses import replace
 
 import pytest
 
 from fluxline.errors import QueueFull
+from fluxline.request import Footprint
+from tests.worker.fake_engine import INFO
 
 URL = "/v1/images/generations"
 JSON = {"content-type": "application/json"}
@@ -240,3 +243,26 @@ async def test_a_caller_who_leaves_cancels_the_request(app, engine):
     await serving
 
     assert engine.cancelled == [engine.started[0].id]
+
+
+async def test_a_picture_that_never_fits_is_refused_at_the_door_with_the_size_that_would(
+    http, engine
+):
+    room = Footprint(
+        free_bytes=2**28,
+        token_bytes=2**20,
+        pixel_bytes=1,
+        token_s=1e-5,
+        pair_s=0.0,
+        pixel_s=0.0,
+        grid=16,
+    )
+    engine.models = (replace(INFO, footprint=room),)
+    body = {"prompt": "a fox", "size": "512x512"}
+    for path in ("/v1/images/generations", "/v1/jobs"):
+        answer = await http.post(path, json=body)
+        told = envelope(answer)
+        assert (answer.status_code, told["code"]) == (413, "too_large"), path
+        assert "512x512 needs 1.1 GiB" in told["message"]
+        assert "208x208 would fit" in told["message"]
+    assert not engine.started

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
 
@@ -24,7 +25,7 @@ from fluxline.engine.job import BatchKey, Change, Job
 from fluxline.engine.ledger import Ledger, Publish
 from fluxline.engine.receipt import receipt_of
 from fluxline.engine.runner import Runner
-from fluxline.engine.scheduler import Budget, Scheduler
+from fluxline.engine.scheduler import DECODE_PIXELS, Budget, Scheduler
 from fluxline.engine.sources import Sources
 from fluxline.engine.ticket import Ticket, new_request
 from fluxline.engine.tune import Tuning, threads_in_use, tune, use_threads
@@ -110,7 +111,8 @@ class Engine:
         """What this engine draws with."""
         model = self._model
         dtype = str(model.dtype).removeprefix("torch.")
-        return (model.spec.info(device=str(model.device), dtype=dtype),)
+        info = model.spec.info(device=str(model.device), dtype=dtype)
+        return (replace(info, footprint=self._footprint),)
 
     @property
     def stats(self) -> EngineStats:
@@ -233,9 +235,12 @@ class Engine:
         if self._asked_threads is not None:
             use_threads(self._asked_threads)
         self._threads = threads_in_use()
+        self._footprint = tuning.footprint
+        batch_tokens, decode_pixels = tuning.fitting(DECODE_PIXELS)
         budget = self._budget or Budget(
-            batch_tokens=tuning.batch_tokens,
-            resident_tokens=RESIDENT_BATCHES * tuning.batch_tokens,
+            batch_tokens=batch_tokens,
+            resident_tokens=RESIDENT_BATCHES * batch_tokens,
+            decode_pixels=decode_pixels,
         )
         self._scheduler = Scheduler(budget, seconds_per_token=tuning.seconds_per_token)
 
@@ -343,9 +348,13 @@ class Engine:
             height=params.height,
         )
         drawn = spec.drawn_size(params.width, params.height)
+        rows = 2 if params.cfg_scale > 1.0 else 1
         references = sources.references(drawn)
         seen = spec.reference_tokens([(p.pixels.shape[1], p.pixels.shape[0]) for p in references])
         read = spec.references.text_tokens * len(references) if spec.references else 0
+        if self._footprint is not None:
+            other = spec.text_length + read + seen
+            self._footprint.vet(*drawn, rows=rows, other_tokens=other)
         steps = params.steps
         if params.strength is not None:
             steps = steps_left(steps, params.strength)
@@ -358,7 +367,7 @@ class Engine:
             source=sources.start((params.width, params.height), drawn),
             references=references,
             key=BatchKey(spec.image_tokens(*drawn), spec.text_length + read, seen),
-            rows=2 if params.cfg_scale > 1.0 else 1,
+            rows=rows,
             evaluations=evaluations(params.sampler, steps),
             warnings=tuple(warnings),
         )

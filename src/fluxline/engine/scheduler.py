@@ -24,6 +24,7 @@ from fluxline.errors import OutOfMemory
 PRIORITY_S = 30.0
 RATE_MEMORY = 0.8  # how much of the old rate survives a new measurement
 BOUNDLESS = sys.maxsize
+DECODE_PIXELS = 2**21
 CALM = 64  # evaluations that fit, before a halved budget is doubled again
 
 
@@ -33,7 +34,7 @@ class Budget:
 
     batch_tokens: int  # in one forward
     resident_tokens: int  # of all admitted jobs together
-    decode_pixels: int = 2**21  # in one VAE call
+    decode_pixels: int = DECODE_PIXELS  # in one VAE call
 
 
 class Scheduler:

@@ -21,6 +21,7 @@ from fluxline.errors import (
     InvalidParams,
     QueueFull,
     RequestError,
+    TooLarge,
     UnknownModel,
     UnsupportedFormat,
     WorkerDied,
@@ -31,6 +32,7 @@ NO_RETRY = {"x-should-retry": "false"}  # obeyed by the official clients
 
 _BY_ERROR: tuple[tuple[type[FluxlineError], int, str], ...] = (  # the first that fits counts
     (UnknownModel, 404, "invalid_request_error"),
+    (TooLarge, 413, "invalid_request_error"),
     (RequestError, 400, "invalid_request_error"),
     (QueueFull, 429, "rate_limit_error"),
     (DeadlineExceeded, 504, "timeout_error"),
