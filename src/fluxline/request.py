@@ -264,6 +264,16 @@ class EngineStats:
     device_bytes_reserved: int = 0
 
 
+def check_pictures(request: GenerationRequest, info: ModelInfo) -> None:
+    """Refuse a request without the pictures that its model draws from. Raises InvalidParams."""
+    if info.fills and (request.source is None or request.mask is None):
+        field = "image" if request.source is None else "mask"
+        message = f"{info.name} fills a part of a picture: give image and mask"
+        raise InvalidParams(message, field=field)
+    if info.needs_picture and request.source is None and not request.references:
+        raise InvalidParams(f"{info.name} draws after a picture: give image", field="image")
+
+
 def check(params: SamplingParams, info: ModelInfo) -> None:
     """Refuse what the model cannot do, at any door.
 
@@ -323,17 +333,27 @@ def steps_left(steps: int, strength: float) -> int:
     return max(1, steps - int(max(steps - min(steps * strength, steps), 0)))
 
 
+def is_looked_at(params: SamplingParams, info: ModelInfo, *, is_masked: bool) -> bool:
+    """Whether the picture of a request is looked at and not drawn on: so do models that look at
+    pictures, unless a mask or a strength says otherwise."""
+    return info.references > 0 and not is_masked and params.strength is None
+
+
+def walked_steps(request: GenerationRequest, params: SamplingParams, info: ModelInfo) -> int:
+    """Steps that one of its pictures walks: not all where another picture is drawn on."""
+    steps, is_masked = params.steps or info.default_steps, request.mask is not None
+    if request.source is None or is_looked_at(params, info, is_masked=is_masked):
+        return steps
+    usual = STRENGTH if request.mask is None else 1.0
+    return steps_left(steps, usual if params.strength is None else params.strength)
+
+
 def cost(request: GenerationRequest, info: ModelInfo) -> float:
     """Predict the work of a request in pixels x evaluations, rows with a negative prompt twice."""
 
     def of(params: SamplingParams) -> float:
         pixels = (params.width or info.native_width) * (params.height or info.native_height)
-        steps = params.steps or info.default_steps
-        if request.source is not None:
-            is_whole = request.mask is not None or info.references  # looked at, not drawn on
-            strength = 1.0 if is_whole else STRENGTH
-            strength = strength if params.strength is None else params.strength
-            steps = steps_left(steps, strength)
+        steps = walked_steps(request, params, info)
         evaluations = 2 * steps - 1 if params.sampler == "heun" else steps
         return float(pixels * evaluations * (2 if true_scale(params, info) > 1 else 1))
 

@@ -11,7 +11,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from fluxline.cli import app
-from fluxline.images import digest, encode, read_recipe, stretch
+from fluxline.images import digest, encode, encode_mask, read_recipe, stretch
 from tests.images.pictures import noise, photo
 
 ASKED = ("a red fox", "--size", "48x32", "--steps", "2", "--seed", "7", "--guidance", "7")
@@ -97,6 +97,64 @@ def test_the_picture_may_have_been_stretched(run, hat, tmp_path):
 
     assert "another picture" not in result.output
     assert read_recipe((tmp_path / "again.png").read_bytes()).source == digest(source)
+
+
+@pytest.fixture
+def patched(run, tmp_path):
+    """A picture of which the left half was redrawn, and something beside it drawn."""
+    mask = np.zeros((48, 64), np.uint8)
+    mask[:, :32] = 255
+    (tmp_path / "source.png").write_bytes(encode(photo(64)[:48], format="png"))
+    (tmp_path / "mask.png").write_bytes(encode_mask(mask))
+    drawn = ("--image", "source.png", "--mask", "mask.png")
+    result = run("a hat", *drawn, "--expand", "0,0,32,0", "--steps", "2", "-o", "hat.png")
+    assert result.exit_code == 0, result.output
+    return drawn
+
+
+def test_a_part_that_was_redrawn_comes_back_with_its_mask(run, patched, tmp_path):
+    hat = np.asarray(Image.open(tmp_path / "hat.png"))
+    assert hat.shape == (48, 96, 3)
+    assert np.array_equal(hat[:, 32:48], photo(64)[:48, 32:48])
+
+    again = run("--from", "hat.png", *patched, "--expand", "0,0,32,0", "-o", "again.png")
+    assert "the same bytes as hat.png" in again.output
+    assert "note" not in again.output
+
+
+def test_another_mask_is_told_and_none_refused(run, patched):
+    other = run("--from", "hat.png", *patched, "--expand", "0,0,32,8", "-o", "other.png")
+    without = run("--from", "hat.png", "--image", "source.png")
+
+    assert "another part of it was redrawn" in other.output
+    assert without.exit_code == 2
+    assert "a part of a picture was redrawn for hat.png: give its --mask" in without.output
+
+
+def test_what_was_looked_at_is_asked_for(run, fox):
+    rewritten(fox, references=("a" * 64, "b" * 64))
+    result = run("--from", "fox.png")
+
+    assert result.exit_code == 2
+    assert "drawn after 2 pictures: give each with --reference" in result.output
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--expand", "8,0,0,0"), "expand needs the --image"),
+        (("--image", "source.png", "--expand", "8,0,0"), "expand must be LEFT,TOP,RIGHT,BOTTOM"),
+        (("--image", "source.png", "--expand", "9999,0,0,0"), "width must be a whole number"),
+        (("--image", "source.png", "--mask", "absent.png"), "cannot read absent.png"),
+        (("--reference", "source.png"), "looks at no picture"),
+    ],
+)
+def test_pictures_that_cannot_be_drawn_from_are_said(run, tmp_path, options, said):
+    (tmp_path / "source.png").write_bytes(encode(photo(64)[:48], format="png"))
+    result = run("a hat", *options)
+
+    assert result.exit_code == 2
+    assert said in " ".join(result.output.split())
 
 
 def test_another_format_has_the_same_recipe_and_no_verdict(run, fox, tmp_path):

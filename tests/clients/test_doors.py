@@ -4,11 +4,14 @@ import base64
 import time
 
 import grpc
+import numpy as np
 import pytest
 from PIL import ImageChops
 
+from fluxline.cli import given
 from fluxline.engine import Budget, Engine
-from fluxline.images import read_recipe
+from fluxline.images import decode_mask, encode_mask, read_recipe
+from fluxline.request import GenerationRequest, SamplingParams
 from fluxline.server.rpc import image_gen_pb2 as pb
 from fluxline.server.rpc.image_gen_pb2_grpc import ImageGenStub
 from tests.clients.conftest import KEY
@@ -64,9 +67,9 @@ def by_openai_as_a_link(http, seed):
     return fetched(http, said["data"][0]["url"])
 
 
-def by_single(http, seed):
+def by_single(http, seed, **more):
     asked = {"num_inference_steps": STEPS, "guidance_scale": GUIDANCE, "seed": seed}
-    return fetched(http, posted(http, "/generate", **SIZED, **asked)["image_url"])
+    return fetched(http, posted(http, "/generate", **SIZED, **asked, **more)["image_url"])
 
 
 def by_batch(http, seed):
@@ -87,9 +90,9 @@ def by_jobs(http, seed, **more):
     return fetched(http, done["images"][0]["url"])
 
 
-def by_queue(http, seed):
+def by_queue(http, seed, **more):
     asked = {"num_inference_steps": STEPS, "guidance_scale": GUIDANCE, "seed": seed}
-    number = posted(http, "/submit-request", **SIZED, **asked)["request_id"]
+    number = posted(http, "/submit-request", **SIZED, **asked, **more)["request_id"]
     done = awaited(http, f"/request-status/{number}", lambda said: said["completed_at"])
     return fetched(http, done["result"]["image_url"])
 
@@ -99,9 +102,9 @@ def by_a1111(http, seed, path="/sdapi/v1/txt2img", **more):
     return opened(posted(http, path, **SIZED, **asked, **more)["images"][0])
 
 
-def by_bfl(http, seed):
+def by_bfl(http, seed, path="/v1/flux-dev", **more):
     asked = {"steps": STEPS, "guidance": GUIDANCE, "seed": seed, "output_format": "png"}
-    number = posted(http, "/v1/flux-dev", **SIZED, **asked)["id"]
+    number = posted(http, path, **SIZED, **asked, **more)["id"]
     done = awaited(http, f"/v1/get_result?id={number}", lambda said: said["status"] != "Pending")
     return fetched(http, done["result"]["sample"])
 
@@ -259,3 +262,117 @@ def test_redrawn_wholly_it_is_as_if_it_had_not_been_given(http, start, edited, w
 
     assert by_openai(http, SEED, EDITS, image=text, strength=1).tobytes() == wanted.tobytes()
     assert opened(edited).tobytes() != wanted.tobytes()
+
+
+# ---- a part of a picture
+
+
+SIDES = (48, 0, 0, 24)  # left, top, right, bottom
+
+
+@pytest.fixture(scope="module")
+def mask():
+    """The file of a mask of `start`: what is round in its middle is redrawn."""
+    down, across = np.mgrid[:96, :160]
+    return encode_mask(np.where(np.hypot(down - 48, across - 80) < 36, 255, 0).astype(np.uint8))
+
+
+@pytest.fixture(scope="module", params=["mask", "expand"])
+def part(request, mask):
+    """What says which part is drawn, as JSON has it."""
+    if request.param == "mask":
+        return {"mask": base64.b64encode(mask).decode()}
+    return {"expand": list(SIDES)}
+
+
+@pytest.fixture(scope="module")
+def drawn(http, start, mask, part):
+    """The file of what is drawn of that part, as a form asks."""
+    form = {**SIZED, "steps": STEPS, "guidance": GUIDANCE, "seed": SEED}
+    files = {"image": start}
+    if "mask" in part:
+        files["mask"] = mask
+    else:
+        form["expand"] = ",".join(map(str, SIDES))
+    said = http.post(EDITS, data=form, files=files).json()
+    return base64.b64decode(said["data"][0]["b64_json"])
+
+
+def part_by_bfl(http, seed, **part):
+    if "mask" in part:
+        return by_bfl(http, seed, "/v1/flux-pro-1.0-fill", **part)
+    left, top, right, bottom = part.pop("expand")
+    part |= {"left": left, "top": top, "right": right, "bottom": bottom}
+    return by_bfl(http, seed, "/v1/flux-pro-1.0-expand", **part)
+
+
+@pytest.mark.parametrize(
+    "door",
+    [
+        by_openai,
+        by_jobs,
+        by_single,
+        by_queue,
+        part_by_bfl,
+    ],
+    ids=lambda door: door.__name__,
+)
+def test_a_part_of_a_picture_has_the_same_pixels_through_every_http_door(
+    door, http, start, part, drawn
+):
+    text = base64.b64encode(start).decode()
+    assert door(http, SEED, image=text, **part).tobytes() == opened(drawn).tobytes()
+
+
+def test_a_mask_has_the_same_pixels_by_img2img(http, start, mask):
+    text, part = (base64.b64encode(file).decode() for file in (start, mask))
+    asked = {"init_images": [text], "mask": part, "denoising_strength": 1, "resize_mode": 1}
+    asked |= {"mask_blur": 0, "inpainting_fill": 1}
+    picture = by_a1111(http, SEED, "/sdapi/v1/img2img", **asked)
+    wanted = by_openai(http, SEED, EDITS, image=text, mask=part)
+    assert picture.tobytes() == wanted.tobytes()
+
+
+def test_a_part_has_the_same_pixels_by_grpc(stub, asked_by_grpc, start, mask, part, drawn):
+    asked = pb.GenerateRequest(image=start)
+    if "mask" in part:
+        asked.mask = mask
+    else:
+        left, top, right, bottom = SIDES
+        asked.expand.CopyFrom(pb.Sides(left=left, top=top, right=right, bottom=bottom))
+    asked.MergeFrom(asked_by_grpc)
+    answer = stub.Generate(asked, metadata=METADATA)
+
+    assert opened(answer.image_png).tobytes() == opened(drawn).tobytes()
+
+
+def test_a_part_has_the_same_pixels_from_the_command_line(start, mask, part, drawn, tmp_path):
+    threads = read_recipe(drawn).receipt.threads
+    (tmp_path / "start.png").write_bytes(start)
+    (tmp_path / "mask.png").write_bytes(mask)
+    asked = {"width": SIDE, "height": SIDE, "steps": STEPS, "guidance": GUIDANCE}
+    request = GenerationRequest(
+        id="r",
+        prompt=PROMPT,
+        seed=SEED,
+        source=given.read(tmp_path / "start.png", "image"),
+        mask=given.read(tmp_path / "mask.png", "mask") if "mask" in part else None,
+        params=SamplingParams(**asked),
+    )
+    if "expand" in part:
+        request = given.expanded(request, ",".join(map(str, SIDES)))
+    alone = Budget(batch_tokens=1, resident_tokens=1)
+    with Engine("mini", budget=alone, threads=threads) as engine:
+        [image] = engine.submit(request).result()
+
+    assert opened(image.data).tobytes() == opened(drawn).tobytes()
+
+
+def test_what_is_kept_of_it_comes_back_as_it_was(http, start, mask):
+    form = {"prompt": PROMPT, "steps": STEPS, "seed": SEED, "size": "160x96"}
+    said = http.post(EDITS, data=form, files={"image": start, "mask": mask}).json()
+    picture = np.asarray(opened(said["data"][0]["b64_json"]))
+    was, is_kept = np.asarray(opened(start)), decode_mask(mask, (96, 160)) == 0
+
+    assert np.array_equal(picture[is_kept], was[is_kept])
+    assert np.abs(picture[~is_kept].astype(int) - was[~is_kept]).mean() > 10

@@ -6,8 +6,10 @@ import io
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import openai
 import pytest
+from PIL import Image
 
 from tests.clients.conftest import KEY
 from tests.clients.picture import distance, opened
@@ -228,9 +230,12 @@ async def test_an_edit_is_drawn_for_the_async_client(async_client, fox, wanted):
     ("fields", "code", "param"),
     [
         ({"image": [b"1", b"2"]}, "unsupported_parameter", "image"),
+        ({"image": [b"1"] * 17}, "invalid_value", "image"),
         ({"image": b"\x89PNG\r\n\x1a\n"}, "invalid_value", "image"),
         ({"image": b""}, "invalid_value", "image"),
-        ({"mask": b"\x89PNG"}, "unsupported_parameter", "mask"),
+        ({"mask": b"\x89PNG"}, "invalid_value", "mask"),
+        ({"mask": b""}, "invalid_value", "mask"),
+        ({"extra_body": {"expand": [1, 2]}}, "invalid_value", "expand"),
         ({"markup": b"\x89PNG"}, "unsupported_parameter", "markup"),
         ({"prompt": " "}, "invalid_value", "prompt"),
         ({"extra_body": {"strength": 0}}, "invalid_value", "strength"),
@@ -244,6 +249,25 @@ def test_what_is_wrong_with_an_edit_is_said_by_its_field(fields, code, param, cl
 
     assert (raised.value.code, raised.value.param) == (code, param)
     assert param in raised.value.message
+
+
+def test_what_is_transparent_in_a_mask_is_redrawn_and_the_rest_kept(client, fox):
+    was, file = np.asarray(opened(fox)), io.BytesIO()
+    alpha = np.full(was.shape[:2], 255, np.uint8)
+    alpha[:, 64:] = 0
+    Image.fromarray(np.dstack([was, alpha])).save(file, "png")
+    picture = np.asarray(edited(client, image=[fox], mask=file.getvalue(), **seeded(3)))
+
+    assert np.array_equal(picture[:, :64], was[:, :64])
+    assert np.abs(picture[:, 64:].astype(int) - was[:, 64:]).mean() > 5
+
+
+def test_what_is_beside_a_picture_is_drawn(client, fox):
+    asked = {"image": fox, "prompt": "a red fox", "extra_body": {"expand": [32, 0, 64, 0]}}
+    picture = np.asarray(opened(client.images.edit(**asked).data[0].b64_json))
+
+    assert picture.shape == (128, 224, 3)
+    assert np.array_equal(picture[:, 48:144], np.asarray(opened(fox))[:, 16:112])
 
 
 def test_variations_are_not_served(client, fox):

@@ -2,6 +2,7 @@
 one that was not."""
 
 import asyncio
+import base64
 import io
 
 import numpy as np
@@ -9,7 +10,9 @@ import pytest
 from PIL import Image
 
 from fluxline.fleet.process import ENGINE
+from fluxline.images import encode, encode_mask
 from tests.faults.conftest import CANARY
+from tests.images.pictures import photo
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 BODY = {"prompt": f"a red fox {CANARY}", "seed": 7, "steps": 50}
@@ -39,12 +42,22 @@ async def finished(http, job_id):
             await asyncio.sleep(0.1)
 
 
-async def test_a_killed_job_draws_the_picture_of_one_that_was_not(start, client):
+def file(pixels, write=encode, **how):
+    return base64.b64encode(write(pixels, **how)).decode()
+
+
+HALF = np.zeros((128, 128), np.uint8)
+HALF[:, :64] = 255
+PART = {"image": file(photo(128), format="png"), "mask": file(HALF, encode_mask)}
+
+
+@pytest.mark.parametrize("more", [{}, PART], ids=["a prompt", "a part of a picture"])
+async def test_a_killed_job_draws_the_picture_of_one_that_was_not(more, start, client):
     server = start(engine=ENGINE, model="mini")
     async with client(server) as http:
-        undisturbed = (await http.post("/v1/jobs", json=BODY)).json()["id"]
+        undisturbed = (await http.post("/v1/jobs", json=BODY | more)).json()["id"]
         wanted = await finished(http, undisturbed)
-        disturbed = (await http.post("/v1/jobs", json=BODY)).json()["id"]
+        disturbed = (await http.post("/v1/jobs", json=BODY | more)).json()["id"]
         await begun(http, disturbed, restarts=0)
         [worker] = server.workers
         worker.kill()
@@ -57,3 +70,5 @@ async def test_a_killed_job_draws_the_picture_of_one_that_was_not(start, client)
 
     assert drawn.shape == wanted.shape
     np.testing.assert_allclose(drawn.astype(int), wanted, atol=1)  # what another thread may round
+    if more:
+        assert np.array_equal(drawn[:, 64:], photo(128)[:, 64:])

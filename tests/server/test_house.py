@@ -10,7 +10,7 @@ from fluxline.fleet.process import ENGINE
 from fluxline.images import encode
 from fluxline.request import GenerationRequest
 from fluxline.server.house import build, prepare
-from fluxline.server.uploads import Found
+from fluxline.server.uploads import Found, Part
 from fluxline.settings import load_settings
 from tests.images.pictures import noise
 from tests.worker.fake_engine import INFO
@@ -50,11 +50,11 @@ async def test_image_hosts_names_where_pictures_are_fetched(built, listener):
     house = built(image_hosts="127.0.0.1")
     listener.answer = b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(FILE) + FILE
     asked = GenerationRequest(id="r", prompt="a fox", seed=1)
-    here = Found(f"http://127.0.0.1:{listener.port}/", "image")
+    here = Found(image=Part(f"http://127.0.0.1:{listener.port}/", "image"))
     started, _ = await house.uploads.begin(here, asked, INFO)
     assert started.source
     with pytest.raises(InvalidParams, match="may not lead to"):
-        await house.uploads.begin(Found("https://example.com/", "image"), asked, INFO)
+        await house.uploads.begin(Found(image=Part("https://example.com/", "image")), asked, INFO)
 
 
 @pytest.mark.parametrize(("stuck_s", "patience"), [(30.0, 30.0), (0.0, None)])

@@ -16,7 +16,7 @@ from fluxline.server import uploads as room
 from fluxline.server.fields import Fields, FormFields, MalformedBody, UnsupportedParam
 from fluxline.server.middleware import TAKE_PICTURES
 from fluxline.server.outside import Outside
-from fluxline.server.uploads import Uploads
+from fluxline.server.uploads import Uploads, find
 from tests.images.pictures import noise
 from tests.worker.fake_engine import INFO
 
@@ -30,7 +30,7 @@ def request(**params):
 
 
 async def begun(uploads, body, **params):
-    found = uploads.find(Fields(body))
+    found = find(Fields(body))
     assert found is not None
     return await uploads.begin(found, request(**params), INFO)
 
@@ -56,8 +56,8 @@ async def test_a_picture_is_found_however_it_is_sent(body, uploads):
 
 
 @pytest.mark.parametrize("body", [{}, {"image": None}, {"image": ""}, {"images": []}])
-def test_where_there_is_none_there_is_none(body, uploads):
-    assert uploads.find(Fields(body)) is None
+def test_where_there_is_none_there_is_none(body):
+    assert find(Fields(body)) is None
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_where_there_is_none_there_is_none(body, uploads):
         ({"image": "data:text/html,<b>"}, InvalidParams, "image must be a picture as base64"),
         ({"image": "aGVsbG8="}, InvalidParams, "image must be a whole PNG"),
         ({"ref_images": ["aGVsbG8="]}, InvalidParams, "ref_images: image must be a whole PNG"),
-        ({"image": [TEXT, TEXT]}, UnsupportedParam, "image: one picture may be given"),
+        ({"image": [TEXT, TEXT]}, UnsupportedParam, "image: fake takes one picture; got 2"),
         ({"images": [{"file_id": "file-1"}]}, UnsupportedParam, "file_id is not served"),
         ({"image": TEXT, "images": FILE}, InvalidParams, "image and images mean the same"),
         ({"image": "https://example.com/a.png"}, InvalidParams, "--image-hosts"),

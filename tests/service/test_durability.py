@@ -2,13 +2,14 @@
 
 import asyncio
 import time
+from dataclasses import replace
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import delete, update
 
 from fluxline.errors import DeadlineExceeded, InvalidParams, NotReady, QueueFull, StorageError
 from fluxline.jobs import JobState, Limits, NewJob
-from fluxline.jobs.table import jobs
+from fluxline.jobs.table import jobs, sources
 from fluxline.request import Done, Failed, ImageReady, SamplingParams, Started
 from fluxline.service import Caller, Terms, record
 from fluxline.service.record import result_of
@@ -72,6 +73,56 @@ async def test_after_a_kill_the_stored_job_is_drawn_again_and_the_attended_is_no
     assert fresh.requests["stored"].seed == replica.requests["stored"].seed
     assert store.get("attended").state == JobState.CANCELLED
     await again.close()
+
+
+PICTURES = {"source": b"canvas", "mask": b"mask", "references": (b"one", b"two")}
+
+
+@pytest.mark.parametrize(
+    "files", [PICTURES, {"source": b"canvas"}, {"references": (b"one", b"two")}], ids=list
+)
+async def test_after_a_kill_a_job_is_drawn_from_its_pictures_to_the_last_byte(
+    files, opened, replica, store
+):
+    killed = await opened()
+    await killed.submit(request(**files), STORED)
+    await replica.given("a")
+    await vanished(killed)
+
+    fresh = ScriptedReplica()
+    again = await opened(fresh)
+    await fresh.given("a")
+    for found in (replica.requests["a"], fresh.requests["a"]):
+        assert {name: getattr(found, name) for name in files} == files
+    assert "canvas" not in store.get("a").request
+    await drawn(fresh, "a")
+    await finished(store, "a")
+    assert store.source("a") is None
+    await again.close()
+
+
+async def test_a_job_whose_pictures_are_gone_says_so(opened, replica, store):
+    killed = await opened(window=0)
+    await killed.submit(request(**PICTURES), STORED)
+    await vanished(killed)
+    with store._database.writing() as db:
+        db.execute(delete(sources))
+
+    again = await opened(ScriptedReplica())
+    row = await finished(store, "a")
+    assert (row.state, "not kept any more" in row.error_message) == (JobState.FAILED, True)
+    await again.close()
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"mask": b"x"}, {"references": (b"one",)}, {"references": (b"onet", b"wo")}, {"source": b""}],
+    ids=str,
+)
+def test_other_pictures_are_another_request(other):
+    asked = request(**PICTURES)
+    assert record.fingerprint(asked) == record.fingerprint(request(**PICTURES))
+    assert record.fingerprint(asked) != record.fingerprint(replace(asked, **other))
 
 
 @pytest.mark.parametrize("jump_s", [86_400, -86_400])

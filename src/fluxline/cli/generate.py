@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fluxline.cli import given
 from fluxline.errors import (
     ConfigError,
     FluxlineError,
@@ -84,11 +85,25 @@ def generate(
     eta: Annotated[float, typer.Option(help="noise of ddim, 0 to 1")] = 0.0,
     image: Annotated[
         Path | None,
-        typer.Option("--image", help="a picture to start from; the size follows its shape"),
+        typer.Option("--image", help="a picture to draw on; the size follows its shape"),
     ] = None,
     strength: Annotated[
         float | None,
-        typer.Option(help=f"how much of --image is drawn anew, to 1; {STRENGTH} if absent"),
+        typer.Option(
+            help=f"how much of --image is drawn anew, to 1; {STRENGTH} if absent, with --mask 1"
+        ),
+    ] = None,
+    mask: Annotated[
+        Path | None,
+        typer.Option(help="a picture that says what of --image is: transparent, or else white"),
+    ] = None,
+    expand: Annotated[
+        str | None,
+        typer.Option(help="LEFT,TOP,RIGHT,BOTTOM: px to draw beside --image"),
+    ] = None,
+    reference: Annotated[
+        list[Path] | None,
+        typer.Option(help="a picture to look at, for models that do; may be given again"),
     ] = None,
     model: Annotated[str, typer.Option(help="a name, a folder, a file or a hub id")] = "mini",
     device: Annotated[str, typer.Option(help="auto | cuda | mps | cpu")] = "auto",
@@ -125,11 +140,15 @@ def generate(
             prompt="" if again and prompt is None else _text(prompt),
             seed=random_seed() if seed is None else seed,
             n=n,
-            source=_read(image),
+            source=given.read(image, "image"),
+            mask=given.read(mask, "mask"),
+            references=given.read_all(reference or (), "reference"),
             top_k=top_k,
             params=params,
             output_format=_format_of(output),
         )
+        if expand is not None:
+            asked = given.expanded(asked, expand)
         _check_folder(output)
         if again is None:
             with _engine(model, device, scorer, console) as engine:
@@ -137,14 +156,14 @@ def generate(
         else:
             from fluxline.cli import replay
 
-            original, given = replay.opened(again), _given(context)
-            request = replay.overridden(original.request, asked, given)
-            request = replay.started(original, request, asked.source)
+            original, typed = replay.opened(again), _typed(context)
+            request = replay.overridden(original.request, asked, typed)
+            request = replay.started(original, request, asked)
             if changes := replay.overrides(original.request, request):
                 _say(console, f"note: overrides the recipe: {', '.join(changes)}", style="yellow")
-            model = model if "model" in given else _registered(original.recipe.model)
+            model = model if "model" in typed else _registered(original.recipe.model)
             receipt = original.recipe.receipt
-            device = device if "device" in given or receipt is None else _device_of(receipt)
+            device = device if "device" in typed or receipt is None else _device_of(receipt)
             like = None if changes else receipt
             with _engine(model, device, scorer, console, like=like) as engine:
                 request = replace(request, model=engine.models[0].name)
@@ -164,13 +183,6 @@ def parse_size(size: str | None) -> tuple[int | None, int | None]:
     if match := re.fullmatch(r"(\d{1,5})[xX×](\d{1,5})", size.strip()):
         return int(match[1]), int(match[2])
     raise InvalidParams(f"size must be like 512x512; got {size!r}", field="size")
-
-
-def _read(image: Path | None) -> bytes | None:
-    try:
-        return None if image is None else image.read_bytes()
-    except OSError as exc:
-        raise InvalidParams(f"cannot read {image}: {exc.strerror}", field="image") from exc
 
 
 def _text(prompt: str | None) -> str:
@@ -193,7 +205,7 @@ def _format_of(output: Path | None) -> ImageFormat:
     return FORMATS[output.suffix.lower()]
 
 
-def _given(context: typer.Context) -> set[str]:
+def _typed(context: typer.Context) -> set[str]:
     """The options that were typed."""
     sources = {name: context.get_parameter_source(name) for name in context.params}
     return {name for name, source in sources.items() if source and source.name == "COMMANDLINE"}

@@ -16,7 +16,7 @@ from fluxline.errors import InvalidParams
 from fluxline.request import GenerationRequest, ImageFormat, SamplingParams
 
 OF_REQUEST = ("prompt", "n", "top_k", "seed")
-STARTS = (images.fit, images.stretch)
+STARTS = (images.fit, images.stretch, images.place)
 """How a picture may have been made to fit, before another was drawn from it."""
 OF_PARAMS = tuple(field.name for field in fields(SamplingParams))
 
@@ -61,28 +61,44 @@ def overridden(
 
 
 def started(
-    original: Original, request: GenerationRequest, image: bytes | None
+    original: Original, request: GenerationRequest, asked: GenerationRequest
 ) -> GenerationRequest:
-    """The request, starting from the picture that the original was drawn from, if there was one.
+    """The request, from the pictures that the original was drawn from, if there were any.
 
-    Another picture, or one of another size, is started from as any would be. Raises InvalidParams
-    when it is wanted and was not given.
+    Others, or some of another size, are drawn from as any would be. Raises InvalidParams when one
+    is wanted and was not given.
     """
-    source = original.recipe.source
-    if image is None:
-        if source is not None:
-            message = f"{original.path.name} was drawn from a picture: give it with --image"
-            raise InvalidParams(message, field="image")
+    _refuse_lacking(original, asked)
+    request = replace(request, source=asked.source, mask=asked.mask, references=asked.references)
+    if asked.source is None:
         return request
     width, height = request.params.width, request.params.height
     assert width is not None  # a recipe says it
     assert height is not None
-    given = images.decode(image)
+    given, mask = images.decode(asked.source), None
+    if asked.mask is not None:
+        mask = images.decode_mask(asked.mask, given.shape[:2])
     for make in STARTS:
         fitted = make(given, width, height)
-        if images.digest(fitted) == source:
-            return replace(request, source=images.encode(fitted, format="png"))
-    return replace(request, source=image)
+        if images.digest(fitted) == original.recipe.source:
+            source = images.encode(fitted, format="png")
+            part = None if mask is None else images.encode_mask(make(mask, width, height))
+            return replace(request, source=source, mask=part)
+    return request
+
+
+def _refuse_lacking(original: Original, asked: GenerationRequest) -> None:
+    recipe, name = original.recipe, original.path.name
+    if recipe.source is not None and asked.source is None:
+        message = f"{name} was drawn from a picture: give it with --image"
+        raise InvalidParams(message, field="image")
+    if recipe.mask is not None and asked.mask is None:
+        message = f"a part of a picture was redrawn for {name}: give its --mask, or --expand"
+        raise InvalidParams(message, field="mask")
+    is_seen = recipe.source is None and asked.source is not None
+    if (count := len(recipe.references)) > len(asked.references) + is_seen:
+        message = f"{name} was drawn after {count} pictures: give each with --reference, in order"
+        raise InvalidParams(message, field="reference")
 
 
 def overrides(before: GenerationRequest, after: GenerationRequest) -> list[str]:
@@ -105,8 +121,12 @@ def doubts(
     recipe, receipt, said = original.recipe, original.recipe.receipt, []
     if recipe.source is not None and not _is_from(request, recipe.source):
         said.append("it was drawn from another picture, or one cut otherwise")
-    if recipe.source is None and request.source is not None:
+    if recipe.source is None and not recipe.references and request.source is not None:
         said.append("it was drawn from no picture")
+    if recipe.mask is None and request.mask is not None:
+        said.append("all of it was redrawn, and not a part")
+    if recipe.mask is not None and not _is_of(request, recipe.mask):
+        said.append("another part of it was redrawn, or with a softer edge")
     if recipe.model != request.model:
         said.append(f"model {recipe.model} then, {request.model} now")
     if recipe.software != software:
@@ -127,6 +147,14 @@ def doubts(
 def _is_from(request: GenerationRequest, source: str) -> bool:
     """Whether a request starts from the very pixels of that digest."""
     return request.source is not None and images.digest(images.decode(request.source)) == source
+
+
+def _is_of(request: GenerationRequest, mask: str) -> bool:
+    """Whether a request redraws the very part of that digest."""
+    if request.source is None or request.mask is None:
+        return False
+    shape = images.decode(request.source).shape[:2]
+    return images.digest(images.decode_mask(request.mask, shape)) == mask
 
 
 def verdict(original: Original, data: bytes) -> str:

@@ -24,7 +24,7 @@ class Sources:
         self._mask = None
         if request.mask is not None and self._source is not None:
             self._mask = images.decode_mask(request.mask, self._source.shape[:2])
-        self._references = [images.decode(file) for file in references]
+        self._references = [images.shrink(images.decode(file)) for file in references]
         self._made: dict[tuple[Size, Size], Source] = {}
         self._fitted: dict[tuple[Size, Size], tuple[Picture, ...]] = {}
 

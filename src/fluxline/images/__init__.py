@@ -13,8 +13,9 @@ from fluxline.images.receipt import Receipt
 from fluxline.images.recipe import SAMPLER_TITLES, Recipe, read_recipe
 
 if TYPE_CHECKING:
-    from fluxline.images.decoder import decode, decode_mask, digest
-    from fluxline.images.encoder import Pixels, check_format, encode, preview
+    from fluxline.images.canvas import expand, fill_in, shrink, soften
+    from fluxline.images.decoder import check_mask, decode, decode_mask, decode_painted, digest
+    from fluxline.images.encoder import Pixels, check_format, encode, encode_mask, preview
     from fluxline.images.fitting import fit, paste, place, stretch
     from fluxline.images.technical import technical_score
     from fluxline.images.terminal import detect, render
@@ -25,11 +26,16 @@ __all__ = [
     "Receipt",
     "Recipe",
     "check_format",
+    "check_mask",
     "decode",
     "decode_mask",
+    "decode_painted",
     "detect",
     "digest",
     "encode",
+    "encode_mask",
+    "expand",
+    "fill_in",
     "fit",
     "format_of",
     "paste",
@@ -37,13 +43,16 @@ __all__ = [
     "preview",
     "read_recipe",
     "render",
+    "shrink",
+    "soften",
     "stretch",
     "technical_score",
 ]
 
 _KNOW_PIXELS = {
-    "decoder": ("decode", "decode_mask", "digest"),
-    "encoder": ("Pixels", "check_format", "encode", "preview"),
+    "canvas": ("expand", "fill_in", "shrink", "soften"),
+    "decoder": ("check_mask", "decode", "decode_mask", "decode_painted", "digest"),
+    "encoder": ("Pixels", "check_format", "encode", "encode_mask", "preview"),
     "fitting": ("fit", "paste", "place", "stretch"),
     "technical": ("technical_score",),
     "terminal": ("detect", "render"),

@@ -38,7 +38,27 @@ def decode_mask(data: bytes, shape: tuple[int, int]) -> Pixels:
     another size and the same shape is resampled. Raises InvalidParams as `decode`, and for a mask
     of another shape or of nothing.
     """
-    mask = _read(data, "mask", _light)
+    mask = _fitted(_read(data, "mask", _light), shape)
+    check_mask(mask)
+    return mask
+
+
+def decode_painted(data: bytes, shape: tuple[int, int]) -> Pixels:
+    """Decode a mask as `decode_mask` does, but what is painted on transparency is redrawn.
+
+    So the AUTOMATIC1111 web UI has it. One of nothing is not refused: it may be inverted.
+    """
+    return _fitted(_read(data, "mask", _paint), shape)
+
+
+def check_mask(mask: Pixels) -> None:
+    """Refuse a mask by which nothing would be redrawn. Raises InvalidParams."""
+    if not (mask >= 128).any():
+        message = "mask must say what is redrawn, in white or transparent; nothing in it is"
+        raise InvalidParams(message, field="mask")
+
+
+def _fitted(mask: Image.Image, shape: tuple[int, int]) -> Pixels:
     height, width = shape
     aspect = mask.width * height / (mask.height * width)
     if not 1 / SAME_SHAPE <= aspect <= SAME_SHAPE:
@@ -47,11 +67,7 @@ def decode_mask(data: bytes, shape: tuple[int, int]) -> Pixels:
             f"got {mask.width}x{mask.height}"
         )
         raise InvalidParams(message, field="mask")
-    pixels = np.asarray(mask.resize((width, height), Image.Resampling.BILINEAR))
-    if not (pixels >= 128).any():
-        message = "mask must say what is redrawn, in white or transparent; nothing in it is"
-        raise InvalidParams(message, field="mask")
-    return pixels
+    return np.asarray(mask.resize((width, height), Image.Resampling.BILINEAR))
 
 
 def _read(data: bytes, field: str, flatten: Callable[[Image.Image], Image.Image]) -> Image.Image:
@@ -79,11 +95,22 @@ def digest(pixels: Pixels) -> str:
 
 def _light(picture: Image.Image) -> Image.Image:
     """How much of each pixel a mask lets go: what lacks of its alpha, or its lightness."""
-    if picture.has_transparency_data:
-        alpha = picture.convert("RGBA").getchannel("A")
-        if alpha.getextrema() != (255, 255):
-            return ImageOps.invert(alpha)
-    return _flat(picture).convert("L")
+    alpha = _alpha(picture)
+    return _flat(picture).convert("L") if alpha is None else ImageOps.invert(alpha)
+
+
+def _paint(picture: Image.Image) -> Image.Image:
+    """How much of each pixel is painted: its alpha, or its lightness."""
+    alpha = _alpha(picture)
+    return _flat(picture).convert("L") if alpha is None else alpha
+
+
+def _alpha(picture: Image.Image) -> Image.Image | None:
+    """How opaque each pixel is; None: all are wholly."""
+    if not picture.has_transparency_data:
+        return None
+    alpha = picture.convert("RGBA").getchannel("A")
+    return None if alpha.getextrema() == (255, 255) else alpha
 
 
 def _flat(picture: Image.Image) -> Image.Image:

@@ -62,6 +62,11 @@ def encode(
     return _lossy(picture, format, quality, recipe)
 
 
+def encode_mask(mask: NDArray[np.uint8]) -> bytes:
+    """Encode a mask, uint8 (height, width), as a grey PNG file."""
+    return _png(mask, None)
+
+
 def check_format(format: str, *, compression: int | None, width: int, height: int) -> None:
     """Check, before anything is drawn, that a picture of this size can be encoded so.
 
@@ -97,8 +102,9 @@ def _png(pixels: Pixels, recipe: Recipe | None) -> bytes:
     1024 px photo-like: an eighth of the time of Pillow level 1 at 4 % fewer bytes (2026-11, one
     shared x86 core). Average and adaptive filters win 5 % at most, and lose it on flat pictures.
     """
-    height, width, _ = pixels.shape
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)  # 8 bit, RGB, not interlaced
+    height, width = pixels.shape[:2]
+    colour = 2 if pixels.ndim == 3 else 0  # RGB or grey
+    header = struct.pack(">IIBBBBB", width, height, 8, colour, 0, 0, 0)  # 8 bit, not interlaced
     texts = b""
     if recipe is not None:
         texts = png_text(INFOTEXT_KEYWORD, recipe.to_infotext())
@@ -118,7 +124,7 @@ def _png(pixels: Pixels, recipe: Recipe | None) -> bytes:
 
 def _up_filtered(pixels: Pixels) -> Pixels:
     """Each row as filter type 2: its difference from the row above, modulo 256."""
-    rows = pixels.reshape(pixels.shape[0], -1)  # (height, 3 width)
+    rows = pixels.reshape(pixels.shape[0], -1)  # (height, 3 width), or (height, width) of a mask
     filtered = np.empty((rows.shape[0], 1 + rows.shape[1]), np.uint8)
     filtered[:, 0] = 2
     filtered[0, 1:] = rows[0]

@@ -58,7 +58,7 @@ class NewJob:
     holder: str | None = None
     deadline: float | None = None
     webhook: NewWebhook | None = None
-    source: bytes | None = None  # the picture it starts from; kept while it may be drawn
+    source: bytes | None = None  # the pictures it is drawn from; kept while it may be drawn
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,7 +121,7 @@ class JobStore:
             return self._known(db, owner, idempotency_key, fingerprint)
 
     def source(self, job_id: str) -> bytes | None:
-        """The picture that a job starts from, if it was kept."""
+        """The pictures that a job is drawn from, if they were kept."""
         query = select(sources.c.data).where(sources.c.job_id == job_id)
         with self._database.reading() as db:
             return db.scalar(query)

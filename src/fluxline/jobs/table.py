@@ -19,7 +19,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 
 class JobState(StrEnum):
@@ -78,7 +78,7 @@ sources = Table(
     "sources",
     metadata,
     Column("job_id", String(64), primary_key=True),
-    Column("data", LargeBinary, nullable=False),  # the file of the picture that the job starts from
+    Column("data", LargeBinary, nullable=False),  # the pictures that the job is drawn from
 )
 
 webhooks = Table(

@@ -32,9 +32,9 @@ MOST_NAMED = 16  # unknown fields; a body may have thousands
 
 GUIDANCE = ("guidance", "guidance_scale", "distilled_cfg_scale", "cfg")  # ours, and what is sent
 FORMATS = (*get_args(ImageFormat), "jpg")
-FROM_PICTURE = (*FIELDS, "mask", "strength", "denoising_strength")
+FROM_PICTURE = (*FIELDS, "strength", "denoising_strength")
 """Where no picture is started from, these are refused: without them it would be another one."""
-UNSUPPORTED = ("mask", "markup", "loras", "lora")
+UNSUPPORTED = ("markup", "loras", "lora")
 """They would change the picture: ignoring them would be a lie."""
 _SIZE = re.compile(r"([0-9]{1,5})[xX]([0-9]{1,5})", re.ASCII)
 
@@ -52,7 +52,7 @@ class BlankPrompt(InvalidParams):
 def read_request(
     fields: Fields, service: Service, *, max_n: int, request_id: str
 ) -> GenerationRequest:
-    """Read what is to be drawn, but for the picture to start from, which `uploads` reads.
+    """Read what is to be drawn, but for the pictures to draw from, which `uploads` reads.
 
     Raises RequestError naming the field that is wrong, NotReady.
     """

@@ -26,8 +26,12 @@ TAKE_PICTURES = (
     "/sdapi/v1/img2img",
     "/sdapi/v1/png-info",
     "/mcp",
+    "/generate",
+    "/submit-request",
 )
 """How the paths end where a body may bring a picture."""
+OF_MODELS = "/v1/flux-"
+"""How those begin that have a model's name at their end."""
 
 _log = logging.getLogger(__name__)
 
@@ -93,7 +97,8 @@ class BodyLimit:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        takes_picture = scope["path"].rstrip("/").endswith(TAKE_PICTURES)
+        path = scope["path"].rstrip("/")
+        takes_picture = path.endswith(TAKE_PICTURES) or path.startswith(OF_MODELS)
         limit = self._with_picture if takes_picture else self._usual
         message = f"the body may have at most {limit / 2**20:.3g} MiB"
         announced = Headers(scope=scope).get("content-length", "")

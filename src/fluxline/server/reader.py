@@ -10,7 +10,8 @@ import resource
 import subprocess
 import sys
 import threading
-from typing import IO
+from collections.abc import Callable
+from typing import IO, Literal
 
 import msgspec
 
@@ -21,35 +22,69 @@ from fluxline.request import ModelInfo
 READ_S = 20.0
 MEMORY_BYTES = 3 * 2**30
 HEADER_BYTES = 4
+MOST_BYTES = 48 * 2**20
+"""Of all pictures of a wish, as they go on to the worker: a message to it holds 64 MiB."""
 KEPT = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "LANG")
 """Of the environment, which may hold keys."""
 
 _log = logging.getLogger(__name__)
 
 
-class Wish(msgspec.Struct, frozen=True):
-    """A file, and the size of what shall be drawn from it. A side that is None follows it."""
+Fit = Literal["cropped", "stretched", "padded"]
 
-    file: bytes
+
+class Manner(msgspec.Struct, frozen=True, kw_only=True):
+    """How a picture of another shape is made to fit, and what is made of a mask first.
+
+    padded: the whole of it, its edge repeated around. is_painted: what is opaque in the mask is
+    redrawn, not what is transparent. blur: of the mask, in px across and down. is_filled: what is
+    redrawn begins as the colours around it.
+    """
+
+    fit: Fit = "cropped"
+    is_painted: bool = False
+    is_inverted: bool = False
+    blur: tuple[float, float] = (0.0, 0.0)
+    is_filled: bool = False
+
+
+USUAL = Manner()
+
+
+class Wish(msgspec.Struct, frozen=True, kw_only=True):
+    """Files, and the size of what shall be drawn from them. A side that is None follows the image.
+
+    expand: px to draw at its left, top, right, bottom. is_seen: the image is looked at and not
+    drawn on, so it keeps its shape, as references do.
+    """
+
+    image: bytes | None
+    mask: bytes | None = None
+    references: tuple[bytes, ...] = ()
+    width: int | None = None
+    height: int | None = None
+    info: ModelInfo
+    expand: tuple[int, int, int, int] | None = None
+    is_seen: bool = False
+    manner: Manner = USUAL
+
+
+class Start(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """PNG files to draw from, and the size in px. shape: of the image, grown if it was."""
+
+    image: bytes | None = None
+    mask: bytes | None = None
+    references: tuple[bytes, ...] = ()
     width: int | None
     height: int | None
-    info: ModelInfo
-    is_stretched: bool
-
-
-class Start(msgspec.Struct, frozen=True, tag=True):
-    """A picture to start from: a PNG file of width x height px. shape: of what was given."""
-
-    file: bytes
-    width: int
-    height: int
-    shape: tuple[int, int]
+    shape: tuple[int, int] | None = None
 
 
 class Refusal(msgspec.Struct, frozen=True, tag=True):
-    """Why a file is no picture to start from."""
+    """Why there is nothing to draw from. field: image, mask, expand, or references[0]."""
 
     message: str
+    field: str
 
 
 _wishes = msgspec.msgpack.Decoder(Wish)
@@ -69,7 +104,7 @@ class Reader:
         self._is_closed = False
 
     def read(self, wish: Wish) -> Start:
-        """Decode a picture and fit it to what was wished. Raises InvalidParams."""
+        """Decode pictures and fit them to what was wished. Raises InvalidParams."""
         with self._turn:
             process = self._living()
             assert process.stdin is not None
@@ -81,13 +116,14 @@ class Reader:
                 answer = _answers.decode(_get(process.stdout))
             except (OSError, EOFError, msgspec.MsgspecError):
                 _log.warning("the process that read a picture ended: %s", self._end())
-                message = "image is broken, or takes too much time or memory to read"
+                what = "one of the pictures" if wish.mask or wish.references else "image"
+                message = f"{what} is broken, or takes too much time or memory to read"
                 raise InvalidParams(message, field="image") from None
             finally:
                 limit.cancel()
         if isinstance(answer, Start):
             return answer
-        raise InvalidParams(answer.message, field="image")
+        raise InvalidParams(answer.message, field=answer.field)
 
     def close(self) -> None:
         """End the process; what is being read is given up."""
@@ -134,16 +170,89 @@ def main() -> None:
 
 
 def answer(wish: Wish) -> Start | Refusal:
-    """Decode a picture and fit it: its middle in the shape that is wished, or the whole of it."""
+    """Decode pictures and make them fit, one after another."""
     try:
-        pixels = images.decode(wish.file)
+        start = _start(wish)
     except InvalidParams as exc:
-        return Refusal(exc.message)
+        return Refusal(exc.message, exc.field)
+    files = (start.image, start.mask, *start.references)
+    if (total := sum(len(file) for file in files if file)) > MOST_BYTES:
+        message = (
+            f"the pictures are too much together: as PNG {total / 2**20:.0f} MiB of at most "
+            f"{MOST_BYTES // 2**20}; send fewer or smaller ones"
+        )
+        return Refusal(message, "image")
+    return start
+
+
+def _start(wish: Wish) -> Start:
+    references = tuple(_reference(wish, number) for number in range(len(wish.references)))
+    if wish.image is None:
+        return Start(references=references, width=wish.width, height=wish.height)
+    pixels, mask = images.decode(wish.image), None
+    if wish.mask is not None:
+        mask = _mask(wish.mask, pixels, wish.manner)
+    if wish.expand is not None:
+        pixels, mask = images.expand(pixels, wish.expand, mask)
+    width, height = size = _size(wish, pixels)
+    shape = pixels.shape[1], pixels.shape[0]
+    if wish.is_seen:
+        pixels = images.shrink(pixels)
+    else:
+        fit = _fit(wish.manner)
+        pixels = fit(pixels, *size)
+        mask = None if mask is None else fit(mask, *size)
+    if mask is not None:
+        images.check_mask(mask)  # what it says may have fallen away
+        if wish.manner.is_filled:
+            pixels = images.fill_in(pixels, mask)
+    return Start(
+        image=images.encode(pixels, format="png"),
+        mask=None if mask is None else images.encode_mask(mask),
+        references=references,
+        width=width,
+        height=height,
+        shape=shape,
+    )
+
+
+def _reference(wish: Wish, number: int) -> bytes:
+    try:
+        pixels = images.decode(wish.references[number])
+    except InvalidParams as exc:
+        raise InvalidParams(exc.message, field=f"references[{number}]") from None
+    return images.encode(images.shrink(pixels), format="png")
+
+
+def _mask(file: bytes, pixels: images.Pixels, manner: Manner) -> images.Pixels:
+    decode = images.decode_painted if manner.is_painted else images.decode_mask
+    mask = decode(file, pixels.shape[:2])
+    mask = 255 - mask if manner.is_inverted else mask
+    return images.soften(mask, *manner.blur) if any(manner.blur) else mask
+
+
+def _fit(manner: Manner) -> Callable[[images.Pixels, int, int], images.Pixels]:
+    match manner.fit:
+        case "cropped":
+            return images.fit
+        case "stretched":
+            return images.stretch
+        case "padded":
+            return images.place
+
+
+def _size(wish: Wish, pixels: images.Pixels) -> tuple[int, int]:
+    """The size that is drawn: a grown picture keeps its own unless another is asked."""
     height, width, _ = pixels.shape
-    size = wish.info.size_like((width, height), wish.width, wish.height)
-    fitted = (images.stretch if wish.is_stretched else images.fit)(pixels, *size)
-    file = images.encode(fitted, format="png")
-    return Start(file=file, width=size[0], height=size[1], shape=(width, height))
+    if wish.expand is None or wish.width or wish.height:
+        return wish.info.size_like((width, height), wish.width, wish.height)
+    if width > wish.info.max_width or height > wish.info.max_height:
+        message = (
+            f"expand makes {width}x{height} of the picture, and {wish.info.name} draws at most "
+            f"{wish.info.max_width}x{wish.info.max_height}: add less, or ask for a size"
+        )
+        raise InvalidParams(message, field="expand")
+    return width, height
 
 
 def _put(stream: IO[bytes], message: msgspec.Struct) -> None:

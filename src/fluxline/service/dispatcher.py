@@ -28,6 +28,7 @@ from fluxline.request import (
     CancelledEvent,
     Done,
     Failed,
+    GenerationRequest,
     ImageReady,
     ImageResult,
     Queued,
@@ -234,8 +235,8 @@ class Dispatcher:
             return await self._end(held, late, [])
         try:
             request = replace(record.request_of(row), priority=row.priority, owner=row.owner)
-            if request.source is not None:
-                request = replace(request, source=await self._source(held))
+            if record.needs_pictures(request):
+                request = await self._with_pictures(request, held)
             self._replica.submit(request, held.trace.hearing(news.put_nowait))
         except NotReady as exc:
             return await self._end(held, Failed(row.id, CapacityError.code, exc.message), [])
@@ -264,13 +265,17 @@ class Dispatcher:
                 case event:
                     held.feed.publish(event)
 
-    async def _source(self, held: Held) -> bytes:
-        """The picture that a job starts from. Raises EngineError, NotReady."""
-        at_hand = held.feed.request.source
-        source = at_hand or await self._clerk.do(self._store.source, held.row.id)
-        if source is None:
-            raise EngineError("the picture that the job starts from is not kept any more")
-        return source
+    async def _with_pictures(self, request: GenerationRequest, held: Held) -> GenerationRequest:
+        """The request, with the pictures that it is drawn from. Raises EngineError, NotReady."""
+        given = held.feed.request
+        if given.source or any(given.references):  # not if the feed was made of the row
+            return replace(
+                request, source=given.source, mask=given.mask, references=given.references
+            )
+        data = await self._clerk.do(self._store.source, held.row.id)
+        if data is None:
+            raise EngineError("the pictures that the job is drawn from are not kept any more")
+        return record.with_pictures(request, data)
 
     async def _kept(self, held: Held, image: ImageResult) -> ImageResult:
         """Store a picture that somebody will come back for, however long the store is away.

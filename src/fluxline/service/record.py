@@ -77,21 +77,53 @@ class Drawn:
         )
 
 
+class Pictures(msgspec.Struct, frozen=True, array_like=True):
+    """The files of the pictures that a job is drawn from, as they lie beside its row."""
+
+    source: bytes | None
+    mask: bytes | None
+    references: tuple[bytes, ...]
+
+
 _request = msgspec.json.Decoder(GenerationRequest)
+_pictures = msgspec.msgpack.Decoder(Pictures)
 _result = msgspec.json.Decoder(tuple[Drawn, ...])
 
 
 def request_text(request: GenerationRequest) -> str:
-    """Write a request down, of its source only that there is one: that lies beside the row."""
-    if request.source is not None:
-        request = replace(request, source=b"")
+    """Write a request down, of its pictures only which there are: they lie beside the row."""
+    request = replace(
+        request,
+        source=None if request.source is None else b"",
+        mask=None if request.mask is None else b"",
+        references=(b"",) * len(request.references),
+    )
     return msgspec.json.encode(request).decode()
+
+
+def pictures_data(request: GenerationRequest) -> bytes | None:
+    """Write the pictures of a request down; None: it has none."""
+    if not needs_pictures(request):
+        return None
+    pictures = Pictures(request.source, request.mask, request.references)
+    return msgspec.msgpack.encode(pictures)
+
+
+def needs_pictures(request: GenerationRequest) -> bool:
+    """Whether a request is drawn from pictures."""
+    return request.source is not None or request.mask is not None or bool(request.references)
+
+
+def with_pictures(request: GenerationRequest, data: bytes) -> GenerationRequest:
+    """The request, with the pictures that were written down."""
+    found = _pictures.decode(data)
+    return replace(request, source=found.source, mask=found.mask, references=found.references)
 
 
 def fingerprint(request: GenerationRequest) -> str:
     """What tells a request from others, where a door has not said it: hex."""
     told = hashlib.sha256(request_text(replace(request, traceparent="")).encode())
-    told.update(request.source or b"")
+    told.update(pictures_data(request) or b"")
     return told.hexdigest()
 
 
@@ -113,7 +145,7 @@ def new_job(
         holder=holder,
         deadline=None if terms.deadline_s is None else time.time() + terms.deadline_s,
         webhook=terms.webhook,
-        source=None if terms.is_fleeting else request.source,  # else only this server draws it
+        source=None if terms.is_fleeting else pictures_data(request),  # only this server draws it
     )
 
 

@@ -22,6 +22,7 @@ from fluxline.request import (
     ImageResult,
     ModelInfo,
     check,
+    check_pictures,
     cost,
     failure_of,
 )
@@ -307,6 +308,7 @@ class Service:
 
     async def _submitted(self, request: GenerationRequest, terms: Terms, caller: Caller) -> Ticket:
         info = self._admitted(request)
+        check_pictures(request, info)
         if known := await self._known(terms, caller):
             return self._followed(known, terms)
         work = cost(request, info)

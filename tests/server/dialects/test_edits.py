@@ -2,20 +2,27 @@
 
 import asyncio
 import base64
+import io
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from fluxline import images
-from fluxline.images import decode, encode
+from fluxline.images import decode, decode_mask, encode, encode_mask
 from fluxline.request import SamplingParams
 from tests.images.pictures import noise, ramp
-from tests.worker.fake_engine import picture
+from tests.worker.fake_engine import INFO, picture
 
 EDITS, IMG2IMG = "/v1/images/edits", "/sdapi/v1/img2img"
 FILE = encode(ramp(64, 48), format="png")
 TEXT = base64.b64encode(FILE).decode()
+SMALL = encode(noise(8, 8), format="png")
+SQUARE = base64.b64encode(SMALL).decode()
+BLACK = encode_mask(np.zeros((48, 64), np.uint8))
+HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(64)
 PAD = " " * 250_000
 JSON = {"content-type": "application/json"}
 PART = {"image": ("upload", FILE, "application/octet-stream")}
@@ -123,7 +130,16 @@ async def test_partial_pictures_are_spread_over_the_steps_that_are_walked(http, 
         ({"prompt": "a hat", "n": "two"}, PART, "n", "must be an integer"),
         ({"prompt": "a hat", "strength": "0"}, PART, "strength", "above 0"),
         ({"prompt": "a hat", "strength": "2"}, PART, "strength", "from 0 to 1"),
-        ({"prompt": "a hat"}, {**PART, "mask": PART["image"]}, "mask", "mask is not served"),
+        ({"prompt": "a hat"}, {**PART, "mask": ("m", b"", "image/png")}, "mask", "is empty"),
+        ({"prompt": "a hat"}, {**PART, "mask": ("m", SMALL)}, "mask", "64x48; got 8x8"),
+        ({"prompt": "a hat"}, {**PART, "mask": ("m", BLACK)}, "mask", "nothing in it is"),
+        ({"prompt": "a hat"}, {"mask": ("m", SMALL)}, "image", "image is required"),
+        ({"prompt": "a hat"}, {**PART, "image[]": ("x", HEIC)}, "image", "takes one picture"),
+        ({"prompt": "a hat"}, {"image": ("x.heic", HEIC, "image/heic")}, "image", "whole PNG"),
+        ({"prompt": "a hat", "expand": "64"}, PART, "expand", "px to add at the left"),
+        ({"prompt": "a hat", "expand": "1,2,3,x"}, PART, "expand", "px to add at the left"),
+        ({"prompt": "a hat", "expand": "1,2,3,-4"}, PART, "expand", "from 0 to 8192"),
+        ({"prompt": "a hat", "expand": "0,0,800,0"}, PART, "expand", "makes 864x48"),
         ({"prompt": "a hat"}, {"image": ("x", b"no", "image/png")}, "image", "whole PNG"),
         ({"prompt": "a hat"}, {"image": ("x", b"", "image/png")}, "image", "whole PNG"),
         ({"image": "a hat!"}, {"prompt": PART["image"]}, "prompt", "got a file"),
@@ -139,11 +155,176 @@ async def test_what_is_wrong_is_refused_by_its_name(form, files, field, words, h
     assert not engine.started
 
 
-async def test_several_pictures_are_refused_until_they_are_served(http):
+async def test_several_pictures_are_refused_by_a_model_that_takes_one(http, engine, reader):
     files = [("image[]", PART["image"])] * 2
     said = await edited(http, 400, data={"prompt": "a hat"}, files=files)
 
     assert (said["error"]["param"], said["error"]["code"]) == ("image", "unsupported_parameter")
+    assert "fake takes one picture; got 2" in said["error"]["message"]
+
+
+# ---- masks, and what is drawn beside a picture
+
+
+def masked(width=64, height=48):
+    """The left half of a mask is to be redrawn."""
+    mask = np.zeros((height, width), np.uint8)
+    mask[:, : width // 2] = 255
+    return mask
+
+
+@pytest.mark.parametrize("name", ["mask", "mask[]"])
+async def test_a_mask_goes_along_and_is_made_to_fit_as_its_picture(name, http, engine):
+    files = {**PART, name: ("mask.png", encode_mask(masked()), "image/png")}
+    await edited(http, data={"prompt": "a hat", "size": "32x32"}, files=files)
+
+    [request] = engine.started
+    fitted = decode_mask(request.mask, (32, 32))
+    assert (fitted[:, :12] == 255).all()
+    assert (fitted[:, 20:] == 0).all()
+    assert request.params.strength is None  # as much as a mask has unless it is said
+
+
+@pytest.mark.parametrize("url", [EDITS, "/v1/images/generations", "/v1/jobs"])
+async def test_what_is_transparent_in_a_mask_is_redrawn(url, http, engine):
+    clear, file = np.dstack([ramp(64, 48), 255 - masked()]), io.BytesIO()
+    Image.fromarray(clear).save(file, "png")
+    link = f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+    body = {"prompt": "a hat", "image": TEXT, "mask": {"image_url": link}, "size": "64x48"}
+    await edited(http, 202 if url == "/v1/jobs" else 200, url, json=body)
+    await begun(engine)
+
+    [request] = engine.started
+    assert np.array_equal(decode_mask(request.mask, (48, 64)), masked())
+
+
+@pytest.mark.parametrize(
+    "expand", [{"expand": "16, 0, 32, 8"}, {"expand[]": ["16", "0", "32", "8"]}], ids=list
+)
+async def test_expand_draws_beside_the_picture(expand, http, engine):
+    await edited(http, data={"prompt": "a hat", **expand}, files=PART)
+
+    [request] = engine.started
+    assert (request.params.width, request.params.height) == (112, 56)
+    assert np.array_equal(decode(request.source)[:48, 16:80], ramp(64, 48))
+    beside = decode_mask(request.mask, (56, 112))
+    assert (beside[:, :16] == 255).all()
+    assert beside[20, 50] == 0
+
+
+async def test_a_job_says_what_it_was_drawn_from(http, engine):
+    body = {"prompt": "a hat", "image": TEXT, "expand": [0, 0, 16, 0]}
+    said = await edited(http, 202, "/v1/jobs", json=body)
+
+    assert (said["request"]["from_image"], said["request"]["with_mask"]) == (True, True)
+    assert TEXT[:40] not in json.dumps(said)
+
+
+async def test_a_key_of_another_mask_is_refused(http, engine):
+    form, headers = {"prompt": "a hat"}, {"idempotency-key": "one"}
+    for mask, status in ((masked(), 200), (masked(), 200), (255 - masked(), 400)):
+        files = {**PART, "mask": ("mask.png", encode_mask(mask), "image/png")}
+        await edited(http, status, data=form, files=files, headers=headers)
+
+    assert len(engine.started) == 1
+
+
+# ---- models that look at pictures
+
+
+@pytest.fixture
+def looking(engine):
+    """A model that looks at four pictures."""
+    engine.models = (replace(INFO, references=4),)
+    return engine
+
+
+def several(count):
+    files = [encode(noise(30 + number, 20), format="png") for number in range(count)]
+    return [("image[]", (f"{number}.png", file)) for number, file in enumerate(files)]
+
+
+async def test_the_first_is_the_source_and_the_others_are_looked_at(http, looking):
+    await edited(http, data={"prompt": "a hat"}, files=several(4))
+
+    [request] = looking.started
+    assert np.array_equal(decode(request.source), noise(30, 20))
+    assert [decode(file).shape for file in request.references] == [
+        (20, 31, 3), (20, 32, 3), (20, 33, 3)
+    ]  # fmt: skip
+    assert request.params.width is not None  # after the shape of the first
+
+
+async def test_what_is_looked_at_keeps_its_shape_whatever_is_asked(http, looking):
+    said = await edited(http, data={"prompt": "a hat", "size": "16x64"}, files=PART)
+
+    [request] = looking.started
+    assert np.array_equal(decode(request.source), ramp(64, 48))
+    assert (request.params.width, request.params.height) == (16, 64)
+    assert said["warnings"] == []
+
+
+async def test_with_a_strength_the_first_is_drawn_on(http, looking):
+    form = {"prompt": "a hat", "size": "16x64", "strength": "0.5"}
+    await edited(http, data=form, files=several(5))
+
+    [request] = looking.started
+    assert decode(request.source).shape == (64, 16, 3)
+    assert len(request.references) == 4
+
+
+async def test_ref_images_beside_an_image_are_looked_at(http, looking):
+    files = [base64.b64encode(file).decode() for _, (_, file) in several(2)]
+    body = {"prompt": "a hat", "image": TEXT, "ref_images": files, "mask": TEXT, "size": "64x48"}
+    await edited(http, url="/v1/images/generations", json=body)
+
+    [request] = looking.started
+    assert np.array_equal(decode(request.source), ramp(64, 48))
+    assert [decode(file).shape[1] for file in request.references] == [30, 31]
+
+
+@pytest.mark.parametrize(
+    ("files", "form", "field", "words"),
+    [
+        (several(5), {}, "image", "fake takes 4 pictures at most; got 5"),
+        (several(17), {}, "image", "at most 16 may be given; got 17"),
+        ([*several(2), ("image[]", ("x", b"no"))], {}, "image[2]", "image[2]: image must be"),
+    ],
+)
+async def test_what_is_wrong_with_several_is_said(files, form, field, words, http, looking):
+    said = await edited(http, 400, data={"prompt": "a hat", **form}, files=files)
+
+    assert said["error"]["param"] == field
+    assert words in said["error"]["message"]
+    assert not looking.started
+
+
+@pytest.mark.parametrize(
+    ("facts", "url", "body", "field", "words"),
+    [
+        ({"fills": True}, EDITS, {"image": TEXT}, "mask", "fake fills a part of a picture"),
+        ({"fills": True}, "/v1/images/generations", {}, "image", "give image and mask"),
+        ({"needs_picture": True}, "/v1/images/generations", {}, "image", "draws after a picture"),
+        ({"needs_picture": True}, "/v1/jobs", {}, "image", "draws after a picture"),
+    ],
+)
+async def test_a_model_without_the_pictures_it_needs_says_so(
+    facts, url, body, field, words, http, engine
+):
+    engine.models = (replace(INFO, **facts),)
+    said = await edited(http, 400, url, json={"prompt": "a hat", **body})
+
+    assert said["error"]["param"] == field
+    assert words in said["error"]["message"]
+    assert not engine.started
+
+
+@pytest.mark.parametrize("body", [{"mask": TEXT}, {"expand": [0, 0, 8, 0]}])
+async def test_a_model_that_fills_is_given_what_to_fill(body, http, engine):
+    engine.models = (replace(INFO, fills=True, needs_picture=True),)
+    await edited(http, json={"prompt": "a hat", "image": TEXT, **body})
+
+    assert engine.started[0].mask is not None
 
 
 @pytest.mark.parametrize(
@@ -167,11 +348,33 @@ async def test_a_form_is_in_utf_8(charset, http):
     assert answer.status_code == 415
 
 
-@pytest.mark.parametrize("path", ["/generate", "/v1/batches/generate", "/submit-request"])
-@pytest.mark.parametrize("field", ["image", "ref_images", "mask", "strength"])
-async def test_doors_that_start_from_no_picture_refuse_one(path, field, http, engine):
+@pytest.mark.parametrize(("path", "status"), [("/generate", 200), ("/submit-request", 202)])
+async def test_one_picture_is_drawn_from_its_picture_and_mask(path, status, http, engine):
+    mask = base64.b64encode(encode_mask(masked())).decode()
+    body = {"prompt": "a hat", "image": TEXT, "mask": mask, "strength": 0.5}
+    await edited(http, status, path, json=body)
+    await begun(engine)
+
+    [request] = engine.started
+    size = request.params.height, request.params.width
+    assert decode(request.source).shape[:2] == decode_mask(request.mask, size).shape == size
+    assert (request.params.strength, size) == (0.5, (48, 80))
+
+
+@pytest.mark.parametrize("path", ["/generate", "/submit-request"])
+async def test_what_is_wrong_with_its_picture_is_said_there_too(path, http, engine):
+    for field, body in (("mask", {"mask": TEXT}), ("image", {"image": "no"})):
+        answer = await http.post(path, json={"prompt": "a hat", **body})
+
+        assert answer.status_code == 422
+        assert field in answer.text
+    assert not engine.started
+
+
+@pytest.mark.parametrize("field", ["image", "ref_images", "mask", "expand", "strength"])
+async def test_a_batch_is_drawn_from_no_picture_and_refuses_one(field, http, engine):
     body = {"prompt": "a hat", field: 0.5 if field == "strength" else TEXT}
-    answer = await http.post(path, json=body)
+    answer = await http.post("/v1/batches/generate", json=body)
 
     assert answer.status_code in (400, 422)
     assert f"{field} is not served here" in answer.text
@@ -259,6 +462,7 @@ async def test_img2img_draws_from_its_first_image(http, engine):
         "steps": 5,
         "mask": None,
         "mask_blur": 4,
+        "inpaint_full_res": True,
         "resize_mode": 0,
     }
     said = await edited(http, url=IMG2IMG, json=body)
@@ -286,8 +490,13 @@ async def test_resize_mode_1_crops_and_sent_images_are_echoed_on_demand(http, en
         (IMG2IMG, {"init_images": []}, "init_images is required"),
         (IMG2IMG, {"init_images": ["no"]}, "init_images must be"),
         (IMG2IMG, {"init_images": [TEXT, TEXT]}, "one picture may be given"),
-        (IMG2IMG, {"init_images": [TEXT], "mask": TEXT}, "mask is not served"),
-        (IMG2IMG, {"init_images": [TEXT], "resize_mode": 2}, "resize_mode must be 0"),
+        (IMG2IMG, {"init_images": [TEXT], "mask": "no"}, "mask must be"),
+        (IMG2IMG, {"init_images": [TEXT], "mask": SQUARE}, "the shape of the picture"),
+        (IMG2IMG, {"init_images": [TEXT], "mask": TEXT, "mask_blur": -1}, "mask_blur must be"),
+        (IMG2IMG, {"init_images": [TEXT], "mask": TEXT, "inpainting_fill": 4}, "inpainting_fill"),
+        (IMG2IMG, {"init_images": [TEXT], "expand": [8, 0, 0, 0]}, "expand is not served here"),
+        (IMG2IMG, {"init_images": [TEXT], "resize_mode": 3}, "3 is not served"),
+        ("/sdapi/v1/txt2img", {"mask": TEXT}, "mask needs the image"),
         (IMG2IMG, {"init_images": [TEXT], "denoising_strength": 0}, "above 0"),
         ("/sdapi/v1/txt2img", {"init_images": [TEXT]}, "go to /sdapi/v1/img2img"),
     ],
@@ -296,6 +505,56 @@ async def test_what_img2img_cannot_do_is_refused_by_its_name(path, body, words, 
     said = await edited(http, 422, path, json={"prompt": "a hat", **body})
 
     assert words in said["detail"]
+
+
+async def painted(http, engine, **body):
+    """What img2img draws on, and its mask, of a picture that is painted on in the left half."""
+    clear, file = np.dstack([ramp(64, 48), masked()]), io.BytesIO()
+    Image.fromarray(clear).save(file, "png")
+    mask = base64.b64encode(file.getvalue()).decode()
+    body = {"prompt": "a hat", "init_images": [TEXT], "mask": mask, "width": 64, **body}
+    said = await edited(http, url=IMG2IMG, json={"height": 48, **body})
+    request = engine.started[-1]
+    size = request.params.height, request.params.width
+    mask = decode_mask(request.mask, size).astype(int)
+    return said, request, decode(request.source), mask
+
+
+async def test_what_is_painted_is_redrawn_softly_and_begins_as_what_is_around_it(http, engine):
+    said, request, source, mask = await painted(http, engine)
+
+    assert request.params.strength == 0.75
+    assert (mask[20, 2], mask[20, 60]) == (255, 0)
+    assert 90 < mask[20, 31] < 165  # blurred by 4 px
+    assert np.array_equal(source[:, 40:], ramp(64, 48)[:, 40:])
+    assert source[20, :20, 0].min() > 100  # the ramp is dark there
+    assert said["parameters"]["mask"] is None
+
+
+async def test_it_may_begin_as_it_is_be_hard_and_be_the_other_half(http, engine):
+    asked = {"inpainting_fill": 1, "mask_blur": 0, "inpainting_mask_invert": 1}
+    said, _request, source, mask = await painted(http, engine, **asked)
+
+    assert np.array_equal(mask, 255 - masked())
+    assert np.array_equal(source, ramp(64, 48))
+    assert not [line for line in json.loads(said["info"])["warnings"] if "served" in line]
+
+
+async def test_resize_mode_2_has_the_whole_picture_and_its_edge_around(http, engine):
+    asked = {"resize_mode": 2, "height": 96, "inpainting_fill": 1, "mask_blur_x": 0}
+    _, _, source, mask = await painted(http, engine, **asked)
+
+    assert np.array_equal(source[24:72], ramp(64, 48))
+    assert (source[:24] == source[:1]).all()
+    assert (mask[48, :32] == 255).all()
+
+
+@pytest.mark.parametrize("asked", [{"inpainting_fill": 2}, {"inpaint_full_res": True}])
+async def test_what_of_a_mask_is_not_done_is_said(asked, http, engine):
+    said, *_ = await painted(http, engine, **asked)
+
+    [name] = asked
+    assert any(name in line for line in json.loads(said["info"])["warnings"])
 
 
 async def test_txt2img_takes_no_strength_from_clients_that_send_it_always(http, engine):

@@ -4,6 +4,7 @@ import asyncio
 import base64
 import contextlib
 import json
+from dataclasses import replace
 
 import httpx2
 import pytest
@@ -23,7 +24,7 @@ from fluxline.service import register
 from fluxline.service.record import result_of
 from tests.images.pictures import noise
 from tests.server.conftest import LIMITS
-from tests.worker.fake_engine import picture
+from tests.worker.fake_engine import INFO, picture
 
 CALL = {"jsonrpc": "2.0", "id": 1, "method": "tools/list"}
 INITIALIZE = {
@@ -153,20 +154,23 @@ async def test_pictures_come_with_what_they_need_to_be_drawn_again(client, engin
         assert (await http.get(told["images"][1]["url"])).content == picture(asked, 1)
 
 
-async def test_every_field_of_the_schema_is_read(client):
+async def test_every_field_of_the_schema_is_read(client, engine):
     [tool] = [t for t in (await client.list_tools()).tools if t.name == "generate_image"]
     made_up = {
         "string": lambda field: field.get("enum", ["a fox"])[0],
         "integer": lambda field: 1,
         "number": lambda field: 1.0,
         "boolean": lambda field: True,
+        "array": lambda field: [0, 0, 8, 0],
     }
+    file = base64.b64encode(encode(noise(8, 8), format="png")).decode()
+    engine.models = (replace(INFO, references=1),)
     fields = {
         name: made_up[field["type"]](field)
         for name, field in tool.input_schema["properties"].items()
     }
     fields |= {"size": "64x64", "model": "fake", "deadline_s": 60, "strength": 0.5}
-    fields |= {"image": base64.b64encode(encode(noise(8, 8), format="png")).decode()}
+    fields |= {"image": file, "mask": file, "ref_images": [file]}
     result = await draw(client, **fields)
 
     assert not result.is_error, text(result)
@@ -193,7 +197,7 @@ async def test_what_was_ignored_is_said(client):
         ({"wait": "no"}, "wait", "wait must be true or false"),
         ({"seed": 2**70}, "seed", "seed must be an integer"),
         ({"model": "who"}, "model", "model 'who' is not served here"),
-        ({"mask": "x"}, "mask", "mask is not served here yet"),
+        ({"mask": "x"}, "mask", "mask needs the image"),
         ({"colour": "red", "strict": True}, "colour", "unknown field 'colour'"),
         ({"prompt": "x" * 32_001}, "prompt", "at most 32000 characters"),
     ],

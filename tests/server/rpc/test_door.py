@@ -6,16 +6,17 @@ import sys
 from pathlib import Path
 
 import grpc
+import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from fluxline.images import decode, encode
+from fluxline.images import decode, decode_mask, encode, encode_mask
 from fluxline.jobs import KeyRing
 from fluxline.server.rpc import image_gen_pb2 as pb
 from fluxline.server.rpc.door import ImageGen
 from fluxline.server.rpc.image_gen_pb2_grpc import ImageGenStub
 from fluxline.server.rpc.serve import GrpcServer
-from tests.images.pictures import ramp
+from tests.images.pictures import noise, ramp
 from tests.worker.fake_engine import picture
 
 ROOT = Path(__file__).parents[3]
@@ -27,6 +28,7 @@ GOOD = {
     "num_inference_steps": 1,
     "guidance_scale": 1.0,
 }
+PIXEL = encode(noise(1, 1), format="png")
 Code = grpc.StatusCode
 
 
@@ -78,9 +80,31 @@ async def test_a_picture_to_start_from_is_taken_and_fitted(stub, engine):
     assert "its middle is used" in answer.warnings[0]
 
 
+async def test_a_mask_says_what_is_redrawn_and_expand_what_is_added(stub, engine):
+    file = encode(ramp(64, 64), format="png")
+    mask = np.zeros((64, 64), np.uint8)
+    mask[40:] = 255
+    await stub.Generate(wanted(image=file, mask=encode_mask(mask)), metadata=ONE)
+    await stub.Generate(wanted(image=file, expand=pb.Sides(left=64, bottom=64)), metadata=ONE)
+
+    assert np.array_equal(decode_mask(engine.started[0].mask, (64, 64)), mask)
+    grown = decode_mask(engine.started[1].mask, (64, 64))
+    assert (grown[:, :30] == 255).all()
+    assert (grown[:20, 44:] == 0).all()
+
+
 @pytest.mark.parametrize(
     ("fields", "words"),
-    [({"image": b"no"}, "image must be a whole PNG"), ({"strength": 0.0}, "above 0")],
+    [
+        ({"image": b"no"}, "image must be a whole PNG"),
+        ({"strength": 0.0}, "above 0"),
+        ({"mask": b"no"}, "mask needs the image"),
+        ({"expand": pb.Sides(top=8)}, "expand needs the image"),
+        ({"image": PIXEL, "mask": b"no"}, "mask must be a whole PNG"),
+        ({"image": PIXEL, "expand": pb.Sides(left=2**31)}, "each from 0 to 8192"),
+        ({"references": [PIXEL]}, "references[0]: fake looks at no picture; got 1"),
+        ({"image": PIXEL, "references": [PIXEL]}, "fake takes one picture; got 2"),
+    ],
 )
 async def test_what_cannot_be_started_from_is_refused(fields, words, stub):
     code, details = await code_of(stub.Generate(wanted(**fields), metadata=ONE))

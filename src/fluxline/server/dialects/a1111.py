@@ -16,6 +16,7 @@ from fluxline.errors import InvalidParams
 from fluxline.images import SAMPLER_TITLES, Recipe
 from fluxline.request import (
     SEED_LIMIT,
+    STRENGTH,
     GenerationRequest,
     ImageResult,
     ModelInfo,
@@ -32,6 +33,8 @@ from fluxline.server.body import (
     refuse_unserved,
 )
 from fluxline.server.fields import Fields, UnsupportedParam
+from fluxline.server.reader import Fit, Manner
+from fluxline.server.uploads import Found, find
 
 DEFAULT_STEPS, MOST_STEPS = 50, 150
 DEFAULT_SIDE = 512  # px
@@ -45,7 +48,7 @@ SCHEDULES = {
     "exponential": "exponential",
     "beta": "beta",
 }
-UNSERVED = ("enable_hr", "mask", "latent_mask", "refiner_checkpoint", "script_name")
+UNSERVED = ("enable_hr", "latent_mask", "refiner_checkpoint", "script_name")
 """They would change the picture: refused when they ask for something."""
 WITHOUT_EFFECT = (
     "styles",
@@ -78,6 +81,8 @@ WITHOUT_EFFECT = (
     "infotext",
     "image_cfg_scale",
     "initial_noise_multiplier",
+)
+OF_MASKS = (
     "mask_blur",
     "mask_blur_x",
     "mask_blur_y",
@@ -86,9 +91,13 @@ WITHOUT_EFFECT = (
     "inpaint_full_res_padding",
     "inpainting_mask_invert",
 )
+"""Clients send them always; without a mask they mean nothing."""
 INIT_IMAGES = "init_images"
-STRETCHED, CROPPED = 0, 1
-"""What resize_mode may be: how a picture of another shape is made to fit."""
+FITS: tuple[Fit, ...] = ("stretched", "cropped", "padded")
+"""What resize_mode may be, by its number: how a picture of another shape is made to fit."""
+MASK_BLUR, MOST_BLUR = 4, 256  # px
+FILLED, ORIGINAL = 0, 1
+"""Of inpainting_fill, from what is masked begins: the colours around it, or itself."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,7 +106,7 @@ class Asked:
 
     request: GenerationRequest
     batch_size: int
-    is_stretched: bool  # the picture to start from, to the asked size
+    found: Found | None  # the picture to draw on, and its mask
     warnings: tuple[str, ...]
 
 
@@ -114,9 +123,12 @@ def read(fields: Fields, info: ModelInfo, *, max_n: int, request_id: str) -> Ask
     seed = read_seed(fields, low=-1, high=SEED_LIMIT - 1 - n)
     params, warnings = _params(fields, info)
     fields.skip("include_init_images")  # read where what was sent is echoed
-    is_stretched = _is_stretched(fields)
-    if not fields.asks(INIT_IMAGES):
+    found, more = _pictures(fields)
+    warnings += more
+    if found is None:
         params = replace(params, strength=None)  # clients send it to txt2img, too
+    elif found.mask is not None and params.strength is None:
+        params = replace(params, strength=STRENGTH)  # there, what is masked is not all anew
     overridden = fields.nested("override_settings") or Fields({})
     overridden.skip("sd_model_checkpoint")  # the door has chosen by it
     warnings += [f"{name[:64]} is ignored" for name in overridden.unread()[:16]]
@@ -135,7 +147,7 @@ def read(fields: Fields, info: ModelInfo, *, max_n: int, request_id: str) -> Ask
     return Asked(
         request=request,
         batch_size=batch_size,
-        is_stretched=is_stretched,
+        found=found,
         warnings=tuple(warnings),
     )
 
@@ -225,13 +237,50 @@ def _params(fields: Fields, info: ModelInfo) -> tuple[SamplingParams, list[str]]
     return params, warnings
 
 
-def _is_stretched(fields: Fields) -> bool:
-    """How a picture of another shape is made to fit. Raises UnsupportedParam."""
-    mode = fields.integer("resize_mode", low=0, high=3) or STRETCHED
-    if mode not in (STRETCHED, CROPPED):
-        message = "resize_mode must be 0 (stretch) or 1 (crop); others are not served"
+def _pictures(fields: Fields) -> tuple[Found | None, list[str]]:
+    """The picture to draw on and its mask, and what of their manner is not as it was asked.
+
+    Raises InvalidParams, UnsupportedParam.
+    """
+    mode = fields.integer("resize_mode", low=0, high=3) or 0
+    if mode >= len(FITS):
+        message = "resize_mode must be 0 (stretch), 1 (crop) or 2 (fill); 3 is not served"
         raise UnsupportedParam(message, field="resize_mode")
-    return mode == STRETCHED
+    manner = Manner(fit=FITS[mode])
+    warnings: list[str] = []
+    if fields.asks("mask"):
+        manner, warnings = _of_mask(fields, manner)
+    fields.skip(*OF_MASKS)
+    found = find(fields, manner, images=(INIT_IMAGES,))
+    if found and found.expand:
+        message = "expand is not served here: ask /v1/images/edits"
+        raise UnsupportedParam(message, field="expand")
+    if found and found.references:
+        message = f"{INIT_IMAGES}: one picture may be given; got {1 + len(found.references)}"
+        raise UnsupportedParam(message, field=INIT_IMAGES)
+    return found, warnings
+
+
+def _of_mask(fields: Fields, manner: Manner) -> tuple[Manner, list[str]]:
+    """How a mask is meant, in that program's words: what is painted or white is redrawn."""
+    warnings = []
+    blur = fields.number("mask_blur", low=0, high=MOST_BLUR)
+    blur = MASK_BLUR if blur is None else blur
+    across = fields.number("mask_blur_x", low=0, high=MOST_BLUR)
+    down = fields.number("mask_blur_y", low=0, high=MOST_BLUR)
+    fill = fields.integer("inpainting_fill", low=0, high=3) or FILLED
+    if fill not in (FILLED, ORIGINAL):
+        warnings.append(f"inpainting_fill {fill} is not served: what is masked begins as it is")
+    if fields.asks("inpaint_full_res"):
+        warnings.append("inpaint_full_res is not served: the whole picture is drawn")
+    manner = Manner(
+        fit=manner.fit,
+        is_painted=True,
+        is_inverted=fields.integer("inpainting_mask_invert", low=0, high=1) == 1,
+        blur=(blur if across is None else across, blur if down is None else down),
+        is_filled=fill == FILLED,
+    )
+    return manner, warnings
 
 
 def _sampler(fields: Fields) -> tuple[SamplerName, ScheduleName]:

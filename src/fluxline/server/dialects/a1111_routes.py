@@ -93,9 +93,9 @@ def a1111_router(service: Service, uploads: Uploads, *, max_n: int) -> APIRouter
             await unless_gone(request, service.opened())
             info = service.model(a1111.checkpoint_of(fields))
             asked = a1111.read(fields, info, max_n=max_n, request_id=request_id_var.get())
-            if found := uploads.find(fields, INIT_IMAGES):
+            if asked.found is not None:
                 service.vet(asked.request)
-                work = uploads.begin(found, asked.request, info, is_stretched=asked.is_stretched)
+                work = uploads.begin(asked.found, asked.request, info)
                 begun, told = await unless_gone(request, work)
                 asked = replace(asked, request=begun, warnings=(*asked.warnings, *told))
             caller = caller_of(request)
@@ -243,8 +243,8 @@ def _echoed(raw: bytes) -> dict[str, Any]:
         return value if math.isfinite(value) else text
 
     sent: dict[str, Any] = json.loads(raw, parse_float=number, parse_constant=str)
-    if INIT_IMAGES in sent and not sent.get("include_init_images"):
-        sent[INIT_IMAGES] = None
+    if not sent.get("include_init_images"):
+        sent |= {name: None for name in (INIT_IMAGES, "mask") if name in sent}
     return sent
 
 

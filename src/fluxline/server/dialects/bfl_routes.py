@@ -1,16 +1,18 @@
 """Black Forest Labs' API: a task is sent to a model's address, then polled until it is ready.
 
 Pictures are JPEG unless PNG is asked for, as there. Every model name leads to the model served
-here, since clients have theirs built in.
+here, since clients have theirs built in; -fill and -expand draw a part of a picture on any.
 """
 
+import re
 import uuid
+from dataclasses import replace
 from typing import Any
 
 import msgspec
 from fastapi import APIRouter, Request, Response
 
-from fluxline.errors import FluxlineError
+from fluxline.errors import FluxlineError, InvalidParams
 from fluxline.jobs import JobRow, JobState
 from fluxline.request import (
     GenerationRequest,
@@ -29,21 +31,20 @@ from fluxline.server.body import (
     refuse_unserved,
 )
 from fluxline.server.exchange import caller_of, json_fields, terms_of, unless_gone
-from fluxline.server.fields import Fields
+from fluxline.server.fields import Fields, MissingParam
 from fluxline.server.links import Links
+from fluxline.server.uploads import MOST_ADDED, Found, Uploads, find
 from fluxline.service import Service
 from fluxline.service.record import result_of, told_of
 
-UNSERVED = (
-    "input_image",
-    "image_prompt",
-    "control_image",
-    "mask",
-    "finetune_id",
-    "webhook_url",
-    "aspect_ratio",
-)
+UNSERVED = ("preprocessed_image", "finetune_id", "webhook_url")
 """Not served yet; a task that brings one is refused."""
+IMAGES = ("input_image", "image")
+AFTER = ("control_image", "image_prompt")
+"""Pictures that only a model made for them can look at."""
+REFERENCES = tuple(f"input_image_{number}" for number in range(2, 11))
+SIDES = ("left", "top", "right", "bottom")
+LONGEST_ASPECT = 21 / 9
 WITHOUT_EFFECT = (
     "safety_tolerance",
     "prompt_upsampling",
@@ -60,7 +61,7 @@ STATUS = {
 }
 
 
-def bfl_router(service: Service, links: Links) -> APIRouter:
+def bfl_router(service: Service, links: Links, uploads: Uploads) -> APIRouter:
     """Make the routes of a service."""
     router = APIRouter(prefix="/v1", tags=["bfl"])
 
@@ -70,9 +71,14 @@ def bfl_router(service: Service, links: Links) -> APIRouter:
         fields = await json_fields(request)
         try:
             await unless_gone(request, service.opened())
-            wanted = _read(fields, service.model(None))
+            info = service.model(None)
+            wanted, found = _read(fields, info), _found(fields, info, name)
             warnings = [f"{name} has no effect" for name in WITHOUT_EFFECT if fields.given(name)]
             warnings += ignored(fields)
+            if found is not None:
+                begun = uploads.begin(found, wanted, service.vet(wanted))
+                wanted, more = await unless_gone(request, begun)
+                warnings += more
             terms = await terms_of(request, door="bfl", is_attended=False)
             ticket = await service.submit(wanted, terms, caller_of(request))
         except FluxlineError as exc:
@@ -117,6 +123,8 @@ def _read(fields: Fields, info: ModelInfo) -> GenerationRequest:
     seed = read_seed(fields)
     guidance = fields.number("guidance", low=0, high=LARGEST_SCALE)
     width, height = read_sides(fields)
+    if aspect := _aspect(fields):
+        width, height = info.size_like(aspect, width, height)
     return GenerationRequest(
         id=f"job_{uuid.uuid4().hex}",
         prompt=prompt,
@@ -128,8 +136,40 @@ def _read(fields: Fields, info: ModelInfo) -> GenerationRequest:
             height=height,
             steps=fields.integer("steps", low=1, high=MOST_STEPS),
             guidance=guidance if info.is_guided else None,
+            strength=fields.number("strength", low=0, high=1),
         ),
     )
+
+
+def _found(fields: Fields, info: ModelInfo, name: str) -> Found | None:
+    """Find the pictures of a task. Raises InvalidParams, MissingParam, UnsupportedParam."""
+    images = (*IMAGES, *AFTER) if info.needs_picture else IMAGES
+    if not info.needs_picture:
+        refuse_unserved(fields, AFTER)
+    found = find(fields, images=images, references=REFERENCES)
+    sides = tuple(fields.integer(side, low=0, high=MOST_ADDED) or 0 for side in SIDES)
+    if any(sides):
+        left, top, right, bottom = sides
+        found = replace(found or Found(), expand=(left, top, right, bottom))
+    if name.endswith("-expand") and not any(sides):
+        message = f"{name} draws beside a picture: give {', '.join(SIDES)}, in px"
+        raise MissingParam(message, field=SIDES[0])
+    if name.endswith("-fill") and (found is None or found.mask is None):
+        raise MissingParam(f"{name} fills a part of a picture: give its mask", field="mask")
+    return found
+
+
+def _aspect(fields: Fields) -> tuple[int, int] | None:
+    """Read the shape that is asked, like 16:9. Raises InvalidParams."""
+    text = fields.text("aspect_ratio")
+    if not text:
+        return None
+    match = re.fullmatch(r"([0-9]{1,4}):([0-9]{1,4})", text, re.ASCII)
+    wide, high = (int(side) for side in match.groups()) if match else (0, 0)
+    if not wide or not high or max(wide / high, high / wide) > LONGEST_ASPECT:
+        message = f"aspect_ratio must be from 21:9 to 9:21, like 16:9; got {text[:20]!r}"
+        raise InvalidParams(message, field="aspect_ratio")
+    return wide, high
 
 
 def _refusal(error: FluxlineError) -> Response:

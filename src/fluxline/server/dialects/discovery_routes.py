@@ -73,6 +73,11 @@ def model(info: ModelInfo) -> dict[str, Any]:
         "guidance": info.guidance,
         "cfg_scale": info.cfg_scale,
         "prompt_tokens": info.text_length,
+        "pictures": {
+            "references": info.references,
+            "fills": info.fills,
+            "needed": info.needs_picture,
+        },
         "samplers": list(info.samplers),
         "schedules": list(info.schedules),
         "device": info.device,

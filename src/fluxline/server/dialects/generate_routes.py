@@ -20,13 +20,14 @@ from fluxline.server.exchange import caller_of, json_fields, terms_of, unless_go
 from fluxline.server.fields import Fields
 from fluxline.server.links import Links
 from fluxline.server.machine import memory_of
+from fluxline.server.uploads import Uploads
 from fluxline.service import Service, Terms, Ticket
 from fluxline.telemetry import request_id_var
 
 NDJSON = "application/x-ndjson"
 
 
-def generate_router(service: Service, links: Links, *, most: int) -> APIRouter:
+def generate_router(service: Service, links: Links, uploads: Uploads, *, most: int) -> APIRouter:
     """Make the routes of a service. most: pictures of one batch."""
     router = APIRouter(tags=["generate"])
 
@@ -57,6 +58,9 @@ def generate_router(service: Service, links: Links, *, most: int) -> APIRouter:
         began = time.monotonic()
         info = service.model(fields.text("model"))
         asked = single.read(fields, info, request_id=request_id_var.get())
+        if asked.found is not None:
+            begun = uploads.begin(asked.found, asked.request, service.vet(asked.request))
+            asked = single.started(asked, *await unless_gone(request, begun))
         work = service.draw(asked.request, terms, caller_of(request))
         job_id, [image] = await unless_gone(request, work)
         link = await links.of(image.stored or "", request)

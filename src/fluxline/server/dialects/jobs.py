@@ -70,6 +70,8 @@ def asked(request: GenerationRequest) -> dict[str, Any]:
         "eta": params.eta or None,
         "strength": params.strength,
         "from_image": True if request.source is not None else None,
+        "with_mask": True if request.mask is not None else None,
+        "references": len(request.references) or None,
         "negative_prompt": params.negative_prompt or None,
         "output_format": request.output_format,
         "output_compression": request.compression,

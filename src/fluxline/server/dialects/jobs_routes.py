@@ -22,7 +22,7 @@ from fluxline.server.dialects import jobs
 from fluxline.server.dialects.webhooks import Webhooks
 from fluxline.server.exchange import caller_of, fields_of, terms_of, unless_gone
 from fluxline.server.links import Links
-from fluxline.server.uploads import Uploads
+from fluxline.server.uploads import Uploads, find
 from fluxline.service import Service
 
 
@@ -44,7 +44,7 @@ def jobs_router(
             previews = fields.integer("preview_every", low=1, high=1000) or 0
             webhook = webhooks.read(fields, request)
             warnings = warnings_of(fields, asked)
-            if found := uploads.find(fields):
+            if found := find(fields):
                 info = service.vet(asked)
                 asked, more = await unless_gone(request, uploads.begin(found, asked, info))
                 warnings += more

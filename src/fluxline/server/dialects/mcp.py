@@ -57,7 +57,7 @@ from fluxline.server.exchange import caller_of, unless_gone
 from fluxline.server.fields import Fields, MissingParam
 from fluxline.server.links import Links
 from fluxline.server.traced import span_of
-from fluxline.server.uploads import Uploads
+from fluxline.server.uploads import Uploads, find
 from fluxline.service import Service, Terms, Ticket
 from fluxline.service.record import request_of
 
@@ -172,7 +172,7 @@ class Tools:
         waits = fields.boolean("wait") is not False
         deadline_s = read_deadline(fields)
         warnings = warnings_of(fields, asked)
-        if found := self._uploads.find(fields):
+        if found := find(fields):
             asked, more = await self._uploads.begin(found, asked, self._service.vet(asked))
             warnings += more
         terms = Terms(door="mcp", is_attended=waits, keeps=True, deadline_s=deadline_s)

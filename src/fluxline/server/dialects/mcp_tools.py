@@ -86,14 +86,31 @@ def _fields(max_n: int) -> dict[str, Any]:
         },
         "image": {
             "type": "string",
-            "description": "a picture to start from: base64, a data: URL, or an https: URL where "
+            "description": "a picture to draw on: base64, a data: URL, or an https: URL where "
             "the server may fetch it; the size follows its shape unless given",
+        },
+        "mask": {
+            "type": "string",
+            "description": "a picture of the shape of image: only what is transparent in it or, "
+            "where nothing is, what is white is drawn anew",
+        },
+        "expand": {
+            "type": "array",
+            "items": {"type": "integer", "minimum": 0},
+            "minItems": 4,
+            "maxItems": 4,
+            "description": "draw beside image: px at its left, top, right, bottom",
+        },
+        "ref_images": {
+            "type": "array",
+            "items": {"type": "string"},
+            "description": "pictures to look at beside image, for models that do",
         },
         "strength": {
             "type": "number",
             "exclusiveMinimum": 0,
             "maximum": 1,
-            "description": "with image: how much of it is drawn anew; 0.75 if left out",
+            "description": "how much of image is drawn anew; if left out 0.75, with mask 1",
         },
         "negative_prompt": {
             "type": "string",

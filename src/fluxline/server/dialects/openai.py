@@ -9,13 +9,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from fluxline.request import (
-    STRENGTH,
     GenerationRequest,
     ImageResult,
     ModelInfo,
     best,
     ranks,
-    steps_left,
+    walked_steps,
 )
 from fluxline.server.body import read_deadline, read_request, warnings_of
 from fluxline.server.fields import Fields, UnsupportedParam
@@ -100,10 +99,11 @@ def read(fields: Fields, service: Service, *, max_n: int, request_id: str) -> As
     )
 
 
-def started(asked: Asked, request: GenerationRequest, told: Sequence[str]) -> Asked:
-    """What was asked, now that its request starts from a picture, of which something is told."""
-    assert request.params.steps is not None  # `read` has filled it in
-    walked = steps_left(request.params.steps, request.params.strength or STRENGTH)
+def started(
+    asked: Asked, request: GenerationRequest, told: Sequence[str], info: ModelInfo
+) -> Asked:
+    """What was asked, now that its request has its pictures, of which something is told."""
+    walked = walked_steps(request, request.params, info)
     request = replace(request, preview_every=_preview_every(walked, asked.partials))
     return replace(asked, request=request, warnings=(*asked.warnings, *told))
 
@@ -174,6 +174,9 @@ def model(info: ModelInfo, created: int, max_n: int) -> dict[str, Any]:
         "default_guidance": info.guidance,
         "default_cfg_scale": info.cfg_scale,
         "max_n": max_n,
+        "references": info.references,
+        "fills": info.fills,
+        "needs_picture": info.needs_picture,
         "prompt_tokens": info.text_length,
         "samplers": list(info.samplers),
         "schedules": list(info.schedules),

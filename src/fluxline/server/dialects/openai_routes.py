@@ -17,7 +17,7 @@ from fluxline.server.dialects import openai
 from fluxline.server.exchange import caller_of, fields_of, json_fields, terms_of, unless_gone
 from fluxline.server.fields import Fields, MissingParam
 from fluxline.server.links import Links
-from fluxline.server.uploads import Uploads
+from fluxline.server.uploads import Uploads, find
 from fluxline.service import Service, Ticket
 from fluxline.telemetry import request_id_var
 
@@ -36,7 +36,8 @@ def openai_router(service: Service, links: Links, uploads: Uploads, *, max_n: in
     async def edit(request: Request) -> Response:
         """Draw pictures of a prompt from a picture; a form, or JSON."""
         fields = await fields_of(request)
-        if uploads.find(fields) is None:
+        found = find(fields)
+        if found is None or found.image is None:
             raise MissingParam("image is required: the picture to start from", field="image")
         return await _drawn(request, fields, event="image_edit")
 
@@ -44,9 +45,10 @@ def openai_router(service: Service, links: Links, uploads: Uploads, *, max_n: in
         await unless_gone(request, service.opened())
         try:
             asked = openai.read(fields, service, max_n=max_n, request_id=request_id_var.get())
-            if found := uploads.find(fields):
-                beginning = uploads.begin(found, asked.request, service.vet(asked.request))
-                asked = openai.started(asked, *await unless_gone(request, beginning))
+            if found := find(fields):
+                info = service.vet(asked.request)
+                beginning = uploads.begin(found, asked.request, info)
+                asked = openai.started(asked, *await unless_gone(request, beginning), info)
             terms = await terms_of(
                 request, door="openai", keeps=asked.wants_url, deadline_s=asked.deadline_s
             )

@@ -15,6 +15,7 @@ from fluxline.server.body import read_priority
 from fluxline.server.dialects import single
 from fluxline.server.exchange import caller_of, json_fields, terms_of, unless_gone
 from fluxline.server.links import Links
+from fluxline.server.uploads import Uploads
 from fluxline.service import Service
 from fluxline.service.record import result_of, told_of
 
@@ -28,7 +29,7 @@ WORDS = {
 }
 
 
-def queue_router(service: Service, links: Links) -> APIRouter:
+def queue_router(service: Service, links: Links, uploads: Uploads) -> APIRouter:
     """Make the routes of a service."""
     router = APIRouter(tags=["queue"])
 
@@ -41,6 +42,9 @@ def queue_router(service: Service, links: Links) -> APIRouter:
             info = service.model(fields.text("model"))
             priority = read_priority(fields)
             asked = single.read(fields, info, request_id=f"job_{uuid.uuid4().hex}")
+            if asked.found is not None:
+                begun = uploads.begin(asked.found, asked.request, service.vet(asked.request))
+                asked = single.started(asked, *await unless_gone(request, begun))
             terms = await terms_of(request, door=DOOR, is_attended=False)
             wanted = replace(asked.request, priority=priority)
             ticket = await service.submit(wanted, terms, caller_of(request))

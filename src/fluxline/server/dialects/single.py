@@ -1,7 +1,8 @@
 """The single dialect: one picture, its fields echoed as they were used, and a link that works."""
 
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fluxline.request import (
@@ -11,16 +12,15 @@ from fluxline.request import (
     SamplingParams,
 )
 from fluxline.server.body import (
-    FROM_PICTURE,
     LARGEST_SCALE,
     ignored,
     read_format,
     read_prompt,
     read_seed,
-    refuse_unserved,
 )
 from fluxline.server.fields import Fields, UnsupportedParam
 from fluxline.server.machine import GIB, Memory
+from fluxline.server.uploads import Found, find
 
 SMALLEST_SIDE, LARGEST_SIDE, DEFAULT_SIDE = 256, 1024, 512  # px
 DEFAULT_STEPS, MOST_STEPS = 25, 100
@@ -33,6 +33,7 @@ class Asked:
     """A body, understood."""
 
     request: GenerationRequest
+    found: Found | None  # pictures to draw from
     warnings: tuple[str, ...]
 
 
@@ -45,7 +46,9 @@ def read(fields: Fields, info: ModelInfo, *, request_id: str) -> Asked:
     output_format = read_format(fields, usual="png")
     steps = fields.integer("num_inference_steps", "steps", low=1, high=MOST_STEPS)
     guidance = fields.number("guidance_scale", "guidance", low=0, high=MOST_GUIDANCE)
-    refuse_unserved(fields, FROM_PICTURE)
+    strength = fields.number("strength", "denoising_strength", low=0, high=1)
+    found = find(fields)
+    usual = None if found else DEFAULT_SIDE  # else it follows the picture
     if fields.given("lora_name"):
         raise UnsupportedParam("lora_name: LoRA is not served yet; leave it out", field="lora_name")
     lora_weight = fields.number("lora_weight", low=0, high=2)
@@ -56,17 +59,23 @@ def read(fields: Fields, info: ModelInfo, *, request_id: str) -> Asked:
         model=info.name,
         output_format=output_format,
         params=SamplingParams(
-            width=_side(fields, "width"),
-            height=_side(fields, "height"),
+            width=_side(fields, "width") or usual,
+            height=_side(fields, "height") or usual,
             steps=steps or min(DEFAULT_STEPS, info.max_steps),
             guidance=_guidance(guidance, info),
             cfg_scale=_true_scale(scale, negative_prompt, info),
             negative_prompt=negative_prompt,
+            strength=strength,
         ),
     )
     warnings = [] if lora_weight is None else ["lora_weight has no effect without lora_name"]
     warnings += ignored(fields)
-    return Asked(request=request, warnings=tuple(warnings))
+    return Asked(request=request, found=found, warnings=tuple(warnings))
+
+
+def started(asked: Asked, request: GenerationRequest, told: Sequence[str]) -> Asked:
+    """What was asked, now that its request has its pictures, of which something is told."""
+    return replace(asked, request=request, warnings=(*asked.warnings, *told))
 
 
 def answer(
@@ -121,8 +130,8 @@ def model_type(info: ModelInfo) -> str:
     return f"flux_{short}_{place}"
 
 
-def _side(fields: Fields, name: str) -> int:
-    return fields.integer(name, low=SMALLEST_SIDE, high=LARGEST_SIDE) or DEFAULT_SIDE
+def _side(fields: Fields, name: str) -> int | None:
+    return fields.integer(name, low=SMALLEST_SIDE, high=LARGEST_SIDE)
 
 
 def _guidance(asked: float | None, info: ModelInfo) -> float | None:

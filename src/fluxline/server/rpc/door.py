@@ -42,7 +42,7 @@ from fluxline.server.exchange import check_idempotency_key
 from fluxline.server.machine import MIB, cpu_percent, memory_of
 from fluxline.server.rpc import image_gen_pb2 as pb
 from fluxline.server.rpc.image_gen_pb2_grpc import ImageGenServicer
-from fluxline.server.uploads import Found, Uploads
+from fluxline.server.uploads import Found, Part, Uploads, check_expand
 from fluxline.service import Caller, Drawn, Service, Terms
 from fluxline.service.record import result_of
 from fluxline.storage import Pictures
@@ -196,11 +196,10 @@ class ImageGen(ImageGenServicer):
     async def _wanted(self, request: Any) -> tuple[GenerationRequest, list[str]]:
         """Read what is to be drawn, and what its caller should know. Raises RequestError."""
         wanted = _read(request)
-        if not request.image:
+        if (found := _found(request)) is None:
             return wanted, []
         await self._service.opened()
-        info = self._service.vet(wanted)
-        return await self._uploads.begin(Found(request.image, "image"), wanted, info)
+        return await self._uploads.begin(found, wanted, self._service.vet(wanted))
 
     async def _caller(self, context: Context) -> Caller:
         """Who calls, by the api-key in the metadata."""
@@ -265,6 +264,23 @@ def _read(request: Any) -> GenerationRequest:
             guidance=guidance,
             strength=round(request.strength, 6) if request.HasField("strength") else None,
         ),
+    )
+
+
+def _found(request: Any) -> Found | None:
+    """Find the pictures of a request. Raises InvalidParams."""
+    sides = request.expand
+    expand = (sides.left, sides.top, sides.right, sides.bottom)
+    check_expand(expand)
+    if not (request.image or request.mask or request.references or any(expand)):
+        return None
+    return Found(
+        image=Part(request.image, "image") if request.image else None,
+        mask=Part(request.mask, "mask") if request.mask else None,
+        references=tuple(
+            Part(file, f"references[{number}]") for number, file in enumerate(request.references)
+        ),
+        expand=expand if any(expand) else None,
     )
 
 

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#fluxline/server/rpc/image_gen.proto\x12\x08imagegen\"\r\n\x0bPingRequest\"\x1f\n\x0cPingResponse\x12\x0f\n\x07message\x18\x01 \x01(\t\"\xf2\x01\n\x0fGenerateRequest\x12\x0e\n\x06prompt\x18\x01 \x01(\t\x12\x0e\n\x06height\x18\x02 \x01(\x05\x12\r\n\x05width\x18\x03 \x01(\x05\x12\x1b\n\x13num_inference_steps\x18\x04 \x01(\x05\x12\x16\n\x0eguidance_scale\x18\x05 \x01(\x02\x12\x11\n\x04seed\x18\x06 \x01(\x04H\x00\x88\x01\x01\x12\x1a\n\rpreview_every\x18\x07 \x01(\x05H\x01\x88\x01\x01\x12\r\n\x05image\x18\x08 \x01(\x0c\x12\x15\n\x08strength\x18\t \x01(\x02H\x02\x88\x01\x01\x42\x07\n\x05_seedB\x10\n\x0e_preview_everyB\x0b\n\t_strength\"m\n\x10GenerateResponse\x12\x11\n\timage_png\x18\x01 \x01(\x0c\x12\x16\n\x0einference_time\x18\x02 \x01(\x01\x12\x0c\n\x04seed\x18\x03 \x01(\x04\x12\x0e\n\x06job_id\x18\x04 \x01(\t\x12\x10\n\x08warnings\x18\x05 \x03(\t\"\x10\n\x0eMetricsRequest\"\x9c\x01\n\x0fMetricsResponse\x12\x13\n\x0b\x63pu_percent\x18\x01 \x01(\x01\x12\x13\n\x0bram_used_mb\x18\x02 \x01(\x03\x12\x13\n\x0bgpu_used_mb\x18\x03 \x01(\x03\x12\x14\n\x0cworker_alive\x18\x04 \x01(\x08\x12\x12\n\ngrpc_alive\x18\x05 \x01(\x08\x12\x0f\n\x07waiting\x18\x06 \x01(\x05\x12\x0f\n\x07running\x18\x07 \x01(\x05\"\xb7\x01\n\x16GenerateStreamResponse\x12\"\n\x06queued\x18\x01 \x01(\x0b\x32\x10.imagegen.QueuedH\x00\x12&\n\x08progress\x18\x02 \x01(\x0b\x32\x12.imagegen.ProgressH\x00\x12 \n\x05\x63hunk\x18\x03 \x01(\x0b\x32\x0f.imagegen.ChunkH\x00\x12&\n\x08\x66inished\x18\x04 \x01(\x0b\x32\x12.imagegen.FinishedH\x00\x42\x07\n\x05\x65vent\"*\n\x06Queued\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x10\n\x08position\x18\x02 \x01(\x05\"B\n\x08Progress\x12\x12\n\nevaluation\x18\x01 \x01(\x05\x12\r\n\x05total\x18\x02 \x01(\x05\x12\x13\n\x0bpreview_png\x18\x03 \x01(\x0c\"\x1a\n\x05\x43hunk\x12\x11\n\timage_png\x18\x01 \x01(\x0c\"Q\n\x08\x46inished\x12\x16\n\x0einference_time\x18\x01 \x01(\x01\x12\x0c\n\x04seed\x18\x02 \x01(\x04\x12\x10\n\x08warnings\x18\x03 \x03(\t\x12\r\n\x05\x62ytes\x18\x04 \x01(\x03\"m\n\rSubmitRequest\x12*\n\x07request\x18\x01 \x01(\x0b\x32\x19.imagegen.GenerateRequest\x12\x1c\n\x0fidempotency_key\x18\x02 \x01(\tH\x00\x88\x01\x01\x42\x12\n\x10_idempotency_key\" \n\x0eSubmitResponse\x12\x0e\n\x06job_id\x18\x01 \x01(\t\"\x1f\n\rGetJobRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\"j\n\x0eGetJobResponse\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\r\n\x05state\x18\x02 \x01(\t\x12\r\n\x05\x65rror\x18\x03 \x01(\t\x12*\n\x06result\x18\x04 \x01(\x0b\x32\x1a.imagegen.GenerateResponse\"\x1f\n\rCancelRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\"/\n\x0e\x43\x61ncelResponse\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\r\n\x05state\x18\x02 \x01(\t2\xcc\x03\n\x08ImageGen\x12\x35\n\x04Ping\x12\x15.imagegen.PingRequest\x1a\x16.imagegen.PingResponse\x12\x41\n\x08Generate\x12\x19.imagegen.GenerateRequest\x1a\x1a.imagegen.GenerateResponse\x12>\n\x07Metrics\x12\x18.imagegen.MetricsRequest\x1a\x19.imagegen.MetricsResponse\x12O\n\x0eGenerateStream\x12\x19.imagegen.GenerateRequest\x1a .imagegen.GenerateStreamResponse0\x01\x12;\n\x06Submit\x12\x17.imagegen.SubmitRequest\x1a\x18.imagegen.SubmitResponse\x12;\n\x06GetJob\x12\x17.imagegen.GetJobRequest\x1a\x18.imagegen.GetJobResponse\x12;\n\x06\x43\x61ncel\x12\x17.imagegen.CancelRequest\x1a\x18.imagegen.CancelResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#fluxline/server/rpc/image_gen.proto\x12\x08imagegen\"\r\n\x0bPingRequest\"\x1f\n\x0cPingResponse\x12\x0f\n\x07message\x18\x01 \x01(\t\"\xb5\x02\n\x0fGenerateRequest\x12\x0e\n\x06prompt\x18\x01 \x01(\t\x12\x0e\n\x06height\x18\x02 \x01(\x05\x12\r\n\x05width\x18\x03 \x01(\x05\x12\x1b\n\x13num_inference_steps\x18\x04 \x01(\x05\x12\x16\n\x0eguidance_scale\x18\x05 \x01(\x02\x12\x11\n\x04seed\x18\x06 \x01(\x04H\x00\x88\x01\x01\x12\x1a\n\rpreview_every\x18\x07 \x01(\x05H\x01\x88\x01\x01\x12\r\n\x05image\x18\x08 \x01(\x0c\x12\x15\n\x08strength\x18\t \x01(\x02H\x02\x88\x01\x01\x12\x0c\n\x04mask\x18\n \x01(\x0c\x12\x12\n\nreferences\x18\x0b \x03(\x0c\x12\x1f\n\x06\x65xpand\x18\x0c \x01(\x0b\x32\x0f.imagegen.SidesB\x07\n\x05_seedB\x10\n\x0e_preview_everyB\x0b\n\t_strength\"A\n\x05Sides\x12\x0c\n\x04left\x18\x01 \x01(\r\x12\x0b\n\x03top\x18\x02 \x01(\r\x12\r\n\x05right\x18\x03 \x01(\r\x12\x0e\n\x06\x62ottom\x18\x04 \x01(\r\"m\n\x10GenerateResponse\x12\x11\n\timage_png\x18\x01 \x01(\x0c\x12\x16\n\x0einference_time\x18\x02 \x01(\x01\x12\x0c\n\x04seed\x18\x03 \x01(\x04\x12\x0e\n\x06job_id\x18\x04 \x01(\t\x12\x10\n\x08warnings\x18\x05 \x03(\t\"\x10\n\x0eMetricsRequest\"\x9c\x01\n\x0fMetricsResponse\x12\x13\n\x0b\x63pu_percent\x18\x01 \x01(\x01\x12\x13\n\x0bram_used_mb\x18\x02 \x01(\x03\x12\x13\n\x0bgpu_used_mb\x18\x03 \x01(\x03\x12\x14\n\x0cworker_alive\x18\x04 \x01(\x08\x12\x12\n\ngrpc_alive\x18\x05 \x01(\x08\x12\x0f\n\x07waiting\x18\x06 \x01(\x05\x12\x0f\n\x07running\x18\x07 \x01(\x05\"\xb7\x01\n\x16GenerateStreamResponse\x12\"\n\x06queued\x18\x01 \x01(\x0b\x32\x10.imagegen.QueuedH\x00\x12&\n\x08progress\x18\x02 \x01(\x0b\x32\x12.imagegen.ProgressH\x00\x12 \n\x05\x63hunk\x18\x03 \x01(\x0b\x32\x0f.imagegen.ChunkH\x00\x12&\n\x08\x66inished\x18\x04 \x01(\x0b\x32\x12.imagegen.FinishedH\x00\x42\x07\n\x05\x65vent\"*\n\x06Queued\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x10\n\x08position\x18\x02 \x01(\x05\"B\n\x08Progress\x12\x12\n\nevaluation\x18\x01 \x01(\x05\x12\r\n\x05total\x18\x02 \x01(\x05\x12\x13\n\x0bpreview_png\x18\x03 \x01(\x0c\"\x1a\n\x05\x43hunk\x12\x11\n\timage_png\x18\x01 \x01(\x0c\"Q\n\x08\x46inished\x12\x16\n\x0einference_time\x18\x01 \x01(\x01\x12\x0c\n\x04seed\x18\x02 \x01(\x04\x12\x10\n\x08warnings\x18\x03 \x03(\t\x12\r\n\x05\x62ytes\x18\x04 \x01(\x03\"m\n\rSubmitRequest\x12*\n\x07request\x18\x01 \x01(\x0b\x32\x19.imagegen.GenerateRequest\x12\x1c\n\x0fidempotency_key\x18\x02 \x01(\tH\x00\x88\x01\x01\x42\x12\n\x10_idempotency_key\" \n\x0eSubmitResponse\x12\x0e\n\x06job_id\x18\x01 \x01(\t\"\x1f\n\rGetJobRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\"j\n\x0eGetJobResponse\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\r\n\x05state\x18\x02 \x01(\t\x12\r\n\x05\x65rror\x18\x03 \x01(\t\x12*\n\x06result\x18\x04 \x01(\x0b\x32\x1a.imagegen.GenerateResponse\"\x1f\n\rCancelRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\"/\n\x0e\x43\x61ncelResponse\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\r\n\x05state\x18\x02 \x01(\t2\xcc\x03\n\x08ImageGen\x12\x35\n\x04Ping\x12\x15.imagegen.PingRequest\x1a\x16.imagegen.PingResponse\x12\x41\n\x08Generate\x12\x19.imagegen.GenerateRequest\x1a\x1a.imagegen.GenerateResponse\x12>\n\x07Metrics\x12\x18.imagegen.MetricsRequest\x1a\x19.imagegen.MetricsResponse\x12O\n\x0eGenerateStream\x12\x19.imagegen.GenerateRequest\x1a .imagegen.GenerateStreamResponse0\x01\x12;\n\x06Submit\x12\x17.imagegen.SubmitRequest\x1a\x18.imagegen.SubmitResponse\x12;\n\x06GetJob\x12\x17.imagegen.GetJobRequest\x1a\x18.imagegen.GetJobResponse\x12;\n\x06\x43\x61ncel\x12\x17.imagegen.CancelRequest\x1a\x18.imagegen.CancelResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,35 +36,37 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PINGRESPONSE']._serialized_start=64
   _globals['_PINGRESPONSE']._serialized_end=95
   _globals['_GENERATEREQUEST']._serialized_start=98
-  _globals['_GENERATEREQUEST']._serialized_end=340
-  _globals['_GENERATERESPONSE']._serialized_start=342
-  _globals['_GENERATERESPONSE']._serialized_end=451
-  _globals['_METRICSREQUEST']._serialized_start=453
-  _globals['_METRICSREQUEST']._serialized_end=469
-  _globals['_METRICSRESPONSE']._serialized_start=472
-  _globals['_METRICSRESPONSE']._serialized_end=628
-  _globals['_GENERATESTREAMRESPONSE']._serialized_start=631
-  _globals['_GENERATESTREAMRESPONSE']._serialized_end=814
-  _globals['_QUEUED']._serialized_start=816
-  _globals['_QUEUED']._serialized_end=858
-  _globals['_PROGRESS']._serialized_start=860
-  _globals['_PROGRESS']._serialized_end=926
-  _globals['_CHUNK']._serialized_start=928
-  _globals['_CHUNK']._serialized_end=954
-  _globals['_FINISHED']._serialized_start=956
-  _globals['_FINISHED']._serialized_end=1037
-  _globals['_SUBMITREQUEST']._serialized_start=1039
-  _globals['_SUBMITREQUEST']._serialized_end=1148
-  _globals['_SUBMITRESPONSE']._serialized_start=1150
-  _globals['_SUBMITRESPONSE']._serialized_end=1182
-  _globals['_GETJOBREQUEST']._serialized_start=1184
-  _globals['_GETJOBREQUEST']._serialized_end=1215
-  _globals['_GETJOBRESPONSE']._serialized_start=1217
-  _globals['_GETJOBRESPONSE']._serialized_end=1323
-  _globals['_CANCELREQUEST']._serialized_start=1325
-  _globals['_CANCELREQUEST']._serialized_end=1356
-  _globals['_CANCELRESPONSE']._serialized_start=1358
-  _globals['_CANCELRESPONSE']._serialized_end=1405
-  _globals['_IMAGEGEN']._serialized_start=1408
-  _globals['_IMAGEGEN']._serialized_end=1868
+  _globals['_GENERATEREQUEST']._serialized_end=407
+  _globals['_SIDES']._serialized_start=409
+  _globals['_SIDES']._serialized_end=474
+  _globals['_GENERATERESPONSE']._serialized_start=476
+  _globals['_GENERATERESPONSE']._serialized_end=585
+  _globals['_METRICSREQUEST']._serialized_start=587
+  _globals['_METRICSREQUEST']._serialized_end=603
+  _globals['_METRICSRESPONSE']._serialized_start=606
+  _globals['_METRICSRESPONSE']._serialized_end=762
+  _globals['_GENERATESTREAMRESPONSE']._serialized_start=765
+  _globals['_GENERATESTREAMRESPONSE']._serialized_end=948
+  _globals['_QUEUED']._serialized_start=950
+  _globals['_QUEUED']._serialized_end=992
+  _globals['_PROGRESS']._serialized_start=994
+  _globals['_PROGRESS']._serialized_end=1060
+  _globals['_CHUNK']._serialized_start=1062
+  _globals['_CHUNK']._serialized_end=1088
+  _globals['_FINISHED']._serialized_start=1090
+  _globals['_FINISHED']._serialized_end=1171
+  _globals['_SUBMITREQUEST']._serialized_start=1173
+  _globals['_SUBMITREQUEST']._serialized_end=1282
+  _globals['_SUBMITRESPONSE']._serialized_start=1284
+  _globals['_SUBMITRESPONSE']._serialized_end=1316
+  _globals['_GETJOBREQUEST']._serialized_start=1318
+  _globals['_GETJOBREQUEST']._serialized_end=1349
+  _globals['_GETJOBRESPONSE']._serialized_start=1351
+  _globals['_GETJOBRESPONSE']._serialized_end=1457
+  _globals['_CANCELREQUEST']._serialized_start=1459
+  _globals['_CANCELREQUEST']._serialized_end=1490
+  _globals['_CANCELRESPONSE']._serialized_start=1492
+  _globals['_CANCELRESPONSE']._serialized_end=1539
+  _globals['_IMAGEGEN']._serialized_start=1542
+  _globals['_IMAGEGEN']._serialized_end=2002
 # @@protoc_insertion_point(module_scope)
