@@ -6,6 +6,7 @@
     ├ RequestError          the caller's fault                        HTTP 4xx
     │ ├ InvalidParams         a field is wrong: names it
     │ ├ UnknownModel          no such model here
+    │ ├ UnknownLora           no such adapter here
     │ └ UnsupportedFormat     a picture format nobody here writes
     ├ CapacityError         not now; says when to come again          HTTP 429 / 503 / 504
     │ ├ QueueFull
@@ -34,6 +35,7 @@ __all__ = [
     "RequestError",
     "InvalidParams",
     "UnknownModel",
+    "UnknownLora",
     "UnsupportedFormat",
     "CapacityError",
     "QueueFull",
@@ -82,6 +84,12 @@ class UnknownModel(RequestError):
     """No model of that name is served here."""
 
     code = "model_not_found"
+
+
+class UnknownLora(RequestError):
+    """No adapter of that name is kept here."""
+
+    code = "lora_not_found"
 
 
 class UnsupportedFormat(RequestError):
@@ -210,6 +218,7 @@ _BY_CODE: dict[str, type[FluxlineError]] = {
     for kind in (
         RequestError,
         UnknownModel,
+        UnknownLora,
         UnsupportedFormat,
         CapacityError,
         QueueFull,

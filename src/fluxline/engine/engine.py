@@ -22,6 +22,7 @@ from fluxline.engine.faults import is_out_of_memory
 from fluxline.engine.finish import finish
 from fluxline.engine.job import BatchKey, Change, Job
 from fluxline.engine.ledger import Ledger, Publish
+from fluxline.engine.loras import Library, LoraSources
 from fluxline.engine.receipt import receipt_of
 from fluxline.engine.runner import Runner
 from fluxline.engine.scheduler import Budget, Scheduler
@@ -66,8 +67,9 @@ class Engine:
     open. device: auto, cuda, mps or cpu. scorer: a CLIP folder or hub id that requests with top_k
     are judged by, or "technical", which reads no prompt; None: the CLIP that the registry names for
     the model, else "technical". budget: how much at once; None: measured now. threads: of the CPU,
-    in a forward; None: measured with the budget. on_lost: called on the engine's thread should the
-    device be lost; by default every request fails.
+    in a forward; None: measured with the budget. loras: where they are taken from; None: from paths
+    and the hub. on_lost: called on the engine's thread should the device be lost; by default every
+    request fails.
     Raises LoadError. Methods may be called from any thread but the engine's own.
     """
 
@@ -79,6 +81,7 @@ class Engine:
         scorer: str | None = None,
         budget: Budget | None = None,
         threads: int | None = None,
+        loras: LoraSources | None = None,
         on_lost: Callable[[], None] | None = None,
     ) -> None:
         self._model = open_model(model, device) if isinstance(model, str) else model
@@ -89,6 +92,7 @@ class Engine:
             self._open_scorer()  # a wrong one is told now, not after the first picture
         self._budget, self._asked_threads = budget, threads
         self._on_lost = on_lost or self._give_up
+        self._library = Library(self._model, loras or LoraSources())
         self._ledger = Ledger()
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._runner = Runner(self._model, self._open_scorer)
@@ -175,6 +179,7 @@ class Engine:
         self._inbox.put(_stop)
         self._thread.join()
         self._pool.shutdown(wait=True)
+        self._runner.close()
         for request_id in self._ledger.open_ids():  # the thread had ended before, with its device
             self._ledger.cancel(request_id)
 
@@ -283,7 +288,8 @@ class Engine:
         self._ledger.fail(request_id, error)
 
     def _jobs_of(self, request: GenerationRequest) -> list[Job]:
-        """Check a request and make its jobs. Called on the caller's thread: reads only the spec."""
+        """Check a request and make its jobs. Called on the caller's thread: reads only the spec,
+        and the LoRAs that are named."""
         self._check(request)
         sources = None if request.source is None else Sources(images.decode(request.source))
         return [
@@ -340,6 +346,7 @@ class Engine:
             params=params,
             drawn=drawn,
             source=sources.of((params.width, params.height), drawn) if sources else None,
+            mix=self._library.mix(params.loras),
             key=BatchKey(spec.image_tokens(*drawn), spec.text_length),
             rows=2 if params.cfg_scale > 1.0 else 1,
             evaluations=evaluations(params.sampler, steps),

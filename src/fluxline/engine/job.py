@@ -48,6 +48,7 @@ class Job:
     params: SamplingParams  # resolved
     drawn: tuple[int, int]  # px (width, height) the model draws
     source: "Source | None" = None  # the picture it starts from
+    mix: tuple[tuple[Any, float], ...] = ()  # adapters and strengths; the runner's, untouched
     key: BatchKey
     rows: int  # of a forward each evaluation takes: 2 with true CFG
     evaluations: int  # in all

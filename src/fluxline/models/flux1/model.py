@@ -4,15 +4,16 @@ Holds weights and nothing of any request. Everything that is the same in all eva
 (projected text, rotations, modulation vectors) is made once, in a `FluxContext`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 import torch
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 
-from fluxline.models.base import Conditioning, ModelSpec
+from fluxline.models.base import Conditioning, LowRank, ModelSpec, Stage
+from fluxline.models.flux1.adapters import AdapterReader, stage_of
 from fluxline.models.flux1.latents import image_ids, pack, text_ids, unpack
 from fluxline.models.flux1.text import TextEncoders
 from fluxline.models.flux1.transformer import FluxTransformer
@@ -72,6 +73,8 @@ class Flux1:
         parameter = transformer.image_in.weight
         self.device, self.dtype = parameter.device, parameter.dtype
         self.vae_scale = 2 ** (len(vae.config.block_out_channels) - 1)
+        self.networks: dict[str, nn.Module] = {"transformer": transformer, **text.networks}
+        self._adapters = AdapterReader(transformer.config, self.networks)
         self._rope = lru_cache(maxsize=64)(self._make_rope)
 
     @torch.inference_mode()
@@ -156,6 +159,16 @@ class Flux1:
         latent = unpack(x0[None], *self._latent_size(width, height))[0].permute(1, 2, 0)
         rgb = latent.float() @ self._preview.weight + self._preview.bias
         return to_uint8(rgb).cpu()
+
+    def read_adapter(
+        self, tensors: Mapping[str, Tensor], about: Mapping[str, str]
+    ) -> dict[str, list[LowRank]]:
+        """What a LoRA file has for each layer of the three networks. Raises LoadError."""
+        return self._adapters.read(tensors, about)
+
+    def stage_of(self, layer: str) -> Stage:
+        """Which of the verbs above runs a layer."""
+        return stage_of(layer)
 
     def _latent_size(self, width: int, height: int) -> tuple[int, int]:
         return height // self.vae_scale, width // self.vae_scale

@@ -40,6 +40,11 @@ class TextEncoders:
         self._t5, self._t5_tokenizer = t5, t5_tokenizer
         self.length = length
 
+    @property
+    def networks(self) -> dict[str, torch.nn.Module]:
+        """Both, by the names of their folders."""
+        return {"text_encoder": self._clip, "text_encoder_2": self._t5}
+
     def encode(self, prompts: Sequence[str]) -> EncodedText:
         """Encode P prompts in one batch."""
         ids = self._padded(self._t5_tokenizer, prompts, self.length)

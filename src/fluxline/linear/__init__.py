@@ -1,0 +1,1 @@
+"""What stands in for, or beside, a linear layer. Knows layers, and nothing of any model."""
