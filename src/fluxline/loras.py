@@ -17,6 +17,7 @@ from typing import Any
 from fluxline.errors import UnknownLora
 
 SUFFIX = ".safetensors"
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 NAMELESS = ("pytorch_lora_weights", "adapter_model")
 """What diffusers and PEFT call every file: the folder it lies in has the name."""
 PREVIEWS = (".preview.png", ".png", ".jpg", ".jpeg", ".webp")
@@ -75,6 +76,10 @@ class LoraFolder:
         """What is known of each, by name."""
         return [self._info(name, path) for name, path in sorted(self._files().items())]
 
+    def info(self, name: str) -> LoraInfo:
+        """What is known of one. Raises UnknownLora."""
+        return self._info(name, self.find(name))
+
     def _files(self) -> dict[str, Path]:
         found = {}
         for folder, _, names in os.walk(self._folder or ""):
@@ -105,6 +110,20 @@ class LoraFolder:
             trigger_words=tuple(dict.fromkeys(_noted_words(path) or told)),
             preview=next((p for p in map(path.with_suffix, PREVIEWS) if p.is_file()), None),
         )
+
+
+def is_in_hub_cache(name: str) -> bool:
+    """Whether the hub's cache on this machine has a LoRA of that id. Nothing is fetched."""
+    if not HUB_ID.fullmatch(name):
+        return False
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        folder = Path(snapshot_download(name, local_files_only=True))
+    except (LocalEntryNotFoundError, OSError, ValueError):
+        return False
+    return any(folder.glob(f"*{SUFFIX}"))
 
 
 class Hashes:

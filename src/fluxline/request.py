@@ -63,7 +63,7 @@ class SamplingParams:
     negative_prompt: str = ""  # the other row's prompt, used when cfg_scale > 1
     eta: float = 0.0  # ddim: 0 deterministic, 1 ancestral
     strength: float | None = None  # of the source that is redrawn: above 0, 1 is all of it
-    loras: tuple[LoraRef, ...] = ()  # that act on this picture, and on no other
+    loras: tuple[LoraRef, ...] | None = None  # that act on it; None: the server's, if it has any
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -233,7 +233,7 @@ def check(params: SamplingParams, info: ModelInfo) -> None:
         if word not in known:
             message = f"{name} must be one of {', '.join(known)}; got {word!r}"
             raise InvalidParams(message, field=name)
-    check_loras(params.loras)
+    check_loras(params.loras or ())
 
 
 def check_loras(loras: tuple[LoraRef, ...]) -> None:

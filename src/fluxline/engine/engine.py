@@ -346,7 +346,7 @@ class Engine:
             params=params,
             drawn=drawn,
             source=sources.of((params.width, params.height), drawn) if sources else None,
-            mix=self._library.mix(params.loras),
+            mix=self._library.mix(params.loras or ()),
             key=BatchKey(spec.image_tokens(*drawn), spec.text_length),
             rows=2 if params.cfg_scale > 1.0 else 1,
             evaluations=evaluations(params.sampler, steps),

@@ -91,7 +91,7 @@ def new_request(
     a parameter that does not exist.
     """
     params = dict(params or {})
-    if "loras" in params:
+    if params.get("loras") is not None:
         params["loras"] = tuple(_lora(given) for given in params["loras"])
     known = {field.name for field in fields(SamplingParams)}
     if unknown := sorted(set(params) - known):

@@ -86,7 +86,7 @@ class Recipe:
         """
         negative = self.params.negative_prompt
         loras = "".join(
-            f" <lora:{lora.name}:{_number(lora.strength)}>" for lora in self.params.loras
+            f" <lora:{lora.name}:{_number(lora.strength)}>" for lora in self.params.loras or ()
         )
         lines = [f"{self.prompt}{loras}"]
         if negative:
@@ -159,7 +159,7 @@ class Recipe:
 
     def _lora_hashes(self) -> str:
         """As `name: hash`, of those that acted."""
-        acting = [lora.name for lora in self.params.loras if lora.strength]
+        acting = [lora.name for lora in self.params.loras or () if lora.strength]
         hashes = self.receipt.loras if self.receipt else ()
         return ", ".join(f"{name}: {hash}" for name, hash in zip(acting, hashes, strict=False))
 
@@ -209,9 +209,10 @@ def _thawed(value: Any, hint: Any, name: str, unread: list[str]) -> Any:  # Any:
     """A list as the tuple that it was, of dataclasses where the field has those."""
     if not isinstance(value, list):
         return value
-    of: Any = next(iter(get_args(hint)), None)
-    if isinstance(of, type) and is_dataclass(of):
-        return tuple(_built(of, one, name, unread) for one in value)
+    for one_of in (hint, *get_args(hint)):
+        of = next(iter(get_args(one_of)), None)
+        if get_origin(one_of) is tuple and isinstance(of, type) and is_dataclass(of):
+            return tuple(_built(of, one, name, unread) for one in value)
     return tuple(value)
 
 

@@ -118,7 +118,13 @@ class ModelSpec:
                 f"{self.name} was not trained for that size"
             )
         resolved = replace(
-            params, width=width, height=height, steps=steps, guidance=guidance, strength=strength
+            params,
+            width=width,
+            height=height,
+            steps=steps,
+            guidance=guidance,
+            strength=strength,
+            loras=params.loras or (),
         )
         return resolved, warnings
 

@@ -21,6 +21,7 @@ from fluxline.errors import (
     InvalidParams,
     QueueFull,
     RequestError,
+    UnknownLora,
     UnknownModel,
     UnsupportedFormat,
     WorkerDied,
@@ -40,6 +41,7 @@ _BY_ERROR: tuple[tuple[type[FluxlineError], int, str], ...] = (  # the first tha
 )
 _PARAMS: dict[type[FluxlineError], str] = {
     UnknownModel: "model",
+    UnknownLora: "loras",
     UnsupportedFormat: "output_format",
 }
 _CODE_BY_STATUS = {
