@@ -7,6 +7,7 @@
     │ ├ InvalidParams         a field is wrong: names it
     │ ├ UnknownModel          no such model here
     │ ├ TooLarge              never fits into the memory: says how much would
+    │ ├ UnknownLora           no such adapter here
     │ └ UnsupportedFormat     a picture format nobody here writes
     ├ CapacityError         not now; says when to come again          HTTP 429 / 503 / 504
     │ ├ QueueFull
@@ -36,6 +37,7 @@ __all__ = [
     "InvalidParams",
     "UnknownModel",
     "TooLarge",
+    "UnknownLora",
     "UnsupportedFormat",
     "CapacityError",
     "QueueFull",
@@ -90,6 +92,12 @@ class TooLarge(RequestError):
     """The picture never fits into the device's memory. The message has the numbers."""
 
     code = "too_large"
+
+
+class UnknownLora(RequestError):
+    """No adapter of that name is kept here."""
+
+    code = "lora_not_found"
 
 
 class UnsupportedFormat(RequestError):
@@ -219,6 +227,7 @@ _BY_CODE: dict[str, type[FluxlineError]] = {
         RequestError,
         UnknownModel,
         TooLarge,
+        UnknownLora,
         UnsupportedFormat,
         CapacityError,
         QueueFull,

@@ -25,6 +25,10 @@ NARROWEST = 4.0
 """Sides of a picture to each other, where nobody asked for them."""
 STRENGTH = 0.75
 """Of a picture that a request starts from, what is redrawn unless it says; with a mask, all."""
+MOST_LORAS = 8
+"""Of one picture."""
+STRONGEST = 10.0
+"""How strongly a LoRA may act, either way."""
 SEED_LIMIT = 2**63
 """Seeds run from 0 to SEED_LIMIT - 1: what a torch generator and a signed database column hold."""
 
@@ -32,6 +36,14 @@ SEED_LIMIT = 2**63
 def random_seed() -> int:
     """A seed short enough to be read aloud, and exact in every client's numbers: below 2**32."""
     return secrets.randbelow(2**32)
+
+
+@dataclass(frozen=True, slots=True)
+class LoraRef:
+    """An adapter by its name, and how strongly it acts: 1 as it was trained, 0 not at all."""
+
+    name: str
+    strength: float = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +65,7 @@ class SamplingParams:
     negative_prompt: str = ""  # the other row's prompt, used when cfg_scale > 1
     eta: float = 0.0  # ddim: 0 deterministic, 1 ancestral
     strength: float | None = None  # of the source that is redrawn: above 0, 1 is all of it
+    loras: tuple[LoraRef, ...] | None = None  # that act on it; None: the server's, if it has any
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -306,6 +319,7 @@ def check(params: SamplingParams, info: ModelInfo) -> None:
         if word not in known:
             message = f"{name} must be one of {', '.join(known)}; got {word!r}"
             raise InvalidParams(message, field=name)
+    check_loras(params.loras or ())
     if info.footprint is not None and not info.sizes:  # which all fit, whatever is asked
         info.footprint.vet(
             params.width or info.native_width,
@@ -313,6 +327,22 @@ def check(params: SamplingParams, info: ModelInfo) -> None:
             rows=2 if true_scale(params, info) > 1 else 1,
             other_tokens=info.text_length,
         )
+
+
+def check_loras(loras: tuple[LoraRef, ...]) -> None:
+    """Refuse what no model could do, whatever the names mean. Raises InvalidParams."""
+    if len(loras) > MOST_LORAS:
+        message = f"loras must be at most {MOST_LORAS}; got {len(loras)}"
+        raise InvalidParams(message, field="loras")
+    for lora in loras:
+        if not isinstance(lora.name, str) or not lora.name:
+            raise InvalidParams(f"a LoRA needs a name; got {lora.name!r}", field="loras")
+        if not -STRONGEST <= lora.strength <= STRONGEST:
+            message = f"strength of LoRA {lora.name!r} must be from {-STRONGEST:g} to {STRONGEST:g}"
+            raise InvalidParams(f"{message}; got {lora.strength:g}", field="loras")
+    names = [lora.name for lora in loras]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise InvalidParams(f"LoRA {twice[0]!r} is named twice", field="loras")
 
 
 def true_scale(params: SamplingParams, info: ModelInfo) -> float:

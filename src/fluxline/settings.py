@@ -57,6 +57,15 @@ class Settings(BaseSettings):
         description="folder of jobs and pictures; the default is one for each port in your own "
         "data folder",
     )
+    loras: Path | None = Field(
+        None, description="folder of LoRA files; the default is loras in your own data folder"
+    )
+    lora_gb: float = Field(
+        2.0, ge=0, description="GiB of LoRAs that each replica keeps at hand, those used last"
+    )
+    lora_hub: bool = Field(
+        False, description="fetch a LoRA that is named by its hub id and is not here"
+    )
     database: str = Field(
         "", description="URL of the job database: postgresql://…; empty: SQLite in data"
     )
@@ -149,13 +158,22 @@ class Settings(BaseSettings):
 
         Raises ConfigError.
         """
-        home = Path(os.environ.get("XDG_DATA_HOME") or "~/.local/share")
-        folder = (self.data or home / "fluxline" / str(port)).expanduser().absolute()
+        folder = (self.data or _home() / str(port)).expanduser().absolute()
         try:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         except OSError as exc:
             message = f"data must name a folder that can be written: {exc.strerror}"
             raise ConfigError(message) from exc
+        return folder
+
+    def lora_folder(self) -> Path:
+        """Where LoRAs lie, for every port alike; it need not be there, unless it was named.
+
+        Raises ConfigError.
+        """
+        folder = (self.loras or (self.data or _home()) / "loras").expanduser().absolute()
+        if self.loras is not None and not folder.is_dir():
+            raise ConfigError(f"loras must name a folder; got {self.loras}")
         return folder
 
     def database_url(self, port: int) -> str:
@@ -176,6 +194,11 @@ class Settings(BaseSettings):
             settings_cls, toml_file=_file(init_settings().get("config"))
         )
         return init_settings, _without_links(env_settings), file
+
+
+def _home() -> Path:
+    """The user's own data folder for us."""
+    return Path(os.environ.get("XDG_DATA_HOME") or "~/.local/share") / "fluxline"
 
 
 def load_settings(flags: Mapping[str, object] | None = None) -> Settings:

@@ -142,10 +142,11 @@ def test_its_negative_prompt_changes_the_picture_and_its_seed_repeats_it(dual, c
     assert opened(stranger.get(again).content).tobytes() == opened(plain.content).tobytes()
 
 
-def test_its_lora_is_refused_truthfully(curl):
+def test_a_lora_that_is_not_here_is_refused_by_its_name(curl):
     status, body = curl(DUAL_APPLY_LORA)
 
-    assert (status, json.loads(body)["detail"]) == (501, "LoRA is not served yet")
+    assert status == 422
+    assert "no LoRA 'username/model-name' here" in json.loads(body)["error"]["message"]
 
 
 @pytest.mark.parametrize("command", DUAL_STATUS.split("\n\n"))

@@ -48,6 +48,6 @@ class Paced(FakeEngine):
         super().close()
 
 
-def open_engine(model: str, device: str, on_lost: Callable[[], None]) -> Paced:
+def open_engine(model: str, device: str, on_lost: Callable[[], None], **_: object) -> Paced:
     """Open as `fluxline.engine.open_engine` does."""
     return Paced(float(model))

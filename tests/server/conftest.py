@@ -9,6 +9,7 @@ import pytest
 
 from fluxline.errors import NotReady
 from fluxline.jobs import Database, JobStore, WebhookStore
+from fluxline.loras import LoraFolder
 from fluxline.request import EngineStats
 from fluxline.server.app import create_app
 from fluxline.server.dialects.webhooks import Webhooks
@@ -16,7 +17,7 @@ from fluxline.server.links import Links
 from fluxline.server.outside import Outside
 from fluxline.server.reader import Reader
 from fluxline.server.uploads import Uploads
-from fluxline.service import Service
+from fluxline.service import Loras, Service
 from fluxline.storage import open_pictures
 from tests.running import Running
 from tests.worker.fake_engine import FakeEngine
@@ -88,8 +89,23 @@ def pictures():
 
 
 @pytest.fixture
-async def service(replica, database, pictures):
-    service = Service(replica, JobStore(database), pictures, queue_limit=64, aliases=ALIASES)
+def lora_folder(tmp_path):
+    """Where the server finds LoRAs; nothing lies there."""
+    folder = tmp_path / "loras"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+async def service(replica, database, pictures, lora_folder):
+    service = Service(
+        replica,
+        JobStore(database),
+        pictures,
+        queue_limit=64,
+        aliases=ALIASES,
+        loras=Loras(LoraFolder(lora_folder)),
+    )
     await service.start()
     yield service
     await service.close()

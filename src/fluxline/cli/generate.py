@@ -28,6 +28,7 @@ from fluxline.request import (
     ImageFormat,
     ImageReady,
     ImageResult,
+    LoraRef,
     SamplingParams,
     best,
     failure_of,
@@ -105,6 +106,10 @@ def generate(
         list[Path] | None,
         typer.Option(help="a picture to look at, for models that do; may be given again"),
     ] = None,
+    loras: Annotated[
+        list[str] | None,
+        typer.Option("--lora", help="NAME[:STRENGTH], a file, a folder or a hub id; repeatable"),
+    ] = None,
     model: Annotated[str, typer.Option(help="a name, a folder, a file or a hub id")] = "mini",
     device: Annotated[str, typer.Option(help="auto | cuda | mps | cpu")] = "auto",
     again: Annotated[
@@ -134,6 +139,7 @@ def generate(
             negative_prompt=negative_prompt,
             eta=eta,
             strength=strength,
+            loras=tuple(parse_lora(lora) for lora in loras or ()),
         )
         asked = GenerationRequest(
             id="generate",
@@ -151,7 +157,7 @@ def generate(
             asked = given.expanded(asked, expand)
         _check_folder(output)
         if again is None:
-            with _engine(model, device, scorer, console) as engine:
+            with _engine(model, device, scorer, console, request=asked) as engine:
                 _deliver(engine, asked, output, console, show=show)
         else:
             from fluxline.cli import replay
@@ -165,7 +171,7 @@ def generate(
             receipt = original.recipe.receipt
             device = device if "device" in typed or receipt is None else _device_of(receipt)
             like = None if changes else receipt
-            with _engine(model, device, scorer, console, like=like) as engine:
+            with _engine(model, device, scorer, console, request=request, like=like) as engine:
                 request = replace(request, model=engine.models[0].name)
                 _draw_again(engine, original, request, output, console, show=show)
     except FluxlineError as exc:
@@ -183,6 +189,15 @@ def parse_size(size: str | None) -> tuple[int | None, int | None]:
     if match := re.fullmatch(r"(\d{1,5})[xX×](\d{1,5})", size.strip()):
         return int(match[1]), int(match[2])
     raise InvalidParams(f"size must be like 512x512; got {size!r}", field="size")
+
+
+def parse_lora(lora: str) -> LoraRef:
+    """Read "NAME" or "NAME:STRENGTH"; a name may have colons of its own."""
+    name, _, strength = lora.rpartition(":")
+    try:
+        return LoraRef(name, float(strength)) if name else LoraRef(lora)
+    except ValueError:
+        return LoraRef(lora)
 
 
 def _text(prompt: str | None) -> str:
@@ -232,6 +247,13 @@ def _device_of(receipt: "Receipt") -> str:
         return "auto"
 
 
+def _lora_folder() -> Path:
+    """Where a server started here would have them. Raises ConfigError."""
+    from fluxline.settings import load_settings
+
+    return load_settings().lora_folder()
+
+
 @contextmanager
 def _engine(
     model: str,
@@ -239,16 +261,24 @@ def _engine(
     scorer: str | None,
     console: "Console",
     *,
+    request: GenerationRequest,
     like: "Receipt | None" = None,
 ) -> Iterator["Engine"]:
-    """Open an engine; `like` the one of a receipt, it draws one picture at a time."""
+    """Open an engine for a request; `like` the one of a receipt, it draws one picture at a time."""
     with console.status(f"opening {model}"):
-        from fluxline.engine import Budget, Engine, keep_memory
+        from fluxline.engine import Budget, Engine, LoraSources, keep_memory
 
         keep_memory()
         budget = None if like is None else Budget(batch_tokens=1, resident_tokens=1)
         threads = None if like is None else like.threads
-        engine = Engine(model, device=device, scorer=scorer, budget=budget, threads=threads)
+        engine = Engine(
+            model,
+            device=device,
+            scorer=scorer,
+            budget=budget,
+            threads=threads,
+            loras=LoraSources(folder=_lora_folder() if request.params.loras else None),
+        )
     with engine:
         yield engine
 

@@ -23,6 +23,7 @@ from fluxline.engine.faults import is_out_of_memory
 from fluxline.engine.finish import finish
 from fluxline.engine.job import BatchKey, Change, Job
 from fluxline.engine.ledger import Ledger, Publish
+from fluxline.engine.loras import Library, LoraSources
 from fluxline.engine.receipt import receipt_of
 from fluxline.engine.runner import Runner
 from fluxline.engine.scheduler import DECODE_PIXELS, Budget, Scheduler
@@ -67,8 +68,9 @@ class Engine:
     open. device: auto, cuda, mps or cpu. scorer: a CLIP folder or hub id that requests with top_k
     are judged by, or "technical", which reads no prompt; None: the CLIP that the registry names for
     the model, else "technical". budget: how much at once; None: measured now. threads: of the CPU,
-    in a forward; None: measured with the budget. on_lost: called on the engine's thread should the
-    device be lost; by default every request fails.
+    in a forward; None: measured with the budget. loras: where they are taken from; None: from paths
+    and the hub. on_lost: called on the engine's thread should the device be lost; by default every
+    request fails.
     Raises LoadError. Methods may be called from any thread but the engine's own.
     """
 
@@ -80,6 +82,7 @@ class Engine:
         scorer: str | None = None,
         budget: Budget | None = None,
         threads: int | None = None,
+        loras: LoraSources | None = None,
         on_lost: Callable[[], None] | None = None,
     ) -> None:
         self._model = open_model(model, device) if isinstance(model, str) else model
@@ -90,6 +93,7 @@ class Engine:
             self._open_scorer()  # a wrong one is told now, not after the first picture
         self._budget, self._asked_threads = budget, threads
         self._on_lost = on_lost or self._give_up
+        self._library = Library(self._model, loras or LoraSources())
         self._ledger = Ledger()
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._runner = Runner(self._model, self._open_scorer)
@@ -190,6 +194,7 @@ class Engine:
         self._inbox.put(_stop)
         self._thread.join()
         self._pool.shutdown(wait=True)
+        self._runner.close()
         for request_id in self._ledger.open_ids():  # the thread had ended before, with its device
             self._ledger.cancel(request_id)
 
@@ -301,7 +306,8 @@ class Engine:
         self._ledger.fail(request_id, error)
 
     def _jobs_of(self, request: GenerationRequest) -> list[Job]:
-        """Check a request and make its jobs. Called on the caller's thread: reads only the spec."""
+        """Check a request and make its jobs. Called on the caller's thread: reads only the spec,
+        and the LoRAs that are named."""
         self._check(request)
         sources = Sources(request, self._model.spec)
         return [
@@ -370,6 +376,7 @@ class Engine:
             drawn=drawn,
             source=sources.start(asked, drawn),
             references=references,
+            mix=self._library.mix(params.loras or ()),
             key=BatchKey(spec.image_tokens(*drawn), spec.text_length + read, seen),
             rows=rows,
             evaluations=evaluations(params.sampler, steps),

@@ -60,6 +60,7 @@ class Job:
     drawn: tuple[int, int]  # px (width, height) the model draws
     source: Source | None = None  # the picture it starts from
     references: tuple[Picture, ...] = ()  # that it looks at
+    mix: tuple[tuple[Any, float], ...] = ()  # adapters and strengths; the runner's, untouched
     key: BatchKey
     rows: int  # of a forward each evaluation takes: 2 with true CFG
     evaluations: int  # in all

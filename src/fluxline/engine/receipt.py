@@ -21,6 +21,7 @@ def receipt_of(job: Job, model: DiffusionModel[Any], *, threads: int) -> Receipt
         torch=str(torch.__version__),
         threads=threads,
         beside=job.beside,
+        loras=tuple(adapter.digest for adapter, _ in job.mix),
     )
 
 

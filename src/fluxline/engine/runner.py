@@ -22,7 +22,10 @@ from fluxline.engine.faults import is_lost, is_out_of_memory
 from fluxline.engine.job import Job, Outcome, Picture, Plan, Score
 from fluxline.engine.tally import Tally
 from fluxline.errors import DeviceLost, EngineError, FluxlineError, NotFinite, OutOfMemory
+from fluxline.linear.lora import AdapterBank
+from fluxline.linear.lora import Mix as Worn
 from fluxline.models.base import (
+    Adaptable,
     Conditioning,
     DiffusionModel,
     DynamicShift,
@@ -31,6 +34,7 @@ from fluxline.models.base import (
     Mix,
     ModelSpec,
     Pictures,
+    Stage,
 )
 from fluxline.models.scorers import Scorer
 from fluxline.request import ScheduleName, steps_left
@@ -40,6 +44,9 @@ _log = logging.getLogger(__name__)
 CONDITIONING_BYTES = 256 * 2**20  # 60 prompts of FLUX.1 dev; thousands of the embedded model
 CLEAN_TOKENS_BYTES = 16 * 2**20  # 64 pictures of a megapixel
 GUIDE_BYTES = 64 * 2**20
+
+Asked = tuple[str, Worn]
+"""A text, and the adapters that it is encoded with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +108,12 @@ class Runner:
         self._clean_tokens: ByteLRU[CleanTokens] = ByteLRU(CLEAN_TOKENS_BYTES)
         self._guides: ByteLRU[Guide] = ByteLRU(GUIDE_BYTES)
         self._contexts: WeakValueDictionary[Any, Any] = WeakValueDictionary()
+        self._bank = AdapterBank(model.adaptable if isinstance(model, Adaptable) else {})
         self.tally = Tally()
+
+    def close(self) -> None:
+        """Leave the model as it was found."""
+        self._bank.detach()
 
     @torch.inference_mode()
     def execute(self, plan: Plan) -> Outcome:
@@ -194,25 +206,27 @@ class Runner:
         }
 
     def _admit(self, jobs: Sequence[Job], outcome: Outcome) -> None:
-        conditioning = self._encode([text for job in jobs for text in _texts(job)])
+        conditioning = self._encode([asked for job in jobs for asked in _asked(job)])
         started = {job.id: self._start(job, conditioning) for job in jobs}
         self._samples.update(started)  # all or none: who does not fit holds nothing
         for job in jobs:
-            if any(conditioning[text].truncated for text in _texts(job)):
+            if any(conditioning[asked].truncated for asked in _asked(job)):
                 read = self._model.spec.text_length
                 outcome.notes[job.id] = f"prompt cut: {self._model.spec.name} reads {read} tokens"
 
-    def _encode(self, texts: Sequence[str]) -> dict[str, Conditioning]:
-        """Conditioning of every text; each distinct text is encoded once, in one batch."""
-        found = {text: self._conditioning.get(text) for text in texts}
-        if new := [text for text, known in found.items() if known is None]:
-            for text, made in zip(new, self._model.encode(new), strict=True):
-                self._conditioning.put(text, made)
-                found[text] = made
+    def _encode(self, texts: Sequence[Asked]) -> dict[Asked, Conditioning]:
+        """Conditioning of every text; each distinct one is encoded once, in one batch."""
+        found = {asked: self._conditioning.get(_key(asked)) for asked in texts}
+        if new := [asked for asked, known in found.items() if known is None]:
+            with self._bank.rows([mix for _, mix in new]):
+                encoded = self._model.encode([text for text, _ in new])
+            for asked, made in zip(new, encoded, strict=True):
+                self._conditioning.put(_key(asked), made)
+                found[asked] = made
         self.tally.prompts(encoded=len(new), cached=len(found) - len(new))
-        return {text: known for text, known in found.items() if known is not None}
+        return {asked: known for asked, known in found.items() if known is not None}
 
-    def _start(self, job: Job, conditioning: dict[str, Conditioning]) -> Sample:
+    def _start(self, job: Job, conditioning: dict[Asked, Conditioning]) -> Sample:
         width, height = job.drawn
         sigmas = sigmas_of(job, self._model.spec)
         generator = torch.Generator("cpu").manual_seed(job.seed)
@@ -235,12 +249,12 @@ class Runner:
         )
         guide = self._guide(job)
         contexts = [
-            self._context(text, conditioning[text], job, tuple(sigmas[:-1]), guide)
-            for text in _texts(job)
+            self._context(asked, conditioning[asked], job, tuple(sigmas[:-1]), guide)
+            for asked in _asked(job)
         ]
         x, sigma = next(sampling)
         assert job.params.cfg_scale is not None  # resolved
-        mix = self._model.spec.mix(job.params.cfg_scale, conditioning[job.request.prompt])
+        mix = self._model.spec.mix(job.params.cfg_scale, conditioning[_asked(job)[0]])
         return Sample(sampling, x, sigma, contexts, mix, kept)
 
     def _clean(self, picture: Picture) -> Tensor:
@@ -277,25 +291,27 @@ class Runner:
 
     def _context(
         self,
-        text: str,
+        asked: Asked,
         conditioning: Conditioning,
         job: Job,
         sigmas: tuple[float, ...],
         guide: Guide | None,
     ) -> Any:
         """What a row needs in all evaluations; rows in flight that need the same share it."""
-        key = (text, job.drawn, job.params.guidance, sigmas, self._looked_at(job))
+        worn = _acting(job, "context")
+        key = (asked, worn, job.drawn, job.params.guidance, sigmas, self._looked_at(job))
         context = self._contexts.get(key)
         if context is None:
             width, height = job.drawn
-            context = self._model.context(
-                conditioning,
-                width=width,
-                height=height,
-                guidance=job.params.guidance,
-                sigmas=sigmas,
-                guide=guide,
-            )
+            with self._bank.rows([worn]):
+                context = self._model.context(
+                    conditioning,
+                    width=width,
+                    height=height,
+                    guidance=job.params.guidance,
+                    sigmas=sigmas,
+                    guide=guide,
+                )
             self._contexts[key] = context
         return context
 
@@ -303,7 +319,13 @@ class Runner:
         samples = [self._samples[job.id] for job in jobs]
         x = torch.stack([s.x for s in samples for _ in s.contexts])
         sigmas = [s.sigma for s in samples for _ in s.contexts]
-        velocity = self._model.evaluate(x, sigmas, [c for s in samples for c in s.contexts])
+        mixes = [
+            _acting(job, "evaluate")
+            for job, s in zip(jobs, samples, strict=True)
+            for _ in s.contexts
+        ]
+        with self._bank.rows(mixes):
+            velocity = self._model.evaluate(x, sigmas, [c for s in samples for c in s.contexts])
         self.tally.forward(rows=len(x), tokens=sum(job.tokens for job in jobs))
         if self._model.device.type == "cuda":  # a launch is no evaluation
             torch.cuda.synchronize(self._model.device)
@@ -381,5 +403,19 @@ def _name_of(picture: Picture) -> str:
     return f"{picture.digest} {picture.pixels.shape}"
 
 
-def _texts(job: Job) -> tuple[str, ...]:
-    return (job.request.prompt, job.params.negative_prompt)[: job.rows]
+def _asked(job: Job) -> tuple[Asked, ...]:
+    """What a job's rows are told, the negative prompt's second."""
+    mix = _acting(job, "encode")
+    return tuple((text, mix) for text in (job.request.prompt, job.params.negative_prompt))[
+        : job.rows
+    ]
+
+
+def _acting(job: Job, stage: Stage) -> Worn:
+    """Those of a job's adapters that do something in a stage."""
+    return tuple((adapter, s) for adapter, s in job.mix if stage in adapter.stages)
+
+
+def _key(asked: Asked) -> str:
+    text, mix = asked
+    return "\0".join((text, *(f"{adapter.digest} {strength!r}" for adapter, strength in mix)))

@@ -13,6 +13,7 @@ from fluxline.request import (
     GenerationRequest,
     ImageReady,
     ImageResult,
+    LoraRef,
     SamplingParams,
     Terminal,
     failure_of,
@@ -88,9 +89,12 @@ def new_request(
 ) -> GenerationRequest:
     """Make a request with a fresh id and, unless given, a random seed.
 
-    Raises InvalidParams for a parameter that does not exist.
+    A LoRA among the params may be a name, (name, strength) or a LoraRef. Raises InvalidParams for
+    a parameter that does not exist.
     """
     params = dict(params or {})
+    if params.get("loras") is not None:
+        params["loras"] = tuple(_lora(given) for given in params["loras"])
     known = {field.name for field in fields(SamplingParams)}
     if unknown := sorted(set(params) - known):
         message = f"no parameter {unknown[0]!r}; there are {', '.join(sorted(known))}"
@@ -106,3 +110,9 @@ def new_request(
         references=tuple(references),
         params=SamplingParams(**params),
     )
+
+
+def _lora(given: str | tuple[str, float] | LoraRef) -> LoraRef:
+    if isinstance(given, LoraRef):
+        return given
+    return LoraRef(given) if isinstance(given, str) else LoraRef(*given)

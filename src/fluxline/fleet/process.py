@@ -23,6 +23,9 @@ class WorkerCommand:
     engine: str = ENGINE  # module:factory, imported in the worker only
     member: int = 0  # which of so many workers it is:
     members: int = 1  # each has its own card, or its own share of the cores
+    loras: str = ""  # folder of LoRA files; empty: none
+    lora_bytes: int = 0  # of them that are kept
+    fetches_loras: bool = False  # from the hub, by their ids
     log_level: str = "info"
     log_format: str = "text"
 
@@ -34,11 +37,14 @@ class WorkerCommand:
             "--device": self.device if self.members == 1 else f"{self.device}:{self.member}",
             "--share": f"{self.member}/{self.members}",
             "--engine": self.engine,
+            "--lora-bytes": self.lora_bytes,
             "--log-level": self.log_level,
             "--log-format": self.log_format,
         }
         # -P: a file in the working directory must not stand in for a module of ours.
         spelt = [f"{name}={value}" for name, value in options.items()]
+        spelt += [f"--loras={self.loras}"] if self.loras else []
+        spelt += ["--fetch-loras"] if self.fetches_loras else []
         return [sys.executable, "-P", "-m", "fluxline.worker", *spelt]
 
 

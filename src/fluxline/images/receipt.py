@@ -20,11 +20,16 @@ class Receipt:
     threads: int  # of the CPU
     backend: Backend = "native"
     beside: int = 0  # most pictures it shared a batch with: each may change its last bits
+    loras: tuple[str, ...] = ()  # hashes of those that acted, in the request's order
 
     def differences(self, later: "Receipt") -> list[str]:
         """Say what is no longer as it was, like "torch 2.9.0 then, 2.10.0 now"."""
-        return [
+        said = [
             f"{name} {then} then, {now} now"
             for name in ("weights", "dtype", "device", "torch")
             if (then := getattr(self, name)) != (now := getattr(later, name))
         ]
+        if self.loras != later.loras:
+            then, now = (", ".join(loras) or "none" for loras in (self.loras, later.loras))
+            said.append(f"LoRA {then} then, {now} now")
+        return said

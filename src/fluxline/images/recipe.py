@@ -6,7 +6,7 @@ exact and is what `read_recipe` trusts. Where in a file they stand is `container
 
 import json
 import math
-from dataclasses import MISSING, Field, asdict, dataclass, replace
+from dataclasses import MISSING, Field, asdict, dataclass, is_dataclass, replace
 from types import UnionType
 from typing import (
     Any,
@@ -82,11 +82,17 @@ class Recipe:
     def to_infotext(self) -> str:
         """Write the prompt, the negative prompt, and one last line of `key: value` pairs.
 
+        LoRAs stand behind the prompt, as the readers of this text write them into it.
         The prompt stands as it was given, so a reader of this text can mistake a prompt that
         itself has a `Negative prompt:` line; readers who must not be mistaken take the JSON.
         """
         negative = self.params.negative_prompt
-        lines = [self.prompt, f"Negative prompt: {negative}"] if negative else [self.prompt]
+        loras = "".join(
+            f" <lora:{lora.name}:{_number(lora.strength)}>" for lora in self.params.loras or ()
+        )
+        lines = [f"{self.prompt}{loras}"]
+        if negative:
+            lines.append(f"Negative prompt: {negative}")
         pairs = ", ".join(f"{key}: {_quoted(value)}" for key, value in self._pairs() if value)
         return "\n".join([*lines, pairs])
 
@@ -147,10 +153,17 @@ class Recipe:
             ("Size", f"{params.width}x{params.height}"),
             ("Rendered size", "{}x{}".format(*self.rendered) if self.rendered else ""),
             ("Model", self.model),
+            ("Lora hashes", self._lora_hashes()),
             ("Denoising strength", "" if params.strength is None else _number(params.strength)),
             ("Eta DDIM", _number(params.eta) if params.sampler == "ddim" and params.eta else ""),
             ("Version", self.software),
         ]
+
+    def _lora_hashes(self) -> str:
+        """As `name: hash`, of those that acted."""
+        acting = [lora.name for lora in self.params.loras or () if lora.strength]
+        hashes = self.receipt.loras if self.receipt else ()
+        return ", ".join(f"{name}: {hash}" for name, hash in zip(acting, hashes, strict=False))
 
 
 def read_recipe(data: bytes) -> Recipe | None:
@@ -183,7 +196,7 @@ def _built(cls: type[T], found: Any, where: str, unread: list[str]) -> T:  # Any
     unread += [_shown(f"{where}.{name}") for name in sorted(found.keys() - known.keys())]
     hints = get_type_hints(cls)
     values = {
-        name: _checked(tuple(value) if isinstance(value, list) else value, hints[name], name)
+        name: _checked(_thawed(value, hints[name], name, unread), hints[name], name)
         for name, value in found.items()
         if name in known
     }
@@ -192,6 +205,17 @@ def _built(cls: type[T], found: Any, where: str, unread: list[str]) -> T:  # Any
         if is_needed and name not in values:
             raise InvalidParams(f"{where} lacks its field {name}", field=name)
     return cls(**values)
+
+
+def _thawed(value: Any, hint: Any, name: str, unread: list[str]) -> Any:  # Any: JSON
+    """A list as the tuple that it was, of dataclasses where the field has those."""
+    if not isinstance(value, list):
+        return value
+    for one_of in (hint, *get_args(hint)):
+        of = next(iter(get_args(one_of)), None)
+        if get_origin(one_of) is tuple and isinstance(of, type) and is_dataclass(of):
+            return tuple(_built(of, one, name, unread) for one in value)
+    return tuple(value)
 
 
 def _checked(value: Any, hint: Any, name: str) -> Any:  # Any: JSON against a run-time type

@@ -7,7 +7,7 @@ pictures, and hands back what it was given. No files, no jobs, no HTTP.
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, Protocol, TypeVar, get_args
+from typing import Literal, Protocol, TypeVar, get_args, runtime_checkable
 
 import torch
 from torch import Generator, Tensor, nn
@@ -173,6 +173,7 @@ class ModelSpec:
             guidance=guidance,
             cfg_scale=cfg_scale,
             strength=strength,
+            loras=params.loras or (),
         )
         return resolved, warnings
 
@@ -446,6 +447,34 @@ class DiffusionModel(Protocol[ContextT]):
 
     def preview(self, x0: Tensor, width: int, height: int) -> Tensor | None:
         """A small picture uint8 (h, w, 3) of expected clean tokens (N, C). None: no map for it."""
+        ...
+
+
+LowRank = tuple[int, Tensor, Tensor]
+"""What an adapter has for a layer: (first row of its answer, A (r, in), B (rows, r))."""
+Stage = Literal["encode", "context", "evaluate"]
+
+
+@runtime_checkable
+class Adaptable(Protocol):
+    """A model that adapters were trained for. What they do to its layers is not its business."""
+
+    @property
+    def adaptable(self) -> Mapping[str, nn.Module]:
+        """What adapters may act on; the names of layers begin with these."""
+        ...
+
+    def read_adapter(
+        self, tensors: Mapping[str, Tensor], about: Mapping[str, str]
+    ) -> Mapping[str, Sequence[LowRank]]:
+        """What a file of tensors, with its metadata, has for each layer. From any thread.
+
+        Raises LoadError naming what is not read or does not fit.
+        """
+        ...
+
+    def stage_of(self, layer: str) -> Stage:
+        """Which of the model's verbs runs a layer."""
         ...
 
 

@@ -9,9 +9,12 @@ from typing import cast, get_args
 
 from fluxline.errors import InvalidParams, RequestError
 from fluxline.request import (
+    MOST_LORAS,
     SEED_LIMIT,
+    STRONGEST,
     GenerationRequest,
     ImageFormat,
+    LoraRef,
     SamplerName,
     SamplingParams,
     ScheduleName,
@@ -34,8 +37,10 @@ GUIDANCE = ("guidance", "guidance_scale", "distilled_cfg_scale", "cfg")  # ours,
 FORMATS = (*get_args(ImageFormat), "jpg")
 FROM_PICTURE = (*FIELDS, "strength", "denoising_strength")
 """Where no picture is started from, these are refused: without them it would be another one."""
-UNSUPPORTED = ("markup", "loras", "lora")
+UNSUPPORTED = ("markup",)
 """They would change the picture: ignoring them would be a lie."""
+MOST_WEIGHT = 2.0
+"""Of a LoRA, where one is named by `lora_name`; `loras` take what the engine takes."""
 _SIZE = re.compile(r"([0-9]{1,5})[xX]([0-9]{1,5})", re.ASCII)
 
 
@@ -113,6 +118,45 @@ def read_seed(fields: Fields, *, low: int = 0, high: int = SEED_LIMIT - 1) -> in
     """Read a seed. None, or -1 where it may be given, is any."""
     seed = fields.integer("seed", low=low, high=high)
     return random_seed() if seed is None or seed == -1 else seed
+
+
+def read_loras(fields: Fields) -> tuple[LoraRef, ...] | None:
+    """Read which LoRAs act: names, or objects of name and strength. None: nothing is said.
+
+    Raises InvalidParams.
+    """
+    value = fields.value("loras", "lora")
+    if value is None:
+        return None
+    if not isinstance(value, list):
+        value = [value]
+    if len(value) > MOST_LORAS:
+        raise InvalidParams(f"loras must be at most {MOST_LORAS}; got {len(value)}", field="loras")
+    return tuple(_lora(one, k) for k, one in enumerate(value))
+
+
+def read_lora_name(fields: Fields) -> tuple[LoraRef, ...] | None:
+    """Read `lora_name` and `lora_weight`, as the dual service has them. Raises InvalidParams."""
+    name = fields.text("lora_name")
+    weight = fields.number("lora_weight", low=0, high=MOST_WEIGHT)
+    if not name:
+        return None
+    return (LoraRef(name, 1.0 if weight is None else weight),)
+
+
+def _lora(value: object, k: int) -> LoraRef:
+    if isinstance(value, str):
+        value = {"name": value}
+    if not isinstance(value, dict):
+        message = f"loras[{k}] must be a name, or an object of name and strength"
+        raise InvalidParams(message, field="loras")
+    one = Fields(value, inside=f"loras[{k}].")
+    name = one.text("name")
+    strength = one.number("strength", "scale", "weight", low=-STRONGEST, high=STRONGEST)
+    if not name:
+        raise MissingParam(f"loras[{k}].name is required", field="loras")
+    refuse_unread(one)
+    return LoraRef(name, 1.0 if strength is None else strength)
 
 
 def read_priority(fields: Fields) -> int:
@@ -205,6 +249,7 @@ def _params(fields: Fields) -> SamplingParams:
         negative_prompt=negative_prompt,
         eta=fields.number("eta", low=0, high=1) or 0.0,
         strength=fields.number("strength", "denoising_strength", low=0, high=1),
+        loras=read_loras(fields),
     )
 
 

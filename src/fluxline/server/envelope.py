@@ -22,6 +22,7 @@ from fluxline.errors import (
     QueueFull,
     RequestError,
     TooLarge,
+    UnknownLora,
     UnknownModel,
     UnsupportedFormat,
     WorkerDied,
@@ -42,6 +43,7 @@ _BY_ERROR: tuple[tuple[type[FluxlineError], int, str], ...] = (  # the first tha
 )
 _PARAMS: dict[type[FluxlineError], str] = {
     UnknownModel: "model",
+    UnknownLora: "loras",
     UnsupportedFormat: "output_format",
 }
 _CODE_BY_STATUS = {

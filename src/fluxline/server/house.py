@@ -17,6 +17,7 @@ from fluxline.fleet.pool import Pool
 from fluxline.fleet.process import WorkerCommand
 from fluxline.fleet.watch import Patience
 from fluxline.jobs import Database, JobStore, KeyRing, WebhookStore
+from fluxline.loras import LoraFolder
 from fluxline.server.app import create_app
 from fluxline.server.connection import listen
 from fluxline.server.dialects.webhooks import Webhooks
@@ -25,7 +26,7 @@ from fluxline.server.origin import is_loopback
 from fluxline.server.outside import Outside
 from fluxline.server.reader import Reader
 from fluxline.server.uploads import Uploads
-from fluxline.service import Service
+from fluxline.service import Loras, Service
 from fluxline.settings import DEFAULT_MODEL, Settings
 from fluxline.storage import Pictures, open_pictures
 from fluxline.tracing import OFF, Tracing, is_wanted
@@ -95,6 +96,7 @@ def build(settings: Settings, ground: Ground, engine: str) -> House:
         keep_bytes=None if settings.keep_gb is None else int(settings.keep_gb * 2**30),
         holder=f"{uuid.uuid4()}" if database.is_shared else "local",
         tracing=ground.tracing,
+        loras=Loras(LoraFolder(settings.lora_folder()), fetches=settings.lora_hub),
         aliases={settings.model: DEFAULT_MODEL, **settings.aliases},  # a hub id names what it is
     )
     links = Links(pictures, database.secret, base_url=settings.public_url)
@@ -129,6 +131,9 @@ def _commands(settings: Settings, engine: str) -> list[WorkerCommand]:
             model=settings.model,
             device=settings.device,
             engine=engine,
+            loras=str(settings.lora_folder()),
+            lora_bytes=int(settings.lora_gb * 2**30),
+            fetches_loras=settings.lora_hub,
             member=member,
             members=settings.replicas,
             log_level=settings.log_level,

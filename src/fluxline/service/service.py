@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple
 from fluxline.errors import CapacityError, FluxlineError, NotReady, UnknownModel
 from fluxline.fleet.replica import Replica, ReplicaState
 from fluxline.jobs import JobRow, JobState, JobStore, Limits
+from fluxline.loras import LoraFolder
 from fluxline.request import (
     CancelledEvent,
     EngineStats,
@@ -32,6 +33,7 @@ from fluxline.service.clerk import Clerk
 from fluxline.service.dispatcher import Dispatcher
 from fluxline.service.elsewhere import Elsewhere
 from fluxline.service.feed import Feed, Ticket
+from fluxline.service.loras import Loras
 from fluxline.service.meter import Meter
 from fluxline.service.register import Register
 from fluxline.service.sweeper import Sweeper
@@ -69,11 +71,13 @@ class Service:
         keep_bytes: int | None = None,
         holder: str = "local",
         aliases: Mapping[str, str] | None = None,
+        loras: Loras | None = None,
         tracing: Tracing = OFF,
     ) -> None:
         self._replica, self._store = replica, store
         self._holder = holder
         self._aliases = dict(aliases or {})
+        self.loras = loras or Loras(LoraFolder(None))
         self._clerk, self._register = Clerk(), Register(replica)
         self._admission = Admission(self._register, queue_limit=queue_limit, queue_s=queue_s)
         self._dispatcher = Dispatcher(
@@ -311,6 +315,7 @@ class Service:
         check_pictures(request, info)
         if known := await self._known(terms, caller):
             return self._followed(known, terms)
+        request = await self.loras.filled(request)
         work = cost(request, info)
         with self._admission.granted(work, caller, terms) as limits:
             feed = self._feed_for(request, work, terms)

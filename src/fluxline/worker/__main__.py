@@ -10,6 +10,7 @@ import socket
 import sys
 import threading
 import time
+from pathlib import Path
 
 from fluxline.telemetry import configure_logging
 from fluxline.worker.loop import EXIT_BROKEN, Engine, converse
@@ -39,6 +40,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--device", required=True)
     parser.add_argument("--share", default="0/1", help="of the cores: which/of how many workers")
     parser.add_argument("--engine", default="fluxline.engine:open_engine", help="module:factory")
+    parser.add_argument("--loras", type=Path, help="folder of LoRA files")
+    parser.add_argument("--lora-bytes", type=int, default=0, help="of LoRAs that are kept")
+    parser.add_argument("--fetch-loras", action="store_true", help="from the hub, by their ids")
     parser.add_argument("--log-level", default="info")
     parser.add_argument("--log-format", default="text")
     return parser
@@ -48,7 +52,14 @@ def _open(options: argparse.Namespace) -> Engine:
     module, _, factory = options.engine.partition(":")
     began = time.monotonic()
     opener = getattr(importlib.import_module(module), factory)
-    engine: Engine = opener(options.model, options.device, _die)
+    engine: Engine = opener(
+        options.model,
+        options.device,
+        _die,
+        loras=options.loras,
+        lora_bytes=options.lora_bytes,
+        fetches_loras=options.fetch_loras,
+    )
     took_s = time.monotonic() - began
     logging.getLogger("fluxline.worker").info("engine open after %.1f s", took_s)
     return engine

@@ -102,7 +102,10 @@ async def test_an_explicit_true_scale_makes_the_negative_prompt_count(http, guid
     ("body", "said"),
     [
         ({"prompt": ""}, "prompt"),
-        ({"prompt": "a fox <lora:style:0.8>"}, "lora"),
+        ({"prompt": "a fox <lora:style:0.8>"}, "no LoRA 'style' here"),
+        ({"prompt": "a fox <lora:style:much>"}, "<lora:name:0.8>"),
+        ({"prompt": "a fox <lora:style:99>"}, "99"),
+        ({"prompt": "<lora:style:1>"}, "prompt"),
         ({"sampler_name": "DPM++ SDE"}, "sampler_name"),
         ({"scheduler": "Turbo"}, "scheduler"),
         ({"batch_size": 3, "n_iter": 3}, "batch_size x n_iter"),

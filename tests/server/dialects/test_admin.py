@@ -1,4 +1,4 @@
-"""The dual service's routes: the model's state, LoRA that is not there, and its queue."""
+"""The dual service's routes: the model's state, and its queue."""
 
 import asyncio
 
@@ -37,18 +37,6 @@ async def test_loading_again_does_no_harm(http):
     said = (await http.post("/load-model")).json()
 
     assert said == {"message": "Model fake is already loaded", "model_type": "flux_fp32_cpu"}
-
-
-@pytest.mark.parametrize("how", [{"json": {"lora_name": "a/b"}}, {"params": {"lora_name": "a/b"}}])
-async def test_no_lora_is_claimed(how, http):
-    applied = await http.post("/apply-lora", **how)
-
-    assert (applied.status_code, applied.json()["detail"]) == (501, "LoRA is not served yet")
-    assert applied.json()["error"]["code"] == "not_implemented"
-    assert applied.headers["x-should-retry"] == "false"
-    assert (await http.post("/remove-lora")).json()["lora_applied"] is False
-    assert (await http.get("/lora-status")).json()["current_lora"] is None
-    assert (await http.get("/loras")).json()["loras"] == []
 
 
 async def test_the_devices_are_told(http):

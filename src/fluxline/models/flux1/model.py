@@ -4,16 +4,25 @@ Holds weights and nothing of any request. Everything that is the same in all eva
 (projected text, rotations, modulation vectors) is made once, in a `FluxContext`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 
-from fluxline.models.base import Conditioning, ModelSpec, Network, Pictures, to_uint8
+from fluxline.models.base import (
+    Conditioning,
+    LowRank,
+    ModelSpec,
+    Network,
+    Pictures,
+    Stage,
+    to_uint8,
+)
+from fluxline.models.flux1.adapters import AdapterReader, stage_of
 from fluxline.models.flux1.guide import NO_GUIDE, FluxGuide
 from fluxline.models.flux1.latents import fold, image_ids, pack, text_ids, unpack
 from fluxline.models.flux1.redux import Redux
@@ -77,6 +86,8 @@ class Flux1:
         parameter = transformer.image_in.weight
         self.device, self.dtype = parameter.device, parameter.dtype
         self.vae_scale = 2 ** (len(vae.config.block_out_channels) - 1)
+        self.adaptable: dict[str, nn.Module] = {"transformer": transformer, **text.adaptable}
+        self._adapters = AdapterReader(transformer.config, self.adaptable)
         self._rope = lru_cache(maxsize=64)(self._make_rope)
 
     def networks(self) -> tuple[Network, ...]:
@@ -207,6 +218,16 @@ class Flux1:
         latent = unpack(x0[None], *self._latent_size(width, height))[0].permute(1, 2, 0)
         rgb = latent.float() @ self._preview.weight + self._preview.bias
         return to_uint8(rgb).cpu()
+
+    def read_adapter(
+        self, tensors: Mapping[str, Tensor], about: Mapping[str, str]
+    ) -> dict[str, list[LowRank]]:
+        """What a LoRA file has for each layer of the three networks. Raises LoadError."""
+        return self._adapters.read(tensors, about)
+
+    def stage_of(self, layer: str) -> Stage:
+        """Which of the verbs above runs a layer."""
+        return stage_of(layer)
 
     def _clean(self, picture: Tensor) -> Tensor:
         """Clean tokens (N, C) float32 of a picture (height, width, 3) in [-1, 1]."""

@@ -1,4 +1,4 @@
-"""FLUX.1 checkpoint names and ours: two dialects, one table each.
+"""FLUX.1 checkpoint names and ours: two dialects, one table each, and one that only LoRAs speak.
 
 A row reads: pattern of a checkpoint name, our parameter, the row at which it starts (counted in
 hidden widths, D). Where several tensors of a checkpoint share a parameter of ours, they are fused
@@ -9,11 +9,12 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Literal, NamedTuple
 
+import torch
 from torch import Tensor
 
-from fluxline.models.flux1.transformer import PER_SINGLE, PER_STREAM, FluxConfig
+from fluxline.models.flux1.transformer import PER_FINAL, PER_SINGLE, PER_STREAM, FluxConfig
 
 Where = Literal["", "double image", "double text", "single", "final", "final swapped"]
 Row = tuple[str, str, int]
@@ -106,12 +107,31 @@ BFL_MODULATION: dict[str, Where] = {
     "final_layer.adaLN_modulation.1": "final swapped",  # shift before scale
 }
 
+XLABS: list[Row] = [  # adapters only
+    *(
+        (f"double_blocks.{{i}}.processor.{theirs}_lora{n}", f"double_blocks.{{i}}.{ours}.{part}", 0)
+        for n, ours in ((1, "image"), (2, "text"))
+        for theirs, part in (("qkv", "to_qkv"), ("proj", "to_out"))
+    ),
+    ("single_blocks.{i}.processor.qkv_lora", "single_blocks.{i}.proj_in", 0),
+    ("", "single_blocks.{i}.proj_in", 3),  # where that ends: it has nothing for the MLP
+    ("single_blocks.{i}.processor.proj_lora", "single_blocks.{i}.proj_out", 0),
+]
+
 
 @dataclass(frozen=True, slots=True)
 class _Rule:
     target: str  # our parameter without its ending
     row: int  # in hidden widths; in rows for qk_norm
     where: Where
+
+
+class Span(NamedTuple):
+    """Some rows of a layer of ours, from first to last, which is excluded; None: to its end."""
+
+    layer: str
+    first: int
+    last: int | None
 
 
 def is_bfl(names: Sequence[str]) -> bool:
@@ -175,3 +195,40 @@ def _place_modulation(
         shift, scale = tensor.chunk(2)
         return [(target, row, scale), (target, row + config.hidden, shift)]
     return [(target, row, tensor)]
+
+
+def linears(config: FluxConfig) -> dict[str, list[Span]]:
+    """Every linear layer by every name that a dialect has for it: which rows of ours it is.
+
+    Of several spans the layer's rows fill one after another.
+    """
+    found: dict[str, list[Span]] = {}
+    for rows in (DIFFUSERS, BFL, XLABS):
+        for pattern, target, row in rows:
+            ends = [other for _, theirs, other in rows if theirs == target and other > row]
+            for i in range(_blocks(config, target)):
+                last = min(ends) * config.hidden if ends else None
+                ours = target.replace("{i}", str(i))
+                span = Span(ours, row * config.hidden, last)
+                if pattern and not ours.endswith("qk_norm"):
+                    found[pattern.replace("{i}", str(i))] = [span]
+    for modulation in (DIFFUSERS_MODULATION, BFL_MODULATION):
+        for pattern, where in modulation.items():
+            for i in range(_blocks(config, pattern)):
+                found[pattern.replace("{i}", str(i))] = _modulation_spans(config, where, i)
+    return found
+
+
+def _blocks(config: FluxConfig, pattern: str) -> int:
+    if "{i}" not in pattern:
+        return 1
+    return config.depth_single if pattern.startswith("single") else config.depth_double
+
+
+def _modulation_spans(config: FluxConfig, where: Where, block: int) -> list[Span]:
+    """Where the rows of one modulation layer stand in ours."""
+    width = {"double image": PER_STREAM, "double text": PER_STREAM, "single": PER_SINGLE}
+    theirs = torch.arange(width.get(where, PER_FINAL) * config.hidden, device="cpu")
+    slots = _place_modulation(config, "modulation", where, block, theirs)
+    in_their_order = sorted(slots, key=lambda slot: int(slot[2][0]))
+    return [Span(layer, row, row + len(part)) for layer, row, part in in_their_order]

@@ -43,6 +43,11 @@ class TextEncoders:
         self.length = length
         self.device = next(t5.parameters()).device  # where it computes
 
+    @property
+    def adaptable(self) -> dict[str, torch.nn.Module]:
+        """Both, by the names of their folders."""
+        return {"text_encoder": self._clip, "text_encoder_2": self._t5}
+
     def encode(self, prompts: Sequence[str]) -> EncodedText:
         """Encode P prompts in one batch."""
         ids = self._padded(self._t5_tokenizer, prompts, self.length)

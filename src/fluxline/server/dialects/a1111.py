@@ -7,6 +7,7 @@ double the work and burn the picture.
 
 import base64
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -14,11 +15,13 @@ from typing import Any, cast
 
 from fluxline.errors import InvalidParams
 from fluxline.images import SAMPLER_TITLES, Recipe
+from fluxline.loras import LoraInfo
 from fluxline.request import (
     SEED_LIMIT,
     STRENGTH,
     GenerationRequest,
     ImageResult,
+    LoraRef,
     ModelInfo,
     SamplerName,
     SamplingParams,
@@ -26,6 +29,7 @@ from fluxline.request import (
 )
 from fluxline.server.body import (
     LARGEST_SCALE,
+    check_prompt,
     ignored,
     read_prompt,
     read_seed,
@@ -98,6 +102,7 @@ FITS: tuple[Fit, ...] = ("stretched", "cropped", "padded")
 MASK_BLUR, MOST_BLUR = 4, 256  # px
 FILLED, ORIGINAL = 0, 1
 """Of inpainting_fill, from what is masked begins: the colours around it, or itself."""
+LORA = re.compile(r"\s*<lora:(?P<name>[^:<>]+)(?::(?P<strength>[^<>]*))?>", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,9 +117,8 @@ class Asked:
 
 def read(fields: Fields, info: ModelInfo, *, max_n: int, request_id: str) -> Asked:
     """Understand a body. Raises RequestError naming the field that is wrong."""
-    prompt = read_prompt(fields)
-    if "<lora:" in prompt.lower():
-        raise UnsupportedParam("<lora:…> is not served yet; leave it out", field="prompt")
+    prompt, loras = _loras_in(read_prompt(fields))
+    check_prompt(prompt)
     refuse_unserved(fields, UNSERVED)
     batch_size = fields.integer("batch_size", low=1, high=max_n) or 1
     n = batch_size * (fields.integer("n_iter", low=1, high=max_n) or 1)
@@ -129,6 +133,7 @@ def read(fields: Fields, info: ModelInfo, *, max_n: int, request_id: str) -> Ask
         params = replace(params, strength=None)  # clients send it to txt2img, too
     elif found.mask is not None and params.strength is None:
         params = replace(params, strength=STRENGTH)  # there, what is masked is not all anew
+    params = replace(params, loras=loras)
     overridden = fields.nested("override_settings") or Fields({})
     overridden.skip("sd_model_checkpoint")  # the door has chosen by it
     warnings += [f"{name[:64]} is ignored" for name in overridden.unread()[:16]]
@@ -235,6 +240,31 @@ def _params(fields: Fields, info: ModelInfo) -> tuple[SamplingParams, list[str]]
         strength=fields.number("denoising_strength", low=0, high=1),
     )
     return params, warnings
+
+
+def _loras_in(prompt: str) -> tuple[str, tuple[LoraRef, ...] | None]:
+    """The prompt without its <lora:name:strength>, and what these name. Raises InvalidParams."""
+    loras = tuple(_lora(match) for match in LORA.finditer(prompt))
+    return (LORA.sub("", prompt).strip(), loras) if loras else (prompt, None)
+
+
+def _lora(match: re.Match[str]) -> LoraRef:
+    try:
+        return LoraRef(match["name"].strip(), float(match["strength"] or 1.0))
+    except ValueError:
+        message = f"a LoRA must be like <lora:name:0.8>; got {match[0].strip()[:60]}"
+        raise InvalidParams(message, field="prompt") from None
+
+
+def lora(info: LoraInfo) -> dict[str, Any]:
+    """Spell a LoRA; where its file lies is nobody's business."""
+    words = ", ".join(info.trigger_words)
+    return {
+        "name": info.name,
+        "alias": info.name,
+        "path": f"{info.name}.safetensors",
+        "metadata": {"activation text": words} if words else {},
+    }
 
 
 def _pictures(fields: Fields) -> tuple[Found | None, list[str]]:

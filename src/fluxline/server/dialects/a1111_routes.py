@@ -28,7 +28,6 @@ EMPTY = (
     "latent-upscale-modes",
     "sd-vae",
     "sd-modules",
-    "loras",
     "hypernetworks",
     "prompt-styles",
     "face-restorers",
@@ -156,6 +155,11 @@ def a1111_router(service: Service, uploads: Uploads, *, max_n: int) -> APIRouter
     async def models() -> list[dict[str, Any]]:
         """List what is served."""
         return [a1111.model(info) for info in service.models]
+
+    @router.get("/loras")
+    async def loras() -> list[dict[str, Any]]:
+        """List the LoRAs there are."""
+        return [a1111.lora(info) for info, _ in await service.loras.infos()]
 
     @router.get("/samplers")
     async def samplers() -> list[dict[str, Any]]:

@@ -1,20 +1,24 @@
-"""The dual service's routes about the model: loaded or not, on what, with which LoRA.
-
-LoRA itself is not served yet, and these routes say so.
-"""
+"""The dual service's routes about the model: loaded or not, on what, with which LoRA."""
 
 from typing import Any
+from urllib.parse import urlencode
 
 from fastapi import APIRouter, Request, Response
 
-from fluxline.errors import FluxlineError
+from fluxline.errors import FluxlineError, RequestError, UnsupportedFormat
+from fluxline.images import format_of
+from fluxline.loras import LoraInfo
+from fluxline.request import LoraRef
 from fluxline.server import envelope
-from fluxline.server.dialects.single import memory_told, model_type
-from fluxline.server.exchange import unless_gone
+from fluxline.server.body import MOST_WEIGHT
+from fluxline.server.dialects.single import in_these_words, memory_told, model_type
+from fluxline.server.exchange import body_of, caller_of, json_fields, unless_gone
+from fluxline.server.fields import Fields, FormFields, MissingParam
 from fluxline.server.machine import memory_of
 from fluxline.service import Service
 
-NO_LORA = "LoRA is not served yet"
+NOTE = "a request's own lora_name or loras act on it alone, in place of the one applied"
+MEDIA_TYPES = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp", "avif": "image/avif"}
 
 
 def admin_router(service: Service) -> APIRouter:
@@ -46,36 +50,65 @@ def admin_router(service: Service) -> APIRouter:
             "device": device,
             "replicas": service.status.engines,
             **memory_told(memory_of(service.engines)),
-            **lora(),
+            **_applied(service.loras.applied),
         }
 
     @router.post("/apply-lora")
-    async def apply_lora() -> Response:
-        """Refuse: there is no LoRA yet."""
-        return envelope.failure(
-            501,
-            NO_LORA,
-            kind="server_error",
-            code="not_implemented",
-            headers=envelope.NO_RETRY,
-            extra={"detail": NO_LORA},
-        )
+    async def apply_lora(request: Request) -> Any:  # Any: a dict, or a whole response
+        """Let a LoRA act on every picture that names none of its own, until it is removed."""
+        if not _may_apply(request):
+            return _forbidden()
+        try:
+            fields = await _fields(request)
+            name = fields.text("lora_name", "name")
+            weight = fields.number("lora_weight", "weight", low=0, high=MOST_WEIGHT)
+            if not name:
+                raise MissingParam("lora_name is required: which to apply", field="lora_name")
+            await service.loras.apply(LoraRef(name, 1.0 if weight is None else weight))
+        except RequestError as exc:
+            return envelope.of_detail(in_these_words(exc), status=422)
+        return {"message": f"LoRA {name} is applied", **_applied(service.loras.applied)}
 
     @router.post("/remove-lora")
-    async def remove_lora() -> dict[str, Any]:
-        """Leave the model without a LoRA, as it is."""
-        return {"message": "No LoRA is applied", **lora()}
+    async def remove_lora(request: Request) -> Any:  # Any: a dict, or a whole response
+        """Let no LoRA act but those that requests name."""
+        if not _may_apply(request):
+            return _forbidden()
+        before = service.loras.applied
+        service.loras.remove()
+        message = f"LoRA {before.name} is removed" if before else "No LoRA is applied"
+        return {"message": message, **_applied(None)}
 
     @router.get("/lora-status")
     async def lora_status() -> dict[str, Any]:
-        """Tell which LoRA is applied to every picture."""
+        """Tell which LoRA acts on every picture that names none of its own."""
         info = next(iter(service.models), None)
-        return {**lora(), "model_type": model_type(info) if info else None, "note": NO_LORA}
+        return {
+            **_applied(service.loras.applied),
+            "model_type": model_type(info) if info else None,
+            "note": NOTE,
+        }
 
     @router.get("/loras")
     async def loras() -> dict[str, Any]:
-        """List the LoRAs there are."""
-        return {"loras": [], "note": NO_LORA}
+        """List the LoRAs there are, and what is known of each."""
+        found = await service.loras.infos()
+        return {"loras": [_lora(info, digest) for info, digest in found], "note": NOTE}
+
+    @router.get("/loras/preview")
+    async def lora_preview(name: str) -> Response:
+        """Show the picture that lies beside a LoRA."""
+        try:
+            preview = await service.loras.preview(name)
+        except FluxlineError as exc:
+            return envelope.of_detail(exc, status=404)
+        if preview is None:
+            return envelope.failure(404, f"LoRA {name[:64]!r} has no preview", code="not_found")
+        try:
+            kind = MEDIA_TYPES[format_of(preview)]
+        except UnsupportedFormat as exc:
+            return envelope.of_detail(exc, status=404)
+        return Response(preview, media_type=kind)
 
     @router.get("/gpu-info")
     async def gpu_info() -> dict[str, Any]:
@@ -94,12 +127,45 @@ def admin_router(service: Service) -> APIRouter:
     return router
 
 
-def lora() -> dict[str, Any]:
-    """No LoRA, in the words of both halves of the dual service."""
+async def _fields(request: Request) -> Fields:
+    """What was sent: a JSON body, or the query, as the two halves of the dual service have it."""
+    if (await body_of(request)).strip():
+        return await json_fields(request)
+    return FormFields(list(request.query_params.multi_items()))
+
+
+def _may_apply(request: Request) -> bool:
+    """Whether the caller may change what others are drawn: anybody where no keys are asked for."""
+    caller = caller_of(request)
+    return caller.is_admin or not caller.owner
+
+
+def _forbidden() -> Response:
+    message = "what acts on everybody's pictures is changed with an admin key"
+    extra = {"detail": message}
+    return envelope.failure(403, message, code="forbidden", extra=extra)
+
+
+def _applied(lora: LoraRef | None) -> dict[str, Any]:
+    """Which LoRA is applied, in the words of both halves of the dual service."""
+    name = lora and lora.name
     return {
-        "lora_loaded": None,
-        "lora_applied": False,
-        "lora_name": None,
-        "current_lora": None,
-        "lora_weight": None,
+        "lora_loaded": name,
+        "lora_applied": lora is not None,
+        "lora_name": name,
+        "current_lora": name,
+        "lora_weight": lora and lora.strength,
+    }
+
+
+def _lora(info: LoraInfo, digest: str) -> dict[str, Any]:
+    """Spell a LoRA; where its file lies is nobody's business."""
+    preview = f"/loras/preview?{urlencode({'name': info.name})}" if info.preview else None
+    return {
+        "name": info.name,
+        "size_bytes": info.size_bytes,
+        "rank": info.rank,
+        "trigger_words": list(info.trigger_words),
+        "preview": preview,
+        "hash": digest,
     }

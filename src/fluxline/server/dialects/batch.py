@@ -5,7 +5,7 @@ Its body to a plan, and pictures back with what each was drawn with.
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast, get_args
 
 from fluxline.errors import InvalidParams
@@ -24,6 +24,7 @@ from fluxline.server.body import (
     MOST_STEPS,
     ignored,
     read_format,
+    read_lora_name,
     read_prompt,
     read_sides,
     refuse_unserved,
@@ -63,6 +64,7 @@ def read(fields: Fields, info: ModelInfo, *, most: int, request_id: str) -> Aske
     choices = tuple(diversity.plan(count))
     width, height = (side or DEFAULT_SIDE for side in read_sides(fields))
     eta = fields.number("eta", low=0, high=1) or 0.0
+    loras = read_lora_name(fields)
     output_format = read_format(fields, usual="jpeg")
     top_k = fields.integer("top_k", low=1, high=1_000_000)
     request = GenerationRequest(
@@ -70,7 +72,10 @@ def read(fields: Fields, info: ModelInfo, *, most: int, request_id: str) -> Aske
         prompt=prompt,
         seed=choices[0].seed,
         model=info.name,
-        plan=tuple(_planned(choice, info, width, height, eta) for choice in choices),
+        plan=tuple(
+            replace(one, params=replace(one.params, loras=loras))
+            for one in (_planned(choice, info, width, height, eta) for choice in choices)
+        ),
         spread=gpus,
         output_format=output_format,
         top_k=None if top_k is None else min(top_k, count),

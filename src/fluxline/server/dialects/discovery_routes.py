@@ -27,7 +27,7 @@ def discovery_router(service: Service, *, max_n: int, max_batch: int, has_mcp: b
                 "cancel": True,
                 "img2img": True,
                 "mask": False,
-                "lora": False,
+                "lora": True,
             },
             "protocols": [*PROTOCOLS, "mcp"] if has_mcp else PROTOCOLS,
         }

@@ -50,7 +50,8 @@ def generate_router(service: Service, links: Links, uploads: Uploads, *, most: i
         except RequestError as exc:
             # The original promised 400 for a blank prompt, and FastAPI's 422 for all else.
             is_blank = not is_batch and isinstance(exc, BlankPrompt)
-            return envelope.of_detail(exc, status=400 if is_blank else 422)
+            told = single.in_these_words(exc)
+            return envelope.of_detail(told, status=400 if is_blank else 422)
         except FluxlineError as exc:
             return envelope.of_detail(exc)
 

@@ -1,6 +1,7 @@
 """Jobs: asked now, fetched later. What a row looks like to its owner, and the events of one."""
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
@@ -69,6 +70,7 @@ def asked(request: GenerationRequest) -> dict[str, Any]:
         "cfg_scale": params.cfg_scale,
         "eta": params.eta or None,
         "strength": params.strength,
+        "loras": [asdict(lora) for lora in params.loras or ()] or None,
         "from_image": True if request.source is not None else None,
         "with_mask": True if request.mask is not None else None,
         "references": len(request.references) or None,

@@ -49,7 +49,7 @@ def queue_router(service: Service, links: Links, uploads: Uploads) -> APIRouter:
             wanted = replace(asked.request, priority=priority)
             ticket = await service.submit(wanted, terms, caller_of(request))
         except RequestError as exc:
-            return envelope.of_detail(exc, status=422)
+            return envelope.of_detail(single.in_these_words(exc), status=422)
         except FluxlineError as exc:
             return envelope.of_detail(exc)
         async with ticket:

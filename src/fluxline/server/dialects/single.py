@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from fluxline.errors import InvalidParams, RequestError, UnknownLora
 from fluxline.request import (
     GenerationRequest,
     ImageResult,
@@ -15,10 +16,11 @@ from fluxline.server.body import (
     LARGEST_SCALE,
     ignored,
     read_format,
+    read_lora_name,
     read_prompt,
     read_seed,
 )
-from fluxline.server.fields import Fields, UnsupportedParam
+from fluxline.server.fields import Fields
 from fluxline.server.machine import GIB, Memory
 from fluxline.server.uploads import Found, find
 
@@ -49,9 +51,7 @@ def read(fields: Fields, info: ModelInfo, *, request_id: str) -> Asked:
     strength = fields.number("strength", "denoising_strength", low=0, high=1)
     found = find(fields)
     usual = None if found else DEFAULT_SIDE  # else it follows the picture
-    if fields.given("lora_name"):
-        raise UnsupportedParam("lora_name: LoRA is not served yet; leave it out", field="lora_name")
-    lora_weight = fields.number("lora_weight", low=0, high=2)
+    loras = read_lora_name(fields)
     request = GenerationRequest(
         id=request_id,
         prompt=prompt,
@@ -66,10 +66,12 @@ def read(fields: Fields, info: ModelInfo, *, request_id: str) -> Asked:
             cfg_scale=_true_scale(scale, negative_prompt, info),
             negative_prompt=negative_prompt,
             strength=strength,
+            loras=loras,
         ),
     )
-    warnings = [] if lora_weight is None else ["lora_weight has no effect without lora_name"]
-    warnings += ignored(fields)
+    warnings = ignored(fields)
+    if loras is None and fields.given("lora_weight"):
+        warnings.insert(0, "lora_weight has no effect without lora_name")
     return Asked(request=request, found=found, warnings=tuple(warnings))
 
 
@@ -97,8 +99,7 @@ def answer(
         "generation_time_s": round(took_s, 3),
         **memory_told(memory),
         "model_type": model_type(info),
-        "lora_applied": None,
-        "lora_weight": None,
+        **_lora(image),
         "num_inference_steps": params.steps,
         "guidance_scale": params.guidance,
         "width": image.width,
@@ -108,6 +109,23 @@ def answer(
         "id": job_id,
         "model": image.model,
         "warnings": list(dict.fromkeys((*asked.warnings, *image.warnings))),
+    }
+
+
+def in_these_words(error: RequestError) -> RequestError:
+    """A refusal that names what it is about as this dialect does."""
+    about_lora = isinstance(error, InvalidParams) and error.field == "loras"
+    if about_lora or isinstance(error, UnknownLora):
+        return InvalidParams(error.message, field="lora_name")
+    return error
+
+
+def _lora(image: ImageResult) -> dict[str, Any]:
+    """The LoRA that a picture was drawn with, as the original spells it, for it knows of one."""
+    first = next(iter(image.params.loras or ()), None)
+    return {
+        "lora_applied": first and first.name,
+        "lora_weight": first and first.strength,
     }
 
 

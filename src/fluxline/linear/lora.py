@@ -1,0 +1,194 @@
+"""Low-rank adapters beside linear layers: never merged, and any mixture of them in one forward.
+
+    y = base(x) + ((x A^T) * s) B^T
+
+A and B hold all adapters of a forward side by side, and s says for each row how strongly each of
+them acts on it, 0 where it does not. So rows with none, one, another or several adapters take two
+thin products together, whatever the mixture, and the base stays as it is: quantized, compiled.
+Source: Hu et al. 2021, "LoRA: Low-Rank Adaptation of Large Language Models".
+
+Shapes: R rows, r rank of an adapter, K the ranks of all adapters of a forward together.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Part = tuple[int, Tensor, Tensor]
+"""(first row of the layer's answer that it adds to, A (r, in), B (rows, r))."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Adapter:
+    """What was learned beside some layers. Never written; its own scale is folded into B.
+
+    parts: by the name of the layer, which begins with that of its network. stages: of a request
+    in which any of those layers acts.
+    """
+
+    digest: str
+    parts: Mapping[str, Sequence[Part]]
+    stages: frozenset[str] = frozenset()
+
+    @property
+    def bytes(self) -> int:
+        """Memory it holds."""
+        return sum(a.nbytes + b.nbytes for parts in self.parts.values() for _, a, b in parts)
+
+
+Mix = tuple[tuple[Adapter, float], ...]
+"""The adapters of one row, and how strongly each acts."""
+
+
+class AdapterBank:
+    """Which adapters act on which rows of the forward that runs now. Thread: the engine's.
+
+    networks: by the names that layers' names begin with. A layer gets a side branch when the first
+    adapter comes that has something for it; the others are never touched.
+    """
+
+    def __init__(self, networks: Mapping[str, nn.Module]) -> None:
+        self._networks = networks
+        self._adapted: dict[str, Adapted] = {}
+        self._last: Active | None = None
+        self.active: Active | None = None
+
+    @contextmanager
+    def rows(self, mixes: Sequence[Mix]) -> Iterator[None]:
+        """Let row i of every forward in here be drawn with mixes[i]; of one mix, every row."""
+        if not any(mixes):
+            yield
+            return
+        if self._last is None or self._last.mixes != tuple(mixes):
+            self._last = Active.of(mixes)
+            self._attach(self._last.adapters)
+        self.active = self._last
+        try:
+            yield
+        finally:
+            self.active = None
+
+    def detach(self) -> None:
+        """Leave the networks as they were found."""
+        for name, adapted in self._adapted.items():
+            self._put(name, adapted.base)
+        self._adapted.clear()
+        self._last = None
+
+    def _attach(self, adapters: Sequence[Adapter]) -> None:
+        for name in {name for adapter in adapters for name in adapter.parts} - set(self._adapted):
+            self._adapted[name] = Adapted(self._get(name), name, self)
+            self._put(name, self._adapted[name])
+
+    def _get(self, name: str) -> nn.Module:
+        network, _, path = name.partition(".")
+        return self._networks[network].get_submodule(path)
+
+    def _put(self, name: str, module: nn.Module) -> None:
+        parent, _, child = name.rpartition(".")
+        network, _, path = parent.partition(".")
+        setattr(self._networks[network].get_submodule(path), child, module)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Active:
+    """The adapters of one forward. strengths: (R, adapters), of each on each row."""
+
+    mixes: tuple[Mix, ...]
+    adapters: tuple[Adapter, ...]
+    strengths: Tensor
+    _spread: dict[tuple[tuple[int, ...], torch.device, torch.dtype], Tensor] = field(
+        default_factory=dict
+    )
+
+    @classmethod
+    def of(cls, mixes: Sequence[Mix]) -> "Active":
+        """Gather what acts on any of the rows, in an order that does not depend on theirs."""
+        found = {adapter for mix in mixes for adapter, _ in mix}
+        adapters = tuple(sorted(found, key=lambda adapter: adapter.digest))
+        strengths = [
+            [sum(strength for worn, strength in mix if worn is adapter) for adapter in adapters]
+            for mix in mixes
+        ]
+        return cls(tuple(mixes), adapters, torch.tensor(strengths, dtype=torch.float32))
+
+    def scale(self, ranks: tuple[int, ...], like: Tensor) -> Tensor:
+        """Strengths (R, K), each adapter's as often as it has ranks; the same for many layers."""
+        key = (ranks, like.device, like.dtype)
+        if key not in self._spread:
+            spread = self.strengths.repeat_interleave(torch.tensor(ranks), dim=1)
+            self._spread[key] = spread.to(like.device, like.dtype)
+        return self._spread[key]
+
+
+@dataclass(frozen=True, slots=True)
+class _Joined:
+    """What the adapters of a forward have for one layer, side by side."""
+
+    adapters: tuple[Adapter, ...]
+    ranks: tuple[int, ...]  # of each, 0 for one that has nothing here
+    down: Tensor  # A (K, in)
+    up: Tensor  # B^T (K, out)
+
+
+class Adapted(nn.Module):
+    """A layer with a side branch. Thread: the engine's.
+
+    base: anything with `in_features`, `out_features` and a forward, plain or quantized.
+    """
+
+    def __init__(self, base: nn.Module, name: str, bank: AdapterBank) -> None:
+        super().__init__()
+        self.base = base
+        self._name = name
+        self._bank = bank
+        self._joined: _Joined | None = None
+
+    @property
+    def in_features(self) -> int:
+        """Width of what it reads."""
+        return int(self.base.in_features)  # type: ignore[arg-type]  # nn.Module's attributes are untyped
+
+    @property
+    def out_features(self) -> int:
+        """Width of its answer."""
+        return int(self.base.out_features)  # type: ignore[arg-type]  # as above
+
+    @property
+    def weight(self) -> Tensor:
+        """The base's, which T5 asks for its dtype."""
+        return self.base.weight  # type: ignore[return-value]  # as above
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(R, ..., in) to (R, ..., out)."""
+        y: Tensor = self.base(x)
+        active = self._bank.active
+        if active is None:
+            return y
+        joined = self._join(active.adapters, x)
+        if not len(joined.down):
+            return y
+        scale = active.scale(joined.ranks, x)  # (R, K)
+        inner = F.linear(x, joined.down)  # (R, ..., K)
+        inner *= scale.view(len(scale), *(1,) * (x.dim() - 2), -1)
+        added = y.flatten(0, -2).addmm_(inner.flatten(0, -2), joined.up)
+        return added.view(y.shape)
+
+    def _join(self, adapters: tuple[Adapter, ...], x: Tensor) -> _Joined:
+        """Put adapters side by side, unless they are those of the last forward."""
+        if self._joined is None or self._joined.adapters != adapters:
+            parts = [adapter.parts.get(self._name, ()) for adapter in adapters]
+            ranks = tuple(sum(len(down) for _, down, _ in own) for own in parts)
+            down = x.new_zeros(sum(ranks), self.in_features)
+            up = x.new_zeros(sum(ranks), self.out_features)
+            k = 0
+            for row, a, b in (part for own in parts for part in own):
+                down[k : k + len(a)] = a
+                up[k : k + len(a), row : row + len(b)] = b.T
+                k += len(a)
+            self._joined = _Joined(adapters, ranks, down, up)
+        return self._joined

@@ -1,0 +1,328 @@
+"""LoRAs through the engine: each picture with its own, in one batch, and none leaks."""
+
+import io
+import os
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from diffusers import FluxPipeline
+from PIL import Image
+from safetensors.torch import save_file
+
+from fluxline.engine import Engine
+from fluxline.engine.build import open_model
+from fluxline.engine.loras import Library, LoraSources
+from fluxline.engine.scheduler import Budget
+from fluxline.engine.ticket import new_request
+from fluxline.errors import InvalidParams, UnknownLora
+from fluxline.images import read_recipe
+from fluxline.request import MOST_LORAS, LoraRef, Planned
+from tests.lora_files import bfl_layers, linear_layers, random_lora
+from tests.models.flux1.test_pipeline import draw_theirs, psnr
+from tests.random_flux import TEXT_LENGTH
+
+KOHYA = (".lora_down.weight", ".lora_up.weight")
+TOGETHER = Budget(batch_tokens=2000, resident_tokens=8000)
+ALONE = Budget(batch_tokens=1, resident_tokens=1)
+
+
+@pytest.fixture(scope="module")
+def folder(schnell, tmp_path_factory):
+    """Two LoRAs of the transformer, and one that is beside CLIP and T5 alone."""
+    folder = tmp_path_factory.mktemp("loras")
+    sizes = bfl_layers(schnell.transformer.config)
+    encoders = {
+        f"{prefix}{name}": size
+        for network, prefix in (("text_encoder", "te1."), ("text_encoder_2", "te3."))
+        for name, size in linear_layers(schnell.adaptable[network]).items()
+    }
+    save_file(
+        random_lora(sizes, prefix="diffusion_model.", by=0.5, seed=1), folder / "one.safetensors"
+    )
+    blocks = {name: size for name, size in sizes.items() if "_blocks" in name}
+    save_file(
+        random_lora(blocks, prefix="lora_unet_", ends=KOHYA, is_flat=True, rank=7, by=0.5, seed=2),
+        folder / "two.safetensors",
+    )
+    save_file(
+        random_lora(encoders, prefix="lora_", ends=KOHYA, is_flat=True, by=2.0, seed=3),
+        folder / "words.safetensors",
+    )
+    return folder
+
+
+@pytest.fixture
+def sources(folder):
+    return LoraSources(folder=folder, paths=False, fetch=False)
+
+
+@pytest.fixture
+def engine(schnell, sources):
+    with Engine(schnell, budget=TOGETHER, loras=sources) as engine:
+        yield engine
+
+
+def pixels(image):
+    return np.asarray(Image.open(io.BytesIO(image.data))).astype(np.int16)
+
+
+def asked(seed, *loras, **params):
+    return new_request("a fox", seed=seed, params={"steps": 3, "loras": loras, **params})
+
+
+def planned(*requests):
+    """One request for the pictures of many, so that all of them come at once."""
+    plan = tuple(Planned(seed=r.seed, params=r.params) for r in requests)
+    return replace(requests[0], plan=plan)
+
+
+MIXTURES = [
+    (),
+    (("one", 1.0),),
+    (("two", 0.8),),
+    (("one", 0.5), ("two", -0.5)),
+    (("words", 1.0),),
+    (("words", 1.0), ("two", 1.0)),
+]
+
+
+def test_a_batch_of_any_mixture_equals_each_alone(schnell, sources, engine):
+    """To one level of 255, as pictures without LoRA do."""
+    requests = [asked(5, *loras) for loras in MIXTURES]
+    requests.append(asked(5, ("one", 1.0), cfg_scale=2.0, negative_prompt="blue"))
+    together = engine.submit(planned(*requests)).result()
+
+    with Engine(schnell, budget=ALONE, loras=sources) as single:
+        alone = [single.submit(r).result()[0] for r in requests]
+
+    assert read_recipe(together[0].data).receipt.beside == len(requests) - 1
+    for ours, solo in zip(together, alone, strict=True):
+        gap = np.abs(pixels(ours) - pixels(solo))
+        assert gap.max() <= 1
+        assert np.mean(gap == 0) >= 0.999
+    for one, picture in enumerate(alone):
+        for other in alone[:one]:
+            assert np.abs(pixels(picture) - pixels(other)).max() > 3, "LoRAs change pictures"
+
+
+def test_a_request_without_lora_is_drawn_as_if_there_were_none(schnell_folder, sources):
+    """To the byte, beside one with and after it. The batches are of equal size, so that only a
+    LoRA could make a difference."""
+
+    def pair(engine, *loras):
+        return engine.submit(planned(asked(8), asked(9, *loras))).result()
+
+    with Engine(str(schnell_folder), device="cpu", budget=TOGETHER, threads=1) as never:
+        plain = [image.data for image in pair(never)]
+    with Engine(
+        str(schnell_folder), device="cpu", budget=TOGETHER, threads=1, loras=sources
+    ) as engine:
+        beside = pair(engine, ("one", 1.0), ("words", 1.0))
+        after = pair(engine)
+
+    assert beside[0].data == plain[0]
+    assert beside[1].data != plain[1]
+    assert [image.data for image in after] == plain
+
+
+def test_strength_0_has_no_effect_and_no_cost(engine, schnell):
+    [with_it] = engine.submit(asked(3, ("one", 0.0))).result()
+    [without] = engine.submit(asked(3)).result()
+
+    assert np.array_equal(pixels(with_it), pixels(without))
+    assert read_recipe(with_it.data).receipt.loras == ()
+
+
+@pytest.mark.parametrize("name", ["schnell", "dev"])
+def test_a_picture_with_a_kohya_lora_of_clip_too_equals_diffusers(request, tmp_path, name):
+    model, folder = request.getfixturevalue(name), request.getfixturevalue(f"{name}_folder")
+    sizes = bfl_layers(model.transformer.config)
+    blocks = {n: s for n, s in sizes.items() if "_blocks" in n and "linear1" not in n}
+    clip = {
+        f"text_model.{n}": s
+        for n, s in linear_layers(model.adaptable["text_encoder"]).items()
+        if "layers" in n
+    }
+    spelled = {"ends": KOHYA, "is_flat": True, "alpha": 3.0, "by": 1.0}
+    tensors = random_lora(blocks, prefix="lora_unet_", **spelled)
+    tensors |= random_lora(clip, prefix="lora_te1_", **spelled)
+    save_file(tensors, tmp_path / "one.safetensors")
+    params = {"steps": 3, "guidance": 2.5 if name == "dev" else None, "width": 64, "height": 64}
+
+    with Engine(model, budget=TOGETHER, loras=LoraSources(folder=tmp_path)) as engine:
+        [ours] = engine.generate("a fox", seed=11, loras=[("one", 0.8)], **params)
+        [plain] = engine.generate("a fox", seed=11, **params)
+
+    pipe = FluxPipeline.from_pretrained(folder)
+    pipe.load_lora_weights(tmp_path, weight_name="one.safetensors", adapter_name="it")
+    pipe.set_adapters(["it"], [0.8])
+    asked_of_theirs = {"prompt": "a fox", "width": 64, "height": 64, "seed": 11}
+    theirs = draw_theirs(
+        pipe, TEXT_LENGTH, num_inference_steps=3, guidance_scale=2.5, **asked_of_theirs
+    )
+    assert psnr(pixels(ours), theirs) >= 60
+    assert psnr(pixels(plain), theirs) < 40, "the LoRA changes nothing"
+
+
+def test_what_acts_on_the_text_encoders_changes_the_prompts_of_its_request_alone(engine):
+    before = engine.stats.prompts_encoded
+    engine.submit(asked(3)).result()
+    engine.submit(asked(3, ("two", 1.0))).result()
+    assert engine.stats.prompts_encoded == before + 1  # `two` has nothing for the encoders
+
+    [worded] = engine.submit(asked(3, ("words", 1.0))).result()
+    assert engine.stats.prompts_encoded == before + 2
+    [plain] = engine.submit(asked(3)).result()
+    assert engine.stats.prompts_encoded == before + 2
+    assert not np.array_equal(pixels(worded), pixels(plain))
+
+
+def test_a_picture_remembers_its_loras_and_is_drawn_again_from_its_file(engine):
+    [image] = engine.submit(asked(4, ("one", 0.5), ("two", 0.0), ("words", -1.0))).result()
+
+    recipe = read_recipe(image.data)
+    [again] = engine.submit(recipe.to_request("again")).result()
+
+    assert recipe.params.loras == (LoraRef("one", 0.5), LoraRef("two", 0.0), LoraRef("words", -1.0))
+    assert len(recipe.receipt.loras) == 2
+    assert again.data == image.data
+    text = recipe.to_infotext()
+    assert "a fox <lora:one:0.5> <lora:two:0> <lora:words:-1>\n" in text
+    one, words = recipe.receipt.loras
+    assert f'Lora hashes: "one: {one}, words: {words}"' in text
+
+
+def test_a_file_that_is_another_one_now_is_told_by_its_receipt(schnell, tmp_path):
+    layer = {"txt_in": bfl_layers(schnell.transformer.config)["txt_in"]}
+    receipts = []
+    for seed in (1, 2):
+        save_file(random_lora(layer, seed=seed), tmp_path / "one.safetensors")
+        os.utime(tmp_path / "one.safetensors", ns=(seed, seed))
+        with Engine(schnell, budget=ALONE, loras=LoraSources(folder=tmp_path)) as engine:
+            [receipt] = engine.receipts(asked(1, "one"))
+            receipts.append(receipt)
+
+    [said] = receipts[0].differences(receipts[1])
+    assert said == f"LoRA {receipts[0].loras[0]} then, {receipts[1].loras[0]} now"
+
+
+def test_a_file_that_is_changed_or_added_is_seen_without_a_restart(schnell, tmp_path):
+    layer = {"txt_in": bfl_layers(schnell.transformer.config)["txt_in"]}
+    with Engine(schnell, budget=ALONE, loras=LoraSources(folder=tmp_path)) as engine:
+        with pytest.raises(UnknownLora, match="folder of LoRAs is empty"):
+            engine.submit(asked(1, "one"))
+        pictures = []
+        for seed in (1, 2):
+            save_file(random_lora(layer, seed=seed), tmp_path / "one.safetensors")
+            os.utime(tmp_path / "one.safetensors", ns=(seed, seed))
+            [image] = engine.submit(asked(1, ("one", 5.0))).result()
+            pictures.append(pixels(image))
+
+    assert not np.array_equal(*pictures)
+
+
+def test_adapters_used_longest_ago_go_when_the_bytes_run_out(schnell, folder):
+    [one] = [m for m, _ in Library(schnell, LoraSources(folder=folder)).mix([LoraRef("one")])]
+    library = Library(schnell, LoraSources(folder=folder, cache_bytes=one.bytes))
+
+    def held(name):
+        [(adapter, _)] = library.mix([LoraRef(name)])
+        return adapter
+
+    first = held("one")
+    assert held("one") is first
+    held("two")
+    assert held("one") is not first
+
+
+def test_an_engine_that_closes_leaves_the_model_as_it_was(schnell, sources):
+    before = [name for name, _ in schnell.transformer.named_modules()]
+    with Engine(schnell, budget=ALONE, loras=sources) as engine:
+        engine.submit(asked(1, "one")).result()
+        assert [name for name, _ in schnell.transformer.named_modules()] != before
+
+    assert [name for name, _ in schnell.transformer.named_modules()] == before
+
+
+@pytest.mark.parametrize(
+    ("loras", "said"),
+    [
+        ([("one", 1.0), ("one", 0.5)], "'one' is named twice"),
+        ([("one", float("nan"))], "strength of LoRA 'one' must be from -10 to 10; got nan"),
+        ([("one", 11.0)], "got 11"),
+        ([(f"{i}", 1.0) for i in range(MOST_LORAS + 1)], "at most 8; got 9"),
+        ([("", 1.0)], "needs a name"),
+    ],
+)
+def test_what_no_model_could_do_is_refused(engine, loras, said):
+    with pytest.raises(InvalidParams, match=said) as refused:
+        engine.submit(asked(1, *loras))
+    assert refused.value.field == "loras"
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("won", "no LoRA 'won' here; did you mean two, one"),
+        ("../one", "no LoRA '../one' here"),
+        ("/etc/passwd", "no LoRA '/etc/passwd' here"),
+        ("owner/repository", "this server fetches none"),
+    ],
+)
+def test_a_name_that_is_not_there_is_never_made_into_a_path(engine, folder, name, said):
+    with pytest.raises(UnknownLora, match=said):
+        engine.submit(asked(1, name))
+
+
+def test_an_engine_of_ones_own_takes_files_and_folders(schnell, folder, tmp_path):
+    peft = tmp_path / "tuned"
+    peft.mkdir()
+    hidden = schnell.transformer.config.hidden
+    tensors = random_lora({"transformer_blocks.0.attn.to_q": (hidden, hidden)},
+                          prefix="base_model.model.")  # fmt: skip
+    save_file(tensors, peft / "adapter_model.safetensors")
+    library = Library(schnell, LoraSources())
+
+    [(file, _)] = library.mix([LoraRef(str(folder / "one.safetensors"))])
+    [(plain, _)] = library.mix([LoraRef(str(peft))])
+    (peft / "adapter_config.json").write_text('{"lora_alpha": 8, "r": 4}')
+    [(scaled, _)] = Library(schnell, LoraSources()).mix([LoraRef(str(peft))])
+
+    assert file.parts
+    [[(_, _, up)]], [[(_, _, twice)]] = plain.parts.values(), scaled.parts.values()
+    torch.testing.assert_close(twice, 2 * up)
+
+
+def test_files_that_are_no_safetensors_are_refused(schnell, tmp_path):
+    (tmp_path / "one.pt").write_bytes(b"pickle")
+    (tmp_path / "torn.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0{")
+    library = Library(schnell, LoraSources(folder=tmp_path))
+
+    with pytest.raises(InvalidParams, match=r"only .safetensors files are read, not .pt"):
+        library.mix([LoraRef(str(tmp_path / "one.pt"))])
+    with pytest.raises(InvalidParams, match="LoRA 'torn' cannot be used"):
+        library.mix([LoraRef("torn")])
+
+
+def test_one_that_does_not_fit_the_model_is_refused_before_anything_is_drawn(schnell, tmp_path):
+    save_file(random_lora({"txt_in": (4096, 3072)}), tmp_path / "large.safetensors")
+    with (
+        Engine(schnell, budget=ALONE, loras=LoraSources(folder=tmp_path)) as engine,
+        pytest.raises(InvalidParams, match=r"LoRA 'large' cannot be used: .* 4096 to 3072"),
+    ):
+        engine.submit(asked(1, "large"))
+
+
+def test_the_embedded_model_draws_its_example():
+    with Engine(open_model("mini", "cpu"), budget=TOGETHER) as engine:
+        said = {"prompt": "an ink drawing of a fox", "seed": 3, "steps": 4}
+        [plain] = engine.generate(**said)
+        [half] = engine.generate(**said, loras=[("examples/ink.safetensors", 0.5)])
+        [inked] = engine.generate(**said, loras=["examples/ink.safetensors"])
+
+    def colourfulness(image):
+        return np.ptp(pixels(image), axis=2).mean()
+
+    assert colourfulness(plain) > 1.3 * colourfulness(half) > 1.3 * colourfulness(inked)

@@ -1,0 +1,146 @@
+"""Side branches: any mixture of adapters in one forward, and nothing where there is none."""
+
+import pytest
+import torch
+from torch import nn
+
+from fluxline.linear.lora import Adapted, Adapter, AdapterBank
+
+ROWS, TOKENS, WIDTH, HEIGHT = 4, 3, 10, 12
+
+
+class Doubling(nn.Module):
+    """A layer that is no nn.Linear and has no weight."""
+
+    in_features, out_features = WIDTH, WIDTH
+
+    def forward(self, x):
+        return 2 * x
+
+
+@pytest.fixture
+def network():
+    torch.manual_seed(0)
+    return nn.ModuleDict(
+        {
+            "a": nn.Linear(WIDTH, HEIGHT),
+            "b": nn.Sequential(nn.Linear(WIDTH, HEIGHT)),
+            "c": Doubling(),
+        }
+    )
+
+
+def adapter(digest, *, rank=2, **layers):
+    """layers: name -> (first row, rows)."""
+    g = torch.Generator().manual_seed(hash(digest) % 1000)
+    parts = {
+        f"net.{name.replace('_', '.')}": [
+            (row, torch.randn(rank, WIDTH, generator=g), torch.randn(rows, rank, generator=g))
+        ]
+        for name, (row, rows) in layers.items()
+    }
+    return Adapter(digest=digest, parts=parts)
+
+
+def delta(adapter, name, height):
+    """The matrix that an adapter stands for."""
+    whole = torch.zeros(height, WIDTH)
+    for row, down, up in adapter.parts.get(name, ()):
+        whole[row : row + len(up)] += up @ down
+    return whole
+
+
+@torch.inference_mode()
+def test_every_row_is_drawn_with_its_own_mixture(network):
+    x = torch.randn(ROWS, TOKENS, WIDTH)
+    one, two = adapter("one", a=(0, HEIGHT)), adapter("two", rank=5, a=(4, 3))
+    mixes = [(), ((one, 1.0),), ((two, -0.5),), ((two, 2.0), (one, 0.3))]
+    bank = AdapterBank({"net": network})
+
+    with bank.rows(mixes):
+        y = network["a"](x)
+
+    base = nn.functional.linear(x, network["a"].weight, network["a"].base.bias)
+    for row, mix in enumerate(mixes):
+        change = sum(
+            (strength * delta(worn, "net.a", HEIGHT) for worn, strength in mix),
+            torch.zeros(HEIGHT, WIDTH),
+        )
+        torch.testing.assert_close(y[row], base[row] + x[row] @ change.T)
+
+
+@torch.inference_mode()
+def test_a_row_without_adapters_is_untouched_by_its_neighbours(network):
+    x = torch.randn(ROWS, TOKENS, WIDTH)
+    plain = network["a"](x)
+    bank = AdapterBank({"net": network})
+
+    with bank.rows([(), ((adapter("one", a=(0, HEIGHT)), 3.0),), (), ()]):
+        y = network["a"](x)
+
+    assert torch.equal(y[[0, 2, 3]], plain[[0, 2, 3]])
+    assert not torch.equal(y[1], plain[1])
+
+
+@torch.inference_mode()
+def test_one_mix_is_every_rows(network):
+    one = adapter("one", a=(0, HEIGHT))
+    bank = AdapterBank({"net": network})
+    x = torch.randn(5, WIDTH)
+
+    with bank.rows([((one, 0.5),)]):
+        y = network["a"](x)
+
+    expected = network["a"](x) + 0.5 * x @ delta(one, "net.a", HEIGHT).T
+    torch.testing.assert_close(y, expected)
+
+
+def test_layers_that_no_adapter_is_for_are_never_touched(network):
+    before = dict(network.named_modules())
+    bank = AdapterBank({"net": network})
+
+    with bank.rows([()]):
+        assert dict(network.named_modules()) == before
+    with bank.rows([((adapter("one", b_0=(0, HEIGHT)), 1.0),)]):
+        assert isinstance(network["b"][0], Adapted)
+        assert network["a"] is before["a"]
+
+
+@torch.inference_mode()
+def test_outside_of_a_forward_nothing_acts_and_detaching_leaves_no_trace(network):
+    before = dict(network.named_modules())
+    x = torch.randn(2, WIDTH)
+    plain = network["a"](x)
+    bank = AdapterBank({"net": network})
+
+    with bank.rows([((adapter("one", a=(0, HEIGHT)), 1.0),)]):
+        pass
+
+    assert torch.equal(network["a"](x), plain)
+    bank.detach()
+    assert dict(network.named_modules()) == before
+
+
+@torch.inference_mode()
+def test_a_layer_needs_no_weight_of_its_own(network):
+    one = adapter("one", c=(0, WIDTH))
+    bank = AdapterBank({"net": network})
+    x = torch.randn(1, TOKENS, WIDTH)
+
+    with bank.rows([((one, 1.0),)]):
+        y = network["c"](x)
+
+    torch.testing.assert_close(y, 2 * x + x @ delta(one, "net.c", WIDTH).T)
+
+
+@torch.inference_mode()
+def test_an_adapter_that_changes_is_seen_at_the_next_forward(network):
+    bank = AdapterBank({"net": network})
+    x = torch.randn(1, TOKENS, WIDTH)
+    answers = []
+    for worn in (adapter("one", a=(0, HEIGHT)), adapter("two", a=(0, HEIGHT))):
+        for strength in (1.0, 0.5):
+            with bank.rows([((worn, strength),)]):
+                answers.append(network["a"](x))
+
+    assert len({answer.sum().item() for answer in answers}) == 4
