@@ -128,6 +128,7 @@ def _commands(settings: Settings, engine: str) -> list[WorkerCommand]:
         WorkerCommand(
             model=settings.model,
             device=settings.device,
+            precision=settings.precision,
             engine=engine,
             member=member,
             members=settings.replicas,

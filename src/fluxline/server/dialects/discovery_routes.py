@@ -76,4 +76,6 @@ def model(info: ModelInfo) -> dict[str, Any]:
         "schedules": list(info.schedules),
         "device": info.device,
         "dtype": info.dtype,
+        "precision": info.precision,
+        "notes": list(info.notes),
     }

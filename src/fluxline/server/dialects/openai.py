@@ -176,6 +176,8 @@ def model(info: ModelInfo, created: int, max_n: int) -> dict[str, Any]:
         "samplers": list(info.samplers),
         "schedules": list(info.schedules),
         "dtype": info.dtype,
+        "precision": info.precision,
+        "notes": list(info.notes),
         "device": info.device,
     }
 
