@@ -71,9 +71,13 @@ class Precision:
             ),
         )
 
+    def kind_in(self, part: Part) -> str:
+        """The kind asked for, or the one that suits the part better."""
+        return part.instead.get(self.asked, self.asked)
+
     def _kind(self, layer: "Layer", part: Part) -> Kind | None:
         """How a layer will be held; None: as it computes."""
-        wanted = part.instead.get(self.asked, self.asked) if self.is_kind else None
+        wanted = self.kind_in(part) if self.is_kind else None
         stored = layer.kinds - {None}
         if wanted is not None and stored - {wanted}:
             message = (

@@ -4,7 +4,7 @@ The engine knows no family: it asks a `DiffusionModel` for conditioning, noise, 
 pictures, and hands back what it was given. No files, no jobs, no HTTP.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol, TypeVar, get_args
 
@@ -168,6 +168,10 @@ class Checkpoint(Protocol):
     @property
     def kinds(self) -> Mapping[str, str]:
         """The kinds of those that are quantized already, by name."""
+        ...
+
+    def tensors(self) -> Iterator[tuple[str, object]]:
+        """Every (name, tensor), one in memory at a time; quantized ones as they lie in the file."""
         ...
 
     def fingerprint(self) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from fluxline.errors import ConfigError
-from fluxline.models.base import Checkpoint, DiffusionModel, Precision
+from fluxline.models.base import Checkpoint, DiffusionModel, Part, Precision
 
 CheckpointAt = Callable[[Path], Checkpoint]
 Opener = Callable[..., DiffusionModel[Any]]
@@ -64,3 +64,11 @@ def open_family(
     if precision.is_kind and not options:
         raise ConfigError(f"models of the family {family} cannot be quantized yet: use auto")
     return load(path, name=name, device=device, dtype=dtype, checkpoint_at=checkpoint_at, **options)
+
+
+def parts_of(family: str, path: Path, checkpoint_at: CheckpointAt) -> tuple[Part, ...]:
+    """The parts of a model whose layers may be held in fewer bits. Raises LoadError."""
+    if family not in QUANTIZED:
+        raise ConfigError(f"models of the family {family} cannot be quantized yet")
+    parts: tuple[Part, ...] = import_module(FAMILIES[family]).parts(path, checkpoint_at)
+    return parts
