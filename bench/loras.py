@@ -2,10 +2,10 @@
 
     python -m bench.loras [--rounds 9] [--rows 8] [--sets 4] [--rank 16]
 
-Prints the median seconds of one evaluation of the embedded model, taken in turn: without LoRA, every
-row with one and the same, the rows with so many different sets (each LoRA random, beside every
-projection of every block), and the same sets one group of rows after
-another, as who merges them must. The ratio is of throughput, against the batch without.
+Prints the median seconds of one evaluation of the embedded model, taken in turn: without LoRA,
+every row with one and the same, the rows with so many different sets (each LoRA random, beside
+every projection of every block), and the same sets one group of rows after another, as who merges
+them must. The ratio is of throughput, against the batch without.
 """
 
 import argparse

@@ -17,6 +17,9 @@ ScheduleName = Literal["simple", "karras", "beta", "exponential"]
 ScorerName = Literal["clip", "technical"]
 Backend = Literal["native", "diffusers"]
 """Whose network draws: one written here, or diffusers' own in this engine."""
+PrecisionName = Literal[
+    "auto", "bf16", "fp32", "int8", "int8-dynamic", "fp8", "nf4", "nf4-double", "hqq4", "fp4"
+]
 ImageFormat = Literal["png", "jpeg", "webp", "avif"]
 
 SMALLEST_SIDE = 1  # px
@@ -215,6 +218,8 @@ class ModelInfo:
     samplers: tuple[str, ...]
     schedules: tuple[str, ...]
     sizes: tuple[tuple[int, int], ...] = ()  # px (width, height) it was trained for; empty: any
+    precision: str = ""  # how its weights are really held in memory: "bf16", "nf4", "Q4_K+Q6_K"
+    notes: tuple[str, ...] = ()  # what people should know of that
     references: int = 0  # most pictures it looks at
     fills: bool = False  # it redraws the masked part of a picture and draws nothing else
     needs_picture: bool = False  # it draws nothing without one

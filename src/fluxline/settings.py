@@ -49,6 +49,12 @@ class Settings(BaseSettings):
     device: Literal["auto", "cuda", "mps", "cpu"] = Field(
         "auto", description="where the model runs; auto takes the best there is"
     )
+    precision: Literal[
+        "auto", "bf16", "fp32", "int8", "int8-dynamic", "fp8", "nf4", "nf4-double", "hqq4", "fp4"
+    ] = Field(
+        "auto",
+        description="how weights are held; auto takes what is fast here, or what the files have",
+    )
     replicas: int = Field(
         1, ge=1, le=64, description="worker processes: one a device, or a share of the CPU's cores"
     )

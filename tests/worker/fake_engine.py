@@ -45,6 +45,7 @@ INFO = ModelInfo(
     guidance=None,
     text_length=64,
     dtype="float32",
+    precision="fp32",
     device="cpu",
     samplers=get_args(SamplerName),
     schedules=get_args(ScheduleName),

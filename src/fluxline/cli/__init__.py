@@ -12,6 +12,7 @@ from fluxline import __version__
 from fluxline.cli import keys
 from fluxline.cli.generate import generate
 from fluxline.cli.models import models
+from fluxline.cli.quantize import quantize
 from fluxline.cli.serve import serve
 
 app = typer.Typer(
@@ -35,6 +36,7 @@ def options(
 app.command()(serve)
 app.command()(generate)
 app.command()(models)
+app.command()(quantize)
 app.add_typer(keys.app, name="keys")
 
 

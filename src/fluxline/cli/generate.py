@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 
@@ -29,6 +29,7 @@ from fluxline.request import (
     ImageReady,
     ImageResult,
     LoraRef,
+    PrecisionName,
     SamplingParams,
     best,
     failure_of,
@@ -112,6 +113,9 @@ def generate(
     ] = None,
     model: Annotated[str, typer.Option(help="a name, a folder, a file or a hub id")] = "mini",
     device: Annotated[str, typer.Option(help="auto | cuda | mps | cpu")] = "auto",
+    precision: Annotated[
+        str, typer.Option(help=f"how weights are held: {' | '.join(get_args(PrecisionName))}")
+    ] = "auto",
     again: Annotated[
         Path | None,
         typer.Option(
@@ -157,7 +161,7 @@ def generate(
             asked = given.expanded(asked, expand)
         _check_folder(output)
         if again is None:
-            with _engine(model, device, scorer, console, request=asked) as engine:
+            with _engine(model, device, precision, scorer, console, request=asked) as engine:
                 _deliver(engine, asked, output, console, show=show)
         else:
             from fluxline.cli import replay
@@ -171,7 +175,11 @@ def generate(
             receipt = original.recipe.receipt
             device = device if "device" in typed or receipt is None else _device_of(receipt)
             like = None if changes else receipt
-            with _engine(model, device, scorer, console, request=request, like=like) as engine:
+            if "precision" not in typed and receipt is not None:
+                precision = _precision_of(receipt)
+            with _engine(
+                model, device, precision, scorer, console, request=request, like=like
+            ) as engine:
                 request = replace(request, model=engine.models[0].name)
                 _draw_again(engine, original, request, output, console, show=show)
     except FluxlineError as exc:
@@ -254,10 +262,16 @@ def _lora_folder() -> Path:
     return load_settings().lora_folder()
 
 
+def _precision_of(receipt: "Receipt") -> str:
+    """How a picture's weights were held; what was of a file's own making is so again by itself."""
+    return receipt.precision if receipt.precision in get_args(PrecisionName) else "auto"
+
+
 @contextmanager
 def _engine(
     model: str,
     device: str,
+    precision: str,
     scorer: str | None,
     console: "Console",
     *,
@@ -274,11 +288,14 @@ def _engine(
         engine = Engine(
             model,
             device=device,
+            precision=precision,
             scorer=scorer,
             budget=budget,
             threads=threads,
             loras=LoraSources(folder=_lora_folder() if request.params.loras else None),
         )
+    for note in engine.models[0].notes:
+        _say(console, f"note: {note}", style="yellow")
     with engine:
         yield engine
 

@@ -17,6 +17,7 @@ def open_engine(
     device: str,
     on_lost: Callable[[], None],
     *,
+    precision: str = "auto",
     loras: Path | None = None,
     lora_bytes: int = CACHE_BYTES,
     fetches_loras: bool = False,
@@ -27,4 +28,4 @@ def open_engine(
     """
     keep_memory()
     sources = LoraSources(folder=loras, paths=False, fetch=fetches_loras, cache_bytes=lora_bytes)
-    return Engine(model, device=device, loras=sources, on_lost=on_lost)
+    return Engine(model, device=device, precision=precision, loras=sources, on_lost=on_lost)

@@ -20,6 +20,7 @@ class WorkerCommand:
 
     model: str
     device: str
+    precision: str = "auto"
     engine: str = ENGINE  # module:factory, imported in the worker only
     member: int = 0  # which of so many workers it is:
     members: int = 1  # each has its own card, or its own share of the cores
@@ -35,6 +36,7 @@ class WorkerCommand:
             "--fd": fd,
             "--model": self.model,
             "--device": self.device if self.members == 1 else f"{self.device}:{self.member}",
+            "--precision": self.precision,
             "--share": f"{self.member}/{self.members}",
             "--engine": self.engine,
             "--lora-bytes": self.lora_bytes,

@@ -18,6 +18,7 @@ class Receipt:
     device: str  # its kind, and what of it rounding depends on: "cpu AVX512"
     torch: str  # version
     threads: int  # of the CPU
+    precision: str = ""  # how the weights were held; empty in receipts older than this field
     backend: Backend = "native"
     beside: int = 0  # most pictures it shared a batch with: each may change its last bits
     loras: tuple[str, ...] = ()  # hashes of those that acted, in the request's order
@@ -26,8 +27,8 @@ class Receipt:
         """Say what is no longer as it was, like "torch 2.9.0 then, 2.10.0 now"."""
         said = [
             f"{name} {then} then, {now} now"
-            for name in ("weights", "dtype", "device", "torch")
-            if (then := getattr(self, name)) != (now := getattr(later, name))
+            for name in ("weights", "precision", "dtype", "device", "torch")
+            if (then := getattr(self, name)) and then != (now := getattr(later, name))
         ]
         if self.loras != later.loras:
             then, now = (", ".join(loras) or "none" for loras in (self.loras, later.loras))

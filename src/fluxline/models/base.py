@@ -5,7 +5,7 @@ pictures, and hands back what it was given. No files, no jobs, no HTTP.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol, TypeVar, get_args, runtime_checkable
 
@@ -23,6 +23,9 @@ from fluxline.request import (
     steps_left,
     true_scale,
 )
+
+DTYPE_NAMES = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
+"""Dtypes as people call them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +85,8 @@ class ModelSpec:
     backend: Backend = "native"
     fills: bool = False  # it reads source and mask itself, and draws nothing without
     references: References | None = None  # None: it looks at none
+    precision: str = ""  # how its weights are held; empty: in the dtype it computes in
+    notes: tuple[str, ...] = ()  # what people should know of how it is held
 
     def info(self, device: str, dtype: str) -> ModelInfo:
         """What the API wing may know of the model."""
@@ -106,6 +111,8 @@ class ModelSpec:
             fills=self.fills,
             needs_picture=self.fills or bool(self.references and self.references.is_needed),
             backend=self.backend,
+            precision=self.precision or DTYPE_NAMES.get(dtype, dtype),
+            notes=self.notes,
         )
 
     def resolve(
@@ -254,24 +261,72 @@ class Levels(Protocol):
         ...
 
 
+Layout = Callable[[str, Tensor], Sequence[tuple[str, int, Tensor]] | None]
+"""(checkpoint name, tensor) to the (parameter, first row, part)s it fills; None: unknown."""
+
+
 class Checkpoint(Protocol):
-    """A checkpoint on disk, as a family reads it; `weights` has the real one."""
+    """A checkpoint on disk, as a family reads it; `weights` has the real ones."""
 
     @property
     def shapes(self) -> Mapping[str, tuple[int, ...]]:
         """Every tensor's name and shape."""
         ...
 
+    @property
+    def kinds(self) -> Mapping[str, str]:
+        """The kinds of those that are quantized already, by name."""
+        ...
+
+    def tensors(self) -> Iterator[tuple[str, object]]:
+        """Every (name, tensor), one in memory at a time; quantized ones as they lie in the file."""
+        ...
+
     def fingerprint(self) -> str:
         """A short name for what the tensors say: the same for the same."""
         ...
 
-    def fill(
-        self,
-        model: nn.Module,
-        layout: Callable[[str, Tensor], Sequence[tuple[str, int, Tensor]] | None],
-    ) -> None:
+    def fill(self, model: nn.Module, layout: Layout) -> None:
         """Assign every tensor to the (parameter, first row, part)s its layout gives."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """A part of a model whose linear layers may be held in fewer bits."""
+
+    name: str  # its folder
+    checkpoint: Checkpoint
+    layout: Layout
+    linears: tuple[str, ...]  # patterns of the layers' names, * for any; what is not here stays
+    instead: Mapping[str, str] = field(default_factory=dict)  # kinds that others suit better here
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Held:
+    """How a part came to be held. precision: empty where it is in the dtype it computes in."""
+
+    precision: str = ""
+    notes: tuple[str, ...] = ()
+
+
+class Precision(Protocol):
+    """How a model's weights shall be held; `engine.precision` has the real one."""
+
+    @property
+    def is_kind(self) -> bool:
+        """Whether in fewer bits."""
+        ...
+
+    def changes(self, part: Part) -> bool:
+        """Whether any layer of the part will be held otherwise than as it computes."""
+        ...
+
+    def place(self, model: nn.Module, part: Part, device: torch.device) -> Held:
+        """Put what holds them in place of a model's linear layers, before it is filled.
+
+        model: on the meta device, as it will be filled; device: where it will compute.
+        """
         ...
 
 

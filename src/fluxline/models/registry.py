@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from fluxline.errors import ConfigError, LoadError
-from fluxline.models.base import Checkpoint, DiffusionModel
+from fluxline.models.base import Checkpoint, DiffusionModel, Part, Precision
 
 CheckpointAt = Callable[[Path], Checkpoint]
 Opener = Callable[..., DiffusionModel[Any]]
@@ -98,6 +98,8 @@ FAMILY_OF_CLASS = {
     "SanaPipeline": "adapted",
 }
 """diffusers' pipelines and networks, by the names that its configurations give them."""
+QUANTIZED = {"flux1"}
+"""Families that say which of their layers may be held in fewer bits."""
 
 
 def entry_for(model: str) -> Entry:
@@ -134,6 +136,7 @@ def open_family(
     device: torch.device,
     dtype: torch.dtype,
     checkpoint_at: CheckpointAt,
+    precision: Precision,
     beside: Path | None = None,
 ) -> DiffusionModel[Any]:
     """Open a model with its family's `load`, which knows of parts beside it if there are any.
@@ -143,8 +146,20 @@ def open_family(
     if family not in FAMILIES:
         raise ConfigError(f"no model family {family!r}; there is {', '.join(FAMILIES)}")
     load: Opener = import_module(FAMILIES[family]).load
-    more = {} if beside is None else {"beside": beside}
-    return load(path, name=name, device=device, dtype=dtype, checkpoint_at=checkpoint_at, **more)
+    options: dict[str, Any] = {"precision": precision} if family in QUANTIZED else {}
+    if precision.is_kind and not options:
+        raise ConfigError(f"models of the family {family} cannot be quantized yet: use auto")
+    if beside is not None:
+        options["beside"] = beside
+    return load(path, name=name, device=device, dtype=dtype, checkpoint_at=checkpoint_at, **options)
+
+
+def parts_of(family: str, path: Path, checkpoint_at: CheckpointAt) -> tuple[Part, ...]:
+    """The parts of a model whose layers may be held in fewer bits. Raises LoadError."""
+    if family not in QUANTIZED:
+        raise ConfigError(f"models of the family {family} cannot be quantized yet")
+    parts: tuple[Part, ...] = import_module(FAMILIES[family]).parts(path, checkpoint_at)
+    return parts
 
 
 def _class_name(config: Path) -> str | None:

@@ -130,6 +130,7 @@ def _commands(settings: Settings, engine: str) -> list[WorkerCommand]:
         WorkerCommand(
             model=settings.model,
             device=settings.device,
+            precision=settings.precision,
             engine=engine,
             loras=str(settings.lora_folder()),
             lora_bytes=int(settings.lora_gb * 2**30),

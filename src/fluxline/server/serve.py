@@ -169,7 +169,9 @@ async def _wind_down(service: Service, signals: "asyncio.Queue[int]", drain_s: f
 async def _tell_when_ready(replica: Pool) -> None:
     if await replica.settled() == "ready":
         info = replica.models[0]
-        print(f"ready: {info.name} on {info.device}, {info.dtype}", flush=True)
+        print(f"ready: {info.name} on {info.device}, {info.precision}", flush=True)
+        for note in info.notes:
+            print(f"note: {note}", flush=True)
 
 
 async def _first(*waits: Awaitable[object]) -> None:

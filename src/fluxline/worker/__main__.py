@@ -38,6 +38,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--fd", type=int, required=True, help="the socket shared with the fleet")
     parser.add_argument("--model", required=True)
     parser.add_argument("--device", required=True)
+    parser.add_argument("--precision", default="auto", help="how its weights are held")
     parser.add_argument("--share", default="0/1", help="of the cores: which/of how many workers")
     parser.add_argument("--engine", default="fluxline.engine:open_engine", help="module:factory")
     parser.add_argument("--loras", type=Path, help="folder of LoRA files")
@@ -56,6 +57,7 @@ def _open(options: argparse.Namespace) -> Engine:
         options.model,
         options.device,
         _die,
+        precision=options.precision,
         loras=options.loras,
         lora_bytes=options.lora_bytes,
         fetches_loras=options.fetch_loras,

@@ -83,4 +83,6 @@ def model(info: ModelInfo) -> dict[str, Any]:
         "device": info.device,
         "dtype": info.dtype,
         "backend": info.backend,
+        "precision": info.precision,
+        "notes": list(info.notes),
     }

@@ -182,6 +182,8 @@ def model(info: ModelInfo, created: int, max_n: int) -> dict[str, Any]:
         "schedules": list(info.schedules),
         "backend": info.backend,
         "dtype": info.dtype,
+        "precision": info.precision,
+        "notes": list(info.notes),
         "device": info.device,
     }
 
