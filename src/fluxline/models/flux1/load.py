@@ -21,12 +21,13 @@ from transformers.utils import logging as transformers_logging
 
 from fluxline.errors import ConfigError, LoadError
 from fluxline.models.base import Checkpoint, DynamicShift, ModelSpec, References
+from fluxline.models.flux1.controlnet import ControlNet
 from fluxline.models.flux1.model import Flux1, PreviewMap
-from fluxline.models.flux1.names import is_bfl, layout_for
+from fluxline.models.flux1.names import controlnet_layout, is_bfl, layout_for
 from fluxline.models.flux1.redux import Projection, Redux
 from fluxline.models.flux1.text import TextEncoders
 from fluxline.models.flux1.transformer import FluxConfig, FluxTransformer
-from fluxline.models.flux1.variants import Variant, variant_of, with_redux
+from fluxline.models.flux1.variants import Variant, variant_of, with_controlnet, with_redux
 
 LEARNED = ("text_encoder", "text_encoder_2", "vae")
 PARTS = (*LEARNED, "tokenizer", "tokenizer_2", "scheduler")
@@ -43,7 +44,8 @@ def load(
 ) -> Flux1:
     """Open the model at `path`, a folder or a single .safetensors file inside one.
 
-    beside: the folder of a Redux; None: that of the model, if there is one in it.
+    beside: the folder of a Redux; None: that of the model, if there is one in it. A ControlNet
+    lies in the model's folder.
     Raises LoadError: a part is missing, a config is wrong, or tensors do not fit.
     """
     folder = path if path.is_dir() else path.parent
@@ -69,6 +71,11 @@ def load(
         redux = _redux(eyes, transformer.config, checkpoint_at, device, dtype)
         variant = with_redux(variant, redux.tokens)
         learned += [eyes / "image_encoder", eyes / "image_embedder"]
+    controlnet = None
+    if (folder / "controlnet").is_dir():
+        variant = with_controlnet(variant)
+        controlnet = _controlnet(folder / "controlnet", about, checkpoint_at, device, dtype)
+        learned.append(folder / "controlnet")
     spec = _spec(name, about, variant, transformer.config, _json_of(folder, "scheduler"), grid)
     return Flux1(
         spec,
@@ -78,6 +85,7 @@ def load(
         weights=_fingerprint(checkpoint, *map(checkpoint_at, learned)),
         preview=_preview(about.get("preview"), device),
         redux=redux,
+        controlnet=controlnet,
     )
 
 
@@ -109,8 +117,8 @@ def _fingerprint(*checkpoints: Checkpoint) -> str:
     return hashlib.blake2b(parts.encode(), digest_size=16).hexdigest()
 
 
-def config_from_json(config: Mapping[str, Any]) -> FluxConfig:
-    """Read diffusers' transformer/config.json. Raises ConfigError naming what is missing."""
+def config_from_json(config: Mapping[str, Any], part: str = "transformer") -> FluxConfig:
+    """Read diffusers' config.json of a part. Raises ConfigError naming what is missing."""
     try:
         return FluxConfig(
             in_channels=config["in_channels"],
@@ -125,7 +133,7 @@ def config_from_json(config: Mapping[str, Any]) -> FluxConfig:
             axes=tuple(config.get("axes_dims_rope", (16, 56, 56))),
         )
     except KeyError as exc:
-        raise ConfigError(f"transformer/config.json lacks {exc.args[0]!r}") from exc
+        raise ConfigError(f"{part}/config.json lacks {exc.args[0]!r}") from exc
 
 
 def config_from_shapes(shapes: Mapping[str, tuple[int, ...]]) -> FluxConfig:
@@ -241,6 +249,28 @@ def _redux(
         eye=eye,
         projection=projection.eval().requires_grad_(False),
     )
+
+
+def _controlnet(
+    folder: Path,
+    about: Mapping[str, Any],
+    checkpoint_at: Callable[[Path], Checkpoint],
+    device: torch.device,
+    dtype: torch.dtype,
+) -> ControlNet:
+    said = _json(folder / "config.json")
+    for word, what in (
+        ("num_mode", "modes (a union of several)"),
+        ("conditioning_embedding_channels", "layers that read pixels (x-labs' kind)"),
+    ):
+        if said.get(word) is not None:
+            raise LoadError(f"controlnet/ has {what}, which are not read here")
+    config = config_from_json(said, "controlnet")
+    with torch.device("meta"):
+        net = ControlNet(config, about.get("controlnet_scale", 1.0))
+    net = net.to(dtype).to_empty(device=device)
+    checkpoint_at(folder).fill(net, controlnet_layout(config))
+    return net.eval().requires_grad_(False)
 
 
 @contextmanager
