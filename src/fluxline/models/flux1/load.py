@@ -30,6 +30,7 @@ from fluxline.models.flux1.transformer import FluxConfig, FluxTransformer
 from fluxline.models.flux1.variants import Variant, variant_of, with_controlnet, with_redux
 
 LEARNED = ("text_encoder", "text_encoder_2", "vae")
+REDUX = ("image_encoder", "image_embedder")
 PARTS = (*LEARNED, "tokenizer", "tokenizer_2", "scheduler")
 
 
@@ -66,16 +67,13 @@ def load(
     grid = 2 * 2 ** (len(vae.config.block_out_channels) - 1)
     variant = variant_of(transformer.config, f"{name} {weights.name} {_pipeline(folder)}")
     learned = [folder / part for part in LEARNED]
-    redux = None
-    if ((eyes := beside or folder) / "image_embedder").is_dir():
-        redux = _redux(eyes, transformer.config, checkpoint_at, device, dtype)
+    eyes, steering = beside or folder, folder / "controlnet"
+    if redux := _redux(eyes, transformer.config, checkpoint_at, device, dtype):
         variant = with_redux(variant, redux.tokens)
-        learned += [eyes / "image_encoder", eyes / "image_embedder"]
-    controlnet = None
-    if (folder / "controlnet").is_dir():
+        learned += [eyes / part for part in REDUX]
+    if controlnet := _controlnet(steering, about, checkpoint_at, device, dtype):
         variant = with_controlnet(variant)
-        controlnet = _controlnet(folder / "controlnet", about, checkpoint_at, device, dtype)
-        learned.append(folder / "controlnet")
+        learned.append(steering)
     spec = _spec(name, about, variant, transformer.config, _json_of(folder, "scheduler"), grid)
     return Flux1(
         spec,
@@ -234,7 +232,9 @@ def _redux(
     checkpoint_at: Callable[[Path], Checkpoint],
     device: torch.device,
     dtype: torch.dtype,
-) -> Redux:
+) -> Redux | None:
+    if not (folder / "image_embedder").is_dir():
+        return None
     local = {"local_files_only": True}
     with _reading("image_encoder"):
         siglip = SiglipVisionModel.from_pretrained(
@@ -257,7 +257,9 @@ def _controlnet(
     checkpoint_at: Callable[[Path], Checkpoint],
     device: torch.device,
     dtype: torch.dtype,
-) -> ControlNet:
+) -> ControlNet | None:
+    if not folder.is_dir():
+        return None
     said = _json(folder / "config.json")
     for word, what in (
         ("num_mode", "modes (a union of several)"),
