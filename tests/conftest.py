@@ -15,7 +15,7 @@ from tests.compatibility import Proofs
 from tests.models.flux1.oracle import small_config
 from tests.postgres import Postgres
 from tests.random_clip import save_random_clip
-from tests.random_flux import save_random_flux, save_random_redux
+from tests.random_flux import save_random_controlnet, save_random_flux, save_random_redux
 from tests.seaweed import Seaweed
 
 
@@ -153,6 +153,16 @@ def redux_folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def controlnet_folder(tmp_path_factory):
+    """A deeper dev-class model and in its folder a ControlNet with fewer blocks."""
+    whole = small_config(guidance=True, head_dim=64, heads=2, double=3, single=4)
+    folder = tmp_path_factory.mktemp("steered")
+    save_random_flux(folder, whole, dynamic_shift=True)
+    less = small_config(guidance=True, head_dim=64, heads=2, double=2, single=2)
+    return save_random_controlnet(folder, less)
+
+
+@pytest.fixture(scope="session")
 def kontext(kontext_folder):
     return open_model(str(kontext_folder), "cpu")
 
@@ -170,3 +180,8 @@ def depth(depth_folder):
 @pytest.fixture(scope="session")
 def redux(redux_folder):
     return open_model(str(redux_folder), "cpu")
+
+
+@pytest.fixture(scope="session")
+def controlnet(controlnet_folder):
+    return open_model(str(controlnet_folder), "cpu")

@@ -2,6 +2,7 @@
 
 import json
 import string
+import warnings
 from pathlib import Path
 
 import torch
@@ -9,6 +10,7 @@ from diffusers import (
     AutoencoderKL,
     DiffusionPipeline,
     FlowMatchEulerDiscreteScheduler,
+    FluxControlNetModel,
     FluxPipeline,
 )
 from diffusers.pipelines.flux.modeling_flux import ReduxImageEncoder
@@ -91,6 +93,28 @@ def save_random_redux(folder: Path, config: FluxConfig) -> Path:
     )
     projection = ReduxImageEncoder(redux_dim=32, txt_in_features=config.text_dim)
     projection.save_pretrained(folder / "image_embedder")
+    return folder
+
+
+def save_random_controlnet(folder: Path, config: FluxConfig) -> Path:
+    """Lay a ControlNet into a model's folder. config: its own numbers."""
+    torch.manual_seed(4)
+    with warnings.catch_warnings(action="ignore", category=FutureWarning):  # of diffusers to itself
+        net = FluxControlNetModel(
+            in_channels=config.in_channels,
+            num_layers=config.depth_double,
+            num_single_layers=config.depth_single,
+            attention_head_dim=config.head_dim,
+            num_attention_heads=config.heads,
+            joint_attention_dim=config.text_dim,
+            pooled_projection_dim=config.pooled_dim,
+            guidance_embeds=config.guidance,
+            axes_dims_rope=config.axes,
+        )
+    for layer in (*net.controlnet_blocks, *net.controlnet_single_blocks, net.controlnet_x_embedder):
+        torch.nn.init.normal_(layer.weight, std=0.2)  # its own beginning is nought
+        torch.nn.init.normal_(layer.bias, std=0.1)
+    net.save_pretrained(folder / "controlnet")
     return folder
 
 

@@ -36,6 +36,7 @@ def asked(**more):
         ("kontext", [{"image": ONE}, {"image": OTHER}, {}, {"image": ONE, "mask": MASK}]),
         ("fill", [{"image": ONE, "mask": MASK}, {"image": OTHER, "mask": MASK}]),
         ("depth", [{"image": ONE}, {"image": OTHER}, {"image": ONE, "params": {"cfg_scale": 2.0}}]),
+        ("controlnet", [{"image": ONE}, {"image": OTHER}]),
         ("redux", [{"image": ONE}, {"references": [OTHER]}, {"references": [ONE, OTHER]}, {}]),
     ],
 )

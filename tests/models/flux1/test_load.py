@@ -141,6 +141,7 @@ def test_the_dtype_is_what_is_fast_on_the_device():
         ("canny", 30.0, 50, (1, False, True)),
         ("control", 3.5, 28, (1, False, True)),
         ("redux", 2.5, 50, (4, False, False)),
+        ("controlnet", 3.5, 28, (1, False, True)),
     ],
 )
 def test_a_variant_is_known_by_its_channels_and_what_it_is_called(
@@ -217,4 +218,25 @@ def test_channels_that_no_variant_has_are_refused(tmp_path):
     config = small_config(head_dim=64, heads=1, double=1, single=1, in_channels=100)
     folder = save_random_flux(tmp_path / "odd", config)
     with pytest.raises(LoadError, match=r"reads 64 channels.* 128 or 384; this one 100"):
+        open_model(str(folder), "cpu")
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [({"num_mode": 3}, "a union of several"), ({"conditioning_embedding_channels": 16}, "x-labs")],
+)
+def test_a_controlnet_of_another_kind_is_refused_by_what_it_has(
+    controlnet_folder, tmp_path, more, words
+):
+    folder = shutil.copytree(controlnet_folder, tmp_path / "model")
+    path = folder / "controlnet" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | more))
+    with pytest.raises(LoadError, match=words):
+        open_model(str(folder), "cpu")
+
+
+def test_a_controlnet_lies_beside_a_plain_model_only(controlnet_folder, fill_folder, tmp_path):
+    folder = shutil.copytree(fill_folder, tmp_path / "model")
+    shutil.copytree(controlnet_folder / "controlnet", folder / "controlnet")
+    with pytest.raises(LoadError, match="beside a plain"):
         open_model(str(folder), "cpu")

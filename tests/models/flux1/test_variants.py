@@ -1,9 +1,14 @@
 """Models that read pictures beside the prompt, against diffusers' pipelines of each."""
 
+import json
+import shutil
+
 import numpy as np
 import pytest
 from diffusers import (
     FluxControlImg2ImgPipeline,
+    FluxControlNetModel,
+    FluxControlNetPipeline,
     FluxControlPipeline,
     FluxFillPipeline,
     FluxKontextInpaintPipeline,
@@ -16,10 +21,13 @@ from PIL import Image
 from transformers import SiglipVisionModel
 from transformers.models.siglip import SiglipImageProcessorPil
 
+from fluxline.engine.build import open_model
 from fluxline.images import encode, stretch
 from tests.images.pictures import photo
+from tests.models.flux1.bfl_export import save_as_bfl
+from tests.models.flux1.oracle import small_config
 from tests.models.flux1.test_pipeline import PROMPT, draw_ours, draw_theirs, masked, pipeline, psnr
-from tests.random_flux import TEXT_LENGTH
+from tests.random_flux import TEXT_LENGTH, save_random_controlnet
 
 
 @pytest.fixture(autouse=True)
@@ -48,6 +56,24 @@ def compare(folder, ours, kind, steps=3, **asked):
     assert theirs.std() > 5, "the oracle drew nothing"
     assert psnr(ours, theirs) >= 60
     return theirs
+
+
+def read_by_their_redux(folder, pipe, seen):
+    """Their prompt and what the pictures show: text and the pooled vector."""
+    prior = FluxPriorReduxPipeline(
+        image_encoder=SiglipVisionModel.from_pretrained(folder / "image_encoder"),
+        feature_extractor=SiglipImageProcessorPil.from_pretrained(folder / "feature_extractor"),
+        image_embedder=ReduxImageEncoder.from_pretrained(folder / "image_embedder"),
+        text_encoder=pipe.text_encoder,
+        tokenizer=pipe.tokenizer,
+        text_encoder_2=pipe.text_encoder_2,
+        tokenizer_2=pipe.tokenizer_2,
+    )
+    text, pooled, _ = pipe.encode_prompt(PROMPT, max_sequence_length=TEXT_LENGTH)
+    for picture in seen:  # theirs adds prompts up; one after another they are read as ours
+        asked = {"prompt_embeds": text, "pooled_prompt_embeds": pooled}
+        text = prior(Image.fromarray(picture), **asked).prompt_embeds
+    return text, pooled
 
 
 @pytest.mark.parametrize("seen", [None, photo(96)[:60, :90]], ids=["nothing", "a picture"])
@@ -137,6 +163,17 @@ def test_a_part_of_a_picture_drawn_anew_by_kontext_equals_diffusers(kontext, kon
     assert np.array_equal(ours[mask == 0], source[mask == 0])
 
 
+@pytest.mark.parametrize("name", ["fill", "depth"])
+def test_a_bfl_single_file_draws_the_same_picture(request, tmp_path, name):
+    folder = save_as_bfl(request.getfixturevalue(f"{name}_folder"), tmp_path / name)
+    asked = {"prompt": PROMPT, "seed": 3, "steps": 1, "image": png(photo(64))}
+    asked |= {"mask": png(masked(64, 64))} if name == "fill" else {}
+
+    single = draw_ours(open_model(str(folder), "cpu"), **asked)
+
+    assert np.array_equal(single, draw_ours(request.getfixturevalue(name), **asked))
+
+
 @pytest.mark.parametrize("strength", [1.0, 0.6])
 def test_fill_equals_diffusers(fill, fill_folder, strength):
     source, mask = photo(96)[:64], np.zeros((64, 96), np.uint8)
@@ -216,6 +253,73 @@ def test_a_picture_drawn_from_one_after_a_map_equals_diffusers(depth, depth_fold
     )
 
 
+@pytest.mark.filterwarnings("ignore:`FluxPosEmbed`:FutureWarning")  # of diffusers to itself
+@pytest.mark.parametrize(("singles", "scale"), [(2, 1.0), (0, 0.7)])
+def test_a_controlnet_equals_diffusers(controlnet_folder, tmp_path, singles, scale):
+    folder = shutil.copytree(controlnet_folder, tmp_path / "model")
+    config = small_config(guidance=scale == 1.0, head_dim=64, heads=2, double=2, single=singles)
+    save_random_controlnet(folder, config)
+    about = json.loads((folder / "fluxline.json").read_text()) | {"controlnet_scale": scale}
+    (folder / "fluxline.json").write_text(json.dumps(about))
+    edges = photo(96)[:48]
+    model = open_model(str(folder), "cpu")
+
+    ours = draw_ours(model, prompt=PROMPT, seed=11, steps=3, guidance=2.5, image=png(edges))
+
+    net = FluxControlNetModel.from_pretrained(folder / "controlnet")
+    pipe = FluxControlNetPipeline.from_pipe(pipeline(folder), controlnet=net)
+    theirs, plain = (
+        draw_theirs(
+            pipe,
+            TEXT_LENGTH,
+            prompt=PROMPT,
+            seed=11,
+            num_inference_steps=3,
+            guidance_scale=2.5,
+            control_image=Image.fromarray(edges),
+            controlnet_conditioning_scale=loud,
+            width=96,
+            height=48,
+        )
+        for loud in (scale, 0.0)
+    )
+    assert psnr(ours, theirs) >= 60
+    assert psnr(plain, theirs) < 40, "the map hardly matters"
+
+
+def test_a_fill_with_a_redux_equals_diffusers(fill_folder, redux_folder, tmp_path):
+    folder = shutil.copytree(fill_folder, tmp_path / "model")
+    for part in ("image_encoder", "image_embedder", "feature_extractor"):
+        shutil.copytree(redux_folder / part, folder / part)
+    source, mask, seen = photo(64), masked(64, 64), photo(50)[::-1].copy()
+
+    ours = draw_ours(
+        open_model(str(folder), "cpu"),
+        prompt=PROMPT,
+        seed=11,
+        steps=2,
+        image=png(source),
+        mask=png(mask),
+        references=[png(seen)],
+    )
+
+    pipe = pipeline(folder, FluxFillPipeline)
+    text, pooled = read_by_their_redux(folder, pipe, [seen])
+    theirs = draw_theirs(
+        pipe,
+        TEXT_LENGTH,
+        prompt_embeds=text,
+        pooled_prompt_embeds=pooled,
+        seed=11,
+        num_inference_steps=2,
+        image=Image.fromarray(source),
+        mask_image=Image.fromarray(mask),
+        width=64,
+        height=64,
+    )
+    assert psnr(ours[mask > 0], theirs[mask > 0]) >= 60
+
+
 @pytest.mark.parametrize("count", [1, 2])
 def test_redux_equals_diffusers(redux, redux_folder, count):
     seen = [photo(60)[:40], photo(50)[::-1].copy()][:count]
@@ -232,22 +336,7 @@ def test_redux_equals_diffusers(redux, redux_folder, count):
     )
 
     pipe = pipeline(redux_folder)
-    prior = FluxPriorReduxPipeline(
-        image_encoder=SiglipVisionModel.from_pretrained(redux_folder / "image_encoder"),
-        feature_extractor=SiglipImageProcessorPil.from_pretrained(
-            redux_folder / "feature_extractor"
-        ),
-        image_embedder=ReduxImageEncoder.from_pretrained(redux_folder / "image_embedder"),
-        text_encoder=pipe.text_encoder,
-        tokenizer=pipe.tokenizer,
-        text_encoder_2=pipe.text_encoder_2,
-        tokenizer_2=pipe.tokenizer_2,
-    )
-    text, pooled, _ = pipe.encode_prompt(PROMPT, max_sequence_length=TEXT_LENGTH)
-    for picture in seen:  # theirs adds prompts up; one after another they are read as ours
-        text = prior(
-            Image.fromarray(picture), prompt_embeds=text, pooled_prompt_embeds=pooled
-        ).prompt_embeds
+    text, pooled = read_by_their_redux(redux_folder, pipe, seen)
     theirs = draw_theirs(
         pipe,
         TEXT_LENGTH,

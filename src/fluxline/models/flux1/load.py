@@ -36,14 +36,16 @@ from fluxline.models.base import (
     References,
 )
 from fluxline.models.flux1 import recipe
+from fluxline.models.flux1.controlnet import ControlNet
 from fluxline.models.flux1.model import Flux1, PreviewMap
-from fluxline.models.flux1.names import is_bfl, layout_for
+from fluxline.models.flux1.names import controlnet_layout, is_bfl, layout_for
 from fluxline.models.flux1.redux import Projection, Redux
 from fluxline.models.flux1.text import TextEncoders
 from fluxline.models.flux1.transformer import FluxConfig, FluxTransformer
-from fluxline.models.flux1.variants import Variant, variant_of, with_redux
+from fluxline.models.flux1.variants import Variant, variant_of, with_controlnet, with_redux
 
 PARTS = ("text_encoder", "text_encoder_2", "vae", "tokenizer", "tokenizer_2", "scheduler")
+REDUX = ("image_encoder", "image_embedder")
 LOCAL = {"local_files_only": True, "trust_remote_code": False}  # left open, users are asked
 
 
@@ -59,7 +61,8 @@ def load(
 ) -> Flux1:
     """Open the model at `path`, a folder or a single .safetensors or .gguf file inside one.
 
-    beside: the folder of a Redux; None: that of the model, if there is one in it.
+    beside: the folder of a Redux; None: that of the model, if there is one in it. A ControlNet
+    lies in the model's folder.
     Raises LoadError: a part is missing, a config is wrong, or tensors do not fit.
     """
     folder = folder_of(path)
@@ -79,11 +82,14 @@ def load(
     vae = vae.to(device, memory_format=torch.channels_last).eval()
     grid = 2 * 2 ** (len(vae.config.block_out_channels) - 1)
     variant = variant_of(config, f"{name} {_weights(path).name} {_pipeline(folder)}")
-    redux, of_redux = None, []
-    if ((eyes := beside or folder) / "image_embedder").is_dir():
-        redux = _redux(eyes, config, checkpoint_at, device, dtype)
+    eyes, steering = beside or folder, folder / "controlnet"
+    more: list[Checkpoint] = []
+    if redux := _redux(eyes, config, checkpoint_at, device, dtype):
         variant = with_redux(variant, redux.tokens)
-        of_redux = [checkpoint_at(eyes / part) for part in ("image_encoder", "image_embedder")]
+        more += [checkpoint_at(eyes / part) for part in REDUX]
+    if controlnet := _controlnet(steering, about, checkpoint_at, device, dtype):
+        variant = with_controlnet(variant)
+        more.append(checkpoint_at(steering))
     of_t5 = t5_part(path, checkpoint_at)
     t5, t5_held = _t5(folder, of_t5, device, dtype, precision)
     of_clip, of_vae = (_checkpoint(folder, it, checkpoint_at) for it in ("text_encoder", "vae"))
@@ -97,11 +103,10 @@ def load(
         transformer=transformer,
         text=_text(folder, t5, spec.text_length, device, dtype),
         vae=vae,
-        weights=_fingerprint(
-            of_transformer.checkpoint, of_clip, of_t5.checkpoint, of_vae, *of_redux
-        ),
+        weights=_fingerprint(of_transformer.checkpoint, of_clip, of_t5.checkpoint, of_vae, *more),
         preview=_preview(about.get("preview"), device),
         redux=redux,
+        controlnet=controlnet,
     )
 
 
@@ -211,8 +216,8 @@ def _fingerprint(*checkpoints: Checkpoint) -> str:
     return hashlib.blake2b(parts.encode(), digest_size=16).hexdigest()
 
 
-def config_from_json(config: Mapping[str, Any]) -> FluxConfig:
-    """Read diffusers' transformer/config.json. Raises ConfigError naming what is missing."""
+def config_from_json(config: Mapping[str, Any], part: str = "transformer") -> FluxConfig:
+    """Read diffusers' config.json of a part. Raises ConfigError naming what is missing."""
     try:
         return FluxConfig(
             in_channels=config["in_channels"],
@@ -227,7 +232,7 @@ def config_from_json(config: Mapping[str, Any]) -> FluxConfig:
             axes=tuple(config.get("axes_dims_rope", (16, 56, 56))),
         )
     except KeyError as exc:
-        raise ConfigError(f"transformer/config.json lacks {exc.args[0]!r}") from exc
+        raise ConfigError(f"{part}/config.json lacks {exc.args[0]!r}") from exc
 
 
 def config_from_shapes(
@@ -328,7 +333,9 @@ def _redux(
     checkpoint_at: Callable[[Path], Checkpoint],
     device: torch.device,
     dtype: torch.dtype,
-) -> Redux:
+) -> Redux | None:
+    if not (folder / "image_embedder").is_dir():
+        return None
     local = {"local_files_only": True}
     with _reading("image_encoder"):
         siglip = SiglipVisionModel.from_pretrained(
@@ -343,6 +350,30 @@ def _redux(
         eye=eye,
         projection=projection.eval().requires_grad_(False),
     )
+
+
+def _controlnet(
+    folder: Path,
+    about: Mapping[str, Any],
+    checkpoint_at: Callable[[Path], Checkpoint],
+    device: torch.device,
+    dtype: torch.dtype,
+) -> ControlNet | None:
+    if not folder.is_dir():
+        return None
+    said = _json(folder / "config.json")
+    for word, what in (
+        ("num_mode", "modes (a union of several)"),
+        ("conditioning_embedding_channels", "layers that read pixels (x-labs' kind)"),
+    ):
+        if said.get(word) is not None:
+            raise LoadError(f"controlnet/ has {what}, which are not read here")
+    config = config_from_json(said, "controlnet")
+    with torch.device("meta"):
+        net = ControlNet(config, about.get("controlnet_scale", 1.0))
+    net = net.to(dtype).to_empty(device=device)
+    checkpoint_at(folder).fill(net, controlnet_layout(config))
+    return net.eval().requires_grad_(False)
 
 
 @contextmanager

@@ -23,11 +23,12 @@ from fluxline.models.base import (
     to_uint8,
 )
 from fluxline.models.flux1.adapters import AdapterReader, stage_of
+from fluxline.models.flux1.controlnet import ControlNet
 from fluxline.models.flux1.guide import NO_GUIDE, FluxGuide
 from fluxline.models.flux1.latents import fold, image_ids, pack, text_ids, unpack
 from fluxline.models.flux1.redux import Redux
 from fluxline.models.flux1.text import TextEncoders
-from fluxline.models.flux1.transformer import FluxTransformer
+from fluxline.models.flux1.transformer import Aside, FluxTransformer, silent
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +43,12 @@ class PreviewMap:
 class FluxContext:
     """What one row needs in every evaluation. Shapes: L text tokens, E sigmas, M vectors."""
 
-    text: Tensor  # (L, D)
+    text: Tensor  # (L, D), and beside it as a ControlNet reads it: (L, 2 D)
     rope: Tensor  # (S, head_dim / 2)
     modulation: Tensor  # (E, M, D)
     evaluation: dict[float, int]  # sigma -> row of modulation
     guide: FluxGuide
+    controlnet_modulation: Tensor | None = None  # (E, M', D)
 
     @property
     def text_tokens(self) -> int:
@@ -63,7 +65,8 @@ class Flux1:
     """The FLUX.1 family. Thread: the engine's.
 
     vae: diffusers' AutoencoderKL. weights: a fingerprint of all of them. preview: None if nobody
-    fitted a map for this VAE. redux: with it, what pictures show is read as text.
+    fitted a map for this VAE. redux: with it, what pictures show is read as text. controlnet: with
+    it, pictures are drawn after a map.
     """
 
     def __init__(
@@ -76,13 +79,14 @@ class Flux1:
         weights: str,
         preview: PreviewMap | None = None,
         redux: Redux | None = None,
+        controlnet: ControlNet | None = None,
     ) -> None:
         self.spec = spec
         self.transformer = transformer
         self.text = text
         self.vae = vae
         self.weights = weights
-        self._preview, self._redux = preview, redux
+        self._preview, self._redux, self._controlnet = preview, redux, controlnet
         parameter = transformer.image_in.weight
         self.device, self.dtype = parameter.device, parameter.dtype
         self.vae_scale = 2 ** (len(vae.config.block_out_channels) - 1)
@@ -91,12 +95,12 @@ class Flux1:
         self._rope = lru_cache(maxsize=64)(self._make_rope)
 
     def networks(self) -> tuple[Network, ...]:
-        """Both text encoders, the transformer and the VAE."""
-        blocks = (*self.transformer.double_blocks, *self.transformer.single_blocks)
+        """What reads words and pictures, what draws, and the VAE."""
+        trunks = [self.transformer, *([self._controlnet] if self._controlnet else ())]
         return (
             *self.text.networks(),
             *(self._redux.networks() if self._redux else ()),
-            Network(self.transformer, blocks, once=("modulation",)),
+            *(Network(trunk, trunk.blocks, once=("modulation",)) for trunk in trunks),
             Network(self.vae, (self.vae.encoder, self.vae.decoder)),
         )
 
@@ -114,7 +118,7 @@ class Flux1:
     def encode(self, prompts: Sequence[str]) -> list[Conditioning]:
         """Encode prompts in one batch; the text comes out projected to the hidden width."""
         encoded = self.text.encode(prompts)
-        text = self.transformer.embed_text(encoded.sequence.to(self.device, self.dtype))
+        text = self._embedded(encoded.sequence.to(self.device, self.dtype))
         pooled = encoded.pooled.to(self.device, self.dtype)
         return [
             Conditioning(text[i].clone(), pooled[i].clone(), truncated)
@@ -150,9 +154,14 @@ class Flux1:
         sigma = torch.tensor(sigmas, device=self.device)
         strength = None if guidance is None else torch.full_like(sigma, guidance)
         modulation = self.transformer.modulate(sigma, strength, conditioning.pooled[None])
+        controlnet_modulation = None
+        if self._controlnet is not None:
+            controlnet_modulation = self._controlnet.modulate(
+                sigma, strength, conditioning.pooled[None]
+            )
         rope = self._rope(len(text), self._latent_size(width, height), guide.sizes)
         row_of = {value: row for row, value in enumerate(sigmas)}
-        return FluxContext(text, rope, modulation, row_of, guide)
+        return FluxContext(text, rope, modulation, row_of, guide, controlnet_modulation)
 
     @torch.inference_mode()
     def guide(self, pictures: Pictures) -> FluxGuide:
@@ -164,8 +173,10 @@ class Flux1:
             return guide
         if self._redux is not None:
             text = self._redux.read(pictures.references)
-            return replace(guide, text=self.transformer.embed_text(text))
+            return replace(guide, text=self._embedded(text))
         seen = [self.encode_picture(picture).to(self.dtype) for picture in pictures.references]
+        if self._controlnet is not None:
+            return replace(guide, drawn_after=seen[0])
         if self.spec.references is None or not self.spec.references.in_sequence:
             return replace(guide, channels=seen[0])
         sizes = tuple(self._latent_size(p.shape[1], p.shape[0]) for p in pictures.references)
@@ -176,15 +187,19 @@ class Flux1:
         self, x: Tensor, sigmas: Sequence[float], contexts: Sequence[FluxContext]
     ) -> Tensor:
         """Velocity (R, N, C) float32 of tokens x (R, N, C), each row at its sigma and context."""
-        modulation = torch.stack(
-            [c.modulation[c.evaluation[s]] for s, c in zip(sigmas, contexts, strict=True)]
-        )
+        evaluations = [c.evaluation[s] for s, c in zip(sigmas, contexts, strict=True)]
+        modulation = _of_evaluations([c.modulation for c in contexts], evaluations)
         text = torch.stack([c.text for c in contexts])
         rope = contexts[0].rope[None]
         if any(c.rope is not contexts[0].rope for c in contexts):
             rope = torch.stack([c.rope for c in contexts])
-        beside = beside_noise(x.to(self.dtype), [c.guide for c in contexts])
-        velocity: Tensor = self.transformer(beside, text, modulation, rope)
+        x = x.to(self.dtype)
+        aside: Aside = silent
+        if self._controlnet is not None:
+            text, text_aside = text.chunk(2, dim=2)
+            aside = self._aside(x, text_aside, rope, contexts, evaluations)
+        beside = beside_noise(x, [c.guide for c in contexts])
+        velocity: Tensor = self.transformer(beside, text, modulation, rope, aside=aside)
         return velocity[:, : x.shape[1]].float()
 
     @torch.inference_mode()
@@ -229,6 +244,29 @@ class Flux1:
         """Which of the verbs above runs a layer."""
         return stage_of(layer)
 
+    def _embedded(self, text: Tensor) -> Tensor:
+        """Text (…, L, text_dim) as the network reads it, and beside it as a ControlNet does."""
+        embedded = self.transformer.embed_text(text)
+        if self._controlnet is None:
+            return embedded
+        return torch.cat((embedded, self._controlnet.embed_text(text)), dim=-1)
+
+    def _aside(
+        self,
+        x: Tensor,
+        text: Tensor,
+        rope: Tensor,
+        contexts: Sequence[FluxContext],
+        evaluations: Sequence[int],
+    ) -> Aside:
+        """What the ControlNet says of this forward."""
+        assert self._controlnet is not None
+        vectors = [c.controlnet_modulation for c in contexts if c.controlnet_modulation is not None]
+        maps = [c.guide.drawn_after for c in contexts if c.guide.drawn_after is not None]
+        modulation = _of_evaluations(vectors, evaluations)
+        said = self._controlnet(x, torch.stack(maps), text, modulation, rope)
+        return self._controlnet.aside(said, self.transformer.config)
+
     def _clean(self, picture: Tensor) -> Tensor:
         """Clean tokens (N, C) float32 of a picture (height, width, 3) in [-1, 1]."""
         latent = self.vae.encode(picture.permute(2, 0, 1)[None]).latent_dist.mode().float()
@@ -251,6 +289,11 @@ class Flux1:
         pictures = [image_ids(*size, picture=1) for size in seen]
         ids = torch.cat((text_ids(text_tokens), image_ids(*drawn), *pictures))
         return self.transformer.rope(ids).to(self.device)  # float64 angles: not on every device
+
+
+def _of_evaluations(vectors: Sequence[Tensor], evaluations: Sequence[int]) -> Tensor:
+    """Modulation vectors (R, M, D) of each row's evaluation."""
+    return torch.stack([v[number] for v, number in zip(vectors, evaluations, strict=True)])
 
 
 def beside_noise(x: Tensor, guides: Sequence[FluxGuide]) -> Tensor:

@@ -70,6 +70,12 @@ DIFFUSERS_MODULATION: dict[str, Where] = {
     "norm_out.linear": "final",
 }
 
+CONTROLNET: list[Row] = [  # beside those of DIFFUSERS
+    ("controlnet_x_embedder", "map_in", 0),
+    ("controlnet_blocks.{i}", "double_outs.{i}", 0),
+    ("controlnet_single_blocks.{i}", "single_outs.{i}", 0),
+]
+
 BFL: list[Row] = [
     ("img_in", "image_in", 0),
     ("txt_in", "text_in", 0),
@@ -150,6 +156,11 @@ def layout_for(
     if is_bfl(names):
         return partial(_place, _rules(BFL, BFL_MODULATION), config)
     return partial(_place, _rules(DIFFUSERS, DIFFUSERS_MODULATION), config)
+
+
+def controlnet_layout(config: FluxConfig) -> Callable[[str, Tensor], list[Slot] | None]:
+    """Where each tensor of a ControlNet belongs, as `layout_for`."""
+    return partial(_place, _rules(DIFFUSERS + CONTROLNET, DIFFUSERS_MODULATION), config)
 
 
 def _rules(rows: list[Row], modulation: dict[str, Where]) -> list[tuple[re.Pattern[str], _Rule]]:

@@ -17,7 +17,7 @@ Shapes: R rows, N image tokens, L text tokens, S = L + N, C channels of a token,
 H heads, E evaluations, M modulation vectors.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -33,6 +33,14 @@ from fluxline.ops.timesteps import timestep_features
 PER_STREAM = 6  # vectors a double block's stream takes: shift, scale, gate for attention and MLP
 PER_SINGLE = 3  # a single block: shift, scale, gate
 PER_FINAL = 2  # the last norm: scale, shift
+
+Aside = Callable[[int, Tensor], Tensor | None]
+"""What somebody says to a block's number and the image tokens (R, N, D) after it: what is to be
+added to them, or nothing. Double blocks come first."""
+
+
+def silent(number: int, image: Tensor) -> None:
+    """Say nothing aside."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,29 +66,36 @@ class FluxConfig:
     @property
     def vectors(self) -> int:
         """M, the modulation vectors of one evaluation."""
-        return 2 * PER_STREAM * self.depth_double + PER_SINGLE * self.depth_single + PER_FINAL
+        return self.block_vectors + PER_FINAL
+
+    @property
+    def block_vectors(self) -> int:
+        """Those of them that the blocks take."""
+        return 2 * PER_STREAM * self.depth_double + PER_SINGLE * self.depth_single
 
 
-class FluxTransformer(nn.Module):
-    """The whole network. `forward` is one evaluation of R rows; the rest is done once a request."""
+class Trunk(nn.Module):
+    """The network without its answer: what it reads, and the blocks.
 
-    def __init__(self, config: FluxConfig) -> None:
+    vectors: how many modulation vectors an evaluation takes.
+    """
+
+    def __init__(self, config: FluxConfig, vectors: int) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.vectors = config, vectors
         d = config.hidden
         self.image_in = nn.Linear(config.in_channels, d)
         self.text_in = nn.Linear(config.text_dim, d)
         self.time_in = Embedder(256, d)
         self.pooled_in = Embedder(config.pooled_dim, d)
         self.guidance_in = Embedder(256, d) if config.guidance else None
-        self.modulation = nn.Linear(d, config.vectors * d)
+        self.modulation = nn.Linear(d, vectors * d)
         self.double_blocks = nn.ModuleList(
             DoubleBlock(d, config.heads) for _ in range(config.depth_double)
         )
         self.single_blocks = nn.ModuleList(
             SingleBlock(d, config.heads) for _ in range(config.depth_single)
         )
-        self.image_out = nn.Linear(d, config.out_channels)
 
     def embed_text(self, text: Tensor) -> Tensor:
         """Project a T5 sequence (R, L, text_dim) to (R, L, D): the same in every evaluation."""
@@ -100,34 +115,69 @@ class FluxTransformer(nn.Module):
             condition = condition + self.guidance_in(timestep_features(guidance).to(pooled.dtype))
         condition = condition + self.pooled_in(pooled)
         vectors: Tensor = self.modulation(F.silu(condition))
-        return vectors.reshape(len(vectors), self.config.vectors, self.config.hidden)
+        return vectors.reshape(len(vectors), self.vectors, self.config.hidden)
+
+    @property
+    def blocks(self) -> tuple[nn.Module, ...]:
+        """All of them, in the order in which they are walked."""
+        return (*self.double_blocks, *self.single_blocks)
 
     def rope(self, ids: Tensor) -> Tensor:
         """Rotations (..., S, head_dim / 2) of positions ids (..., S, 3), text first."""
         return rope_table(ids, self.config.axes)
 
-    def forward(
-        self, x: Tensor, text: Tensor, modulation: Tensor, rope: Tensor, attend: Attend = attend
+    def walk(
+        self,
+        image: Tensor,
+        text: Tensor,
+        vectors: Sequence[Tensor],
+        rope: Tensor,
+        attend: Attend,
+        aside: Aside,
     ) -> Tensor:
-        """Velocity (R, N, C) of image tokens x (R, N, C).
-
-        text: (R, L, D) from `embed_text`. modulation: (R, M, D) from `modulate`.
-        rope: (R or 1, S, head_dim / 2) from `rope`.
-        """
-        vectors = modulation.unsqueeze(2).unbind(1)  # M x (R, 1, D)
-        image = self.image_in(x)
-        taken = 0
-        for block in self.double_blocks:
+        """Image tokens (R, N, D) after all blocks. vectors: M times (R, 1, D)."""
+        taken, length = 0, text.shape[1]
+        for number, block in enumerate(self.double_blocks):
             for_image = vectors[taken : taken + PER_STREAM]
             for_text = vectors[taken + PER_STREAM : taken + 2 * PER_STREAM]
             image, text = block(image, text, for_image, for_text, rope, attend)
             taken += 2 * PER_STREAM
+            if (added := aside(number, image)) is not None:
+                image = image + added
         both = torch.cat((text, image), dim=1)  # (R, S, D)
-        for block in self.single_blocks:
+        for number, block in enumerate(self.single_blocks, start=len(self.double_blocks)):
             both = block(both, vectors[taken : taken + PER_SINGLE], rope, attend)
             taken += PER_SINGLE
-        scale, shift = vectors[taken:]
-        velocity: Tensor = self.image_out(modulated_norm(both[:, text.shape[1] :], shift, scale))
+            if (added := aside(number, both[:, length:])) is not None:
+                both[:, length:] += added
+        return both[:, length:]
+
+
+class FluxTransformer(Trunk):
+    """The whole network. `forward` is one evaluation of R rows; the rest is done once a request."""
+
+    def __init__(self, config: FluxConfig) -> None:
+        super().__init__(config, config.vectors)
+        self.image_out = nn.Linear(config.hidden, config.out_channels)
+
+    def forward(
+        self,
+        x: Tensor,
+        text: Tensor,
+        modulation: Tensor,
+        rope: Tensor,
+        attend: Attend = attend,
+        aside: Aside = silent,
+    ) -> Tensor:
+        """Velocity (R, N, C) of image tokens x (R, N, C).
+
+        text: (R, L, D) from `embed_text`. modulation: (R, M, D) from `modulate`.
+        rope: (R or 1, S, head_dim / 2) from `rope`. aside: what a ControlNet adds.
+        """
+        vectors = modulation.unsqueeze(2).unbind(1)  # M x (R, 1, D)
+        image = self.walk(self.image_in(x), text, vectors, rope, attend, aside)
+        scale, shift = vectors[-PER_FINAL:]
+        velocity: Tensor = self.image_out(modulated_norm(image, shift, scale))
         return velocity
 
 

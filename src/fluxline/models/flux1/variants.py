@@ -72,6 +72,13 @@ def with_redux(variant: Variant, tokens: int) -> Variant:
     return replace(VARIANTS["redux"] if variant is PLAIN else variant, references=looks)
 
 
+def with_controlnet(variant: Variant) -> Variant:
+    """That variant beside a ControlNet. Raises LoadError: it is not the plain one."""
+    if variant is not PLAIN:
+        raise LoadError("a ControlNet is read beside a plain FLUX.1, which reads no picture itself")
+    return replace(variant, references=_MAP)
+
+
 def variant_of(config: FluxConfig, said: str) -> Variant:
     """The variant with these numbers. said: what its files and its name are called, which alone
     tells Kontext from dev and Depth from Canny.
