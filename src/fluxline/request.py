@@ -20,6 +20,8 @@ Backend = Literal["native", "diffusers"]
 PrecisionName = Literal[
     "auto", "bf16", "fp32", "int8", "int8-dynamic", "fp8", "nf4", "nf4-double", "hqq4", "fp4"
 ]
+MemoryName = Literal["auto", "resident", "offload", "stream", "spread"]
+"""Where weights lie: all on the device, a component or a block of it at a time, or over several."""
 ImageFormat = Literal["png", "jpeg", "webp", "avif"]
 
 SMALLEST_SIDE = 1  # px

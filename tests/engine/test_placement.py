@@ -11,6 +11,7 @@ from fluxline.engine import Engine
 from fluxline.engine.build import open_model
 from fluxline.engine.placement import place
 from fluxline.engine.scheduler import Budget
+from fluxline.errors import ConfigError
 from fluxline.linear.distant import Distant
 
 BUDGET = Budget(batch_tokens=1024, resident_tokens=8192)
@@ -59,3 +60,9 @@ def test_on_a_card_weights_that_visit_draw_the_same_picture(dev_folder, memory):
     model = open_model(str(dev_folder), "cpu")
     place(model, memory, [torch.device("cuda")], budget_bytes=10**6)
     assert np.abs(pixels(model).astype(int) - expected).max() <= 2
+
+
+@pytest.mark.parametrize("memory", ["offload", "stream", "spread"])
+def test_without_a_card_weights_have_nowhere_to_visit(memory):
+    with pytest.raises(ConfigError, match=f"memory {memory} is for cards: on cpu use auto"):
+        Engine("mini", device="cpu", memory=memory)

@@ -3,48 +3,109 @@
 Here the rooms below meet: the registry, the checkpoint reader and the family.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from fluxline.engine.faults import is_out_of_memory
+from fluxline.engine.peak import free_bytes
+from fluxline.engine.placement import place
 from fluxline.engine.precision import Precision
 from fluxline.errors import ConfigError, LoadError
 from fluxline.linear.quantized import unpack
 from fluxline.models.base import Checkpoint, DiffusionModel
 from fluxline.models.registry import MODELS, entry_for, family_of, open_family
 from fluxline.models.scorers import ClipScorer, Scorer, TechnicalScorer
+from fluxline.request import MemoryName
 from fluxline.weights.locate import locate, safetensors_in
 from fluxline.weights.stream import Checkpoint as SafetensorsCheckpoint
 
 TECHNICAL = TechnicalScorer.name
 DEVICES = ("auto", "cuda", "mps", "cpu")
+VISITING = 0.6  # of a card's free memory, for weights that visit it; the rest is to draw in
 
 
-def open_model(model: str, device: str = "auto", precision: str = "auto") -> DiffusionModel[Any]:
+def open_model(
+    model: str,
+    device: str = "auto",
+    precision: str = "auto",
+    memory: MemoryName = "auto",
+    weights_gb: float | None = None,
+) -> DiffusionModel[Any]:
     """Open a model by registry name, folder, file or hub id, its weights held in that precision.
 
-    Raises LoadError: it is not there, does not fit, or the device or the precision is not.
+    memory: where they lie; auto: on the device or, if a card has no room for all, visiting it in
+    turn, which `ModelSpec.notes` then says. weights_gb: GiB of those that visit at once; None: what
+    leaves room to draw in. Raises LoadError: the model is not there, does not fit, or the device,
+    the precision or the memory is not.
     """
-    held, where = Precision(precision), pick_device(device)
-    entry = entry_for(model)
-    source = locate(entry.source)
+    where = pick_device(device)
     try:
-        return open_family(
-            entry.family or family_of(source),
-            source,
-            name=model if model in MODELS else Path(model).expanduser().resolve().name,
-            device=where,
-            dtype=held.dtype(fast_dtype(where)),
-            checkpoint_at=checkpoint_at,
-            precision=held,
-            beside=None if entry.beside is None else locate(entry.beside),
-        )
+        return _placed(model, where, precision, memory, weights_gb)
     except Exception as exc:
         if not is_out_of_memory(exc):
             raise
         raise LoadError(f"{model} does not fit into the memory of {where.type}") from exc
+
+
+def _placed(
+    model: str,
+    where: torch.device,
+    precision: str,
+    memory: MemoryName,
+    weights_gb: float | None,
+) -> DiffusionModel[Any]:
+    if memory == "resident" or (memory == "auto" and where.type != "cuda"):
+        return _opened(model, where, precision)
+    if where.type != "cuda":
+        raise ConfigError(f"memory {memory} is for cards: on {where.type} use auto")
+    if memory == "auto":
+        return _as_it_fits(model, where, precision, weights_gb)
+    devices = [where]
+    if memory == "spread":
+        if (count := torch.cuda.device_count()) < 2:
+            raise ConfigError(f"memory spread needs two cards or more; there is {count}")
+        devices = [torch.device("cuda", number) for number in range(count)]
+    opened = _opened(model, torch.device("cpu"), precision, computes_on=where)
+    room = VISITING * free_bytes(where) if weights_gb is None else weights_gb * 2**30
+    place(opened, memory, devices, budget_bytes=int(room))
+    return opened
+
+
+def _as_it_fits(
+    model: str, where: torch.device, precision: str, weights_gb: float | None
+) -> DiffusionModel[Any]:
+    """All weights on the card; where it has no room for them they visit it, and that is said."""
+    try:
+        return _opened(model, where, precision)
+    except Exception as exc:
+        if not is_out_of_memory(exc):
+            raise
+    torch.cuda.empty_cache()
+    opened = _placed(model, where, precision, "stream", weights_gb)
+    note = "not all weights fit into the card's memory: they visit it in turn"
+    opened.spec = replace(opened.spec, notes=(*opened.spec.notes, note))
+    return opened
+
+
+def _opened(
+    model: str, where: torch.device, precision: str, *, computes_on: torch.device | None = None
+) -> DiffusionModel[Any]:
+    """Open a model with all its weights there. computes_on: None: there, too."""
+    held, entry = Precision(precision, computes_on), entry_for(model)
+    source = locate(entry.source)
+    return open_family(
+        entry.family or family_of(source),
+        source,
+        name=model if model in MODELS else Path(model).expanduser().resolve().name,
+        device=where,
+        dtype=held.dtype(fast_dtype(computes_on or where)),
+        checkpoint_at=checkpoint_at,
+        precision=held,
+        beside=None if entry.beside is None else locate(entry.beside),
+    )
 
 
 def open_scorer(source: str, device: torch.device) -> Scorer:

@@ -46,6 +46,7 @@ from fluxline.request import (
     EngineStats,
     GenerationRequest,
     ImageResult,
+    MemoryName,
     ModelInfo,
     Planned,
     Progress,
@@ -66,12 +67,13 @@ class Engine:
 
     model: a registry name, a diffusers folder, a .safetensors or .gguf file or a hub id, or a model
     already open. device: auto, cuda, mps or cpu. precision: how weights are held: auto (what is
-    fast, or as the files have them), bf16, fp32 or a kind of quantization. scorer: a CLIP folder or
-    hub id that requests with top_k are judged by, or "technical", which reads no prompt; None: the
-    CLIP that the registry names for the model, else "technical". budget: how much at once; None:
-    measured now. threads: of the CPU, in a forward; None: measured with the budget. loras: where
-    they are taken from; None: from paths and the hub. on_lost: called on the engine's thread should
-    the device be lost; by default every request fails.
+    fast, or as the files have them), bf16, fp32 or a kind of quantization. memory, weights_gb:
+    where they lie, as `build.open_model` has it. scorer: a CLIP folder or hub id that requests with
+    top_k are judged by, or "technical", which reads no prompt; None: the CLIP that the registry
+    names for the model, else "technical". budget: how much at once; None: measured now. threads: of
+    the CPU, in a forward; None: measured with the budget. loras: where they are taken from; None:
+    from paths and the hub. on_lost: called on the engine's thread should the device be lost; by
+    default every request fails.
     Raises LoadError. Methods may be called from any thread but the engine's own.
     """
 
@@ -81,13 +83,18 @@ class Engine:
         *,
         device: str = "auto",
         precision: str = "auto",
+        memory: MemoryName = "auto",
+        weights_gb: float | None = None,
         scorer: str | None = None,
         budget: Budget | None = None,
         threads: int | None = None,
         loras: LoraSources | None = None,
         on_lost: Callable[[], None] | None = None,
     ) -> None:
-        self._model = open_model(model, device, precision) if isinstance(model, str) else model
+        if isinstance(model, str):
+            self._model = open_model(model, device, precision, memory, weights_gb)
+        else:
+            self._model = model
         own = entry_for(model).scorer if isinstance(model, str) else None
         self._scorer = scorer or own or TECHNICAL
         self._open_scorer = functools.cache(self._opened_scorer)

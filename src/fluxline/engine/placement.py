@@ -1,6 +1,6 @@
 """Where a model's weights lie: on the device, or at home, or over several devices.
 
-*resident*: all on the device. *offload*: a component at a time visits it. *stream*: a block at a
+*offload*: a component at a time visits it. *stream*: a block at a
 time, as many as its memory has room for. *spread*: over several devices, each block on one.
 Nothing of the picture changes: the same modules compute the same.
 """
@@ -17,12 +17,7 @@ from fluxline.models.base import DiffusionModel
 from fluxline.weights.spread import spread
 from fluxline.weights.visits import Visits
 
-Memory = Literal["resident", "offload", "stream", "spread"]
-
-
-def home_of(memory: Memory, device: torch.device) -> torch.device:
-    """Where weights are put as they are read."""
-    return device if memory == "resident" else torch.device("cpu")
+Memory = Literal["offload", "stream", "spread"]
 
 
 def place(

@@ -23,10 +23,11 @@ DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 class Precision:
     """What was asked: "auto" (what is fast, or as the files are), a dtype, or a kind.
 
-    Raises ConfigError if there is no such.
+    computes_on: where, if not where weights lie. Raises ConfigError if there is no such.
     """
 
     asked: str = "auto"
+    computes_on: torch.device | None = None
 
     def __post_init__(self) -> None:
         if self.asked not in (known := get_args(PrecisionName)):
@@ -52,6 +53,7 @@ class Precision:
         Raises ConfigError where another kind was asked for than the checkpoint has, LoadError where
         it has one that is not known.
         """
+        where = self.computes_on or device
         held: dict[str, int] = {}
         emulated: dict[str, None] = {}  # in their order
         for name, layer in layers_of(part).items():
@@ -60,13 +62,13 @@ class Precision:
             stand_in = QuantizedLinear(kind, _linear(model, name), sorted(layer.starts))
             model.set_submodule(name, stand_in)
             held[kind.name] = held.get(kind.name, 0) + sum(b.nbytes for b in stand_in.buffers())
-            if not kind.is_native(device, *stand_in.weight_shape):
+            if not kind.is_native(where, *stand_in.weight_shape):
                 emulated[kind.name] = None
         return Held(
             precision="+".join(sorted(held, key=lambda kind: -held[kind])),
             notes=tuple(
                 f"{part.name} is held as {kind}, but multiplied in plain floats: "
-                f"{device.type} has no fast product of {kind}"
+                f"{where.type} has no fast product of {kind}"
                 for kind in emulated
             ),
         )

@@ -425,10 +425,8 @@ ContextT = TypeVar("ContextT", bound=RowContext)
 class DiffusionModel(Protocol[ContextT]):
     """A model family behind one set of verbs. Called from the engine's thread alone."""
 
-    @property
-    def spec(self) -> ModelSpec:
-        """What the model can do."""
-        ...
+    spec: ModelSpec
+    """What the model can do."""
 
     @property
     def device(self) -> torch.device:
