@@ -59,25 +59,24 @@ def _said(word: str, item: pytest.Item) -> str:
 
 
 def page(cells: dict[tuple[str, str], set[str]]) -> str:
-    """The table as Markdown: a row a feature, a column a family."""
+    """The table as Markdown: a row a family, a column a feature."""
     families = sorted({family for _, family in cells})
-    lines = [_line(["", *families]), _line(["---"] * (len(families) + 1))]
-    for feature, meaning in FEATURES.items():
-        words = [_words(cells.get((feature, family), ())) for family in families]
-        lines.append(_line([f"**{feature}**: {meaning}", *words]))
-    return HEAD + "\n".join(lines) + "\n"
+    lines = [_line(["", *FEATURES]), _line(["---"] * (len(FEATURES) + 1))]
+    for family in families:
+        words = [_words(cells.get((feature, family), ())) for feature in FEATURES]
+        lines.append(_line([family, *words]))
+    meanings = [f"* *{feature}*: {meaning}." for feature, meaning in FEATURES.items()]
+    return HEAD + "\n".join(lines) + "\n\n" + "\n".join(meanings) + "\n"
 
 
 def cells_of(text: str) -> dict[tuple[str, str], set[str]]:
     """What a page says."""
-    rows = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("|")]
-    families = rows[0] if rows else []
+    rows = [line.strip("|").split("|") for line in text.splitlines() if line.startswith("|")]
     found: dict[tuple[str, str], set[str]] = {}
-    for row in rows[2:]:
-        feature = row[0].split("**")[1]
-        for family, words in zip(families, row[1:], strict=True):
-            if words != "–":
-                found[feature, family] = set(words.split(", "))
+    for family, *words in rows[2:]:
+        for feature, word in zip(FEATURES, words, strict=True):
+            if word.strip() != "–":
+                found[feature, family.strip()] = set(word.strip().split(", "))
     return found
 
 

@@ -88,6 +88,7 @@ MIXTURES = [
 ]
 
 
+@pytest.mark.proves("mixed lora", "flux1")
 def test_a_batch_of_any_mixture_equals_each_alone(schnell, sources, engine):
     """To one level of 255, as pictures without LoRA do."""
     requests = [asked(5, *loras) for loras in MIXTURES]

@@ -57,6 +57,7 @@ def test_a_folder_of_any_family_is_known_by_its_pipeline():
             assert FAMILY_OF_CLASS[pipeline] == "adapted"
 
 
+@pytest.mark.proves("text to image", "{name}")
 @pytest.mark.parametrize("name", [*FAMILIES, *VARIANTS])
 def test_a_picture_equals_diffusers(opened, name):
     model, oracle = opened(name), ORACLES[name]
@@ -84,6 +85,7 @@ def guided_by_theirs(model, oracle, scale, prompt, negative, **asked):
     return draw_theirs(pipe, prompt=prompt, negative_prompt=negative, **asked, **oracle.always)
 
 
+@pytest.mark.proves("true guidance", "{name}")
 @pytest.mark.parametrize("name", FAMILIES)
 def test_true_guidance_equals_diffusers(opened, name):
     model, oracle = opened(name), ORACLES[name]
@@ -105,6 +107,7 @@ def test_true_guidance_equals_diffusers(opened, name):
     assert psnr(ours, drawn) >= 60
 
 
+@pytest.mark.proves("mixed batch", "{name}")
 @pytest.mark.parametrize("name", [*FAMILIES, *VARIANTS])
 def test_rows_of_any_kind_in_one_evaluation_equal_each_alone(opened, name):
     model = opened(name)

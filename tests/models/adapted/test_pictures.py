@@ -19,6 +19,7 @@ from tests.models.adapted.oracle import ORACLES, draw_ours, draw_theirs, psnr, t
 from tests.models.adapted.test_families import FAMILIES, VARIANTS
 
 
+@pytest.mark.proves("img2img", "{name}")
 @pytest.mark.parametrize(
     ("name", "kind", "scheduler"),
     [

@@ -80,6 +80,7 @@ def as_diffusers(tensors):
     return {**named, **(alphas or {})}
 
 
+@pytest.mark.proves("lora", "flux1")
 @pytest.mark.parametrize("dialect", DIALECTS)
 def test_a_lora_equals_diffusers(pair, dialect):
     model, pipe = pair

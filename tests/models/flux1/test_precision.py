@@ -53,6 +53,7 @@ def velocity(model):
     return evaluate_ours(model.transformer, replace(inputs, **cast)).float()
 
 
+@pytest.mark.proves("text to image", "flux1", "{kind}")
 @pytest.mark.parametrize("kind", OWN_KINDS)
 def test_a_velocity_is_nearly_that_of_the_full_weights(dev, dev_folder, kind):
     held = open_model(str(dev_folder), "cpu", kind)

@@ -76,6 +76,8 @@ def read_by_their_redux(folder, pipe, seen):
     return text, pooled
 
 
+@pytest.mark.proves("text to image", "kontext")
+@pytest.mark.proves("references", "kontext")
 @pytest.mark.parametrize("seen", [None, photo(96)[:60, :90]], ids=["nothing", "a picture"])
 def test_kontext_equals_diffusers(kontext, kontext_folder, seen):
     asked = {"width": 96, "height": 64}
@@ -97,6 +99,7 @@ def test_kontext_equals_diffusers(kontext, kontext_folder, seen):
         assert psnr(blind, theirs) < 50, "the picture hardly matters"
 
 
+@pytest.mark.proves("true guidance", "kontext")
 def test_kontext_against_a_negative_prompt_equals_diffusers(kontext, kontext_folder):
     seen = photo(64)
 
@@ -125,6 +128,7 @@ def test_kontext_against_a_negative_prompt_equals_diffusers(kontext, kontext_fol
     )
 
 
+@pytest.mark.proves("inpainting", "kontext")
 @pytest.mark.parametrize("other", [None, photo(48)], ids=["itself", "another"])
 def test_a_part_of_a_picture_drawn_anew_by_kontext_equals_diffusers(kontext, kontext_folder, other):
     source, mask = photo(96)[:48, :80], masked(80, 48)
@@ -174,6 +178,7 @@ def test_a_bfl_single_file_draws_the_same_picture(request, tmp_path, name):
     assert np.array_equal(single, draw_ours(request.getfixturevalue(name), **asked))
 
 
+@pytest.mark.proves("inpainting", "fill")
 @pytest.mark.parametrize("strength", [1.0, 0.6])
 def test_fill_equals_diffusers(fill, fill_folder, strength):
     source, mask = photo(96)[:64], np.zeros((64, 96), np.uint8)
@@ -210,6 +215,7 @@ def test_fill_equals_diffusers(fill, fill_folder, strength):
     assert np.array_equal(ours[mask == 0], source[mask == 0])
 
 
+@pytest.mark.proves("references", "depth and canny")
 def test_a_picture_drawn_after_a_map_equals_diffusers(depth, depth_folder):
     depths = photo(96)[:48]
 
@@ -226,6 +232,7 @@ def test_a_picture_drawn_after_a_map_equals_diffusers(depth, depth_folder):
     )
 
 
+@pytest.mark.proves("img2img", "depth and canny")
 def test_a_picture_drawn_from_one_after_a_map_equals_diffusers(depth, depth_folder):
     source, depths = photo(64), photo(64)[::-1].copy()
 
@@ -253,6 +260,7 @@ def test_a_picture_drawn_from_one_after_a_map_equals_diffusers(depth, depth_fold
     )
 
 
+@pytest.mark.proves("references", "controlnet")
 @pytest.mark.filterwarnings("ignore:`FluxPosEmbed`:FutureWarning")  # of diffusers to itself
 @pytest.mark.parametrize(("singles", "scale"), [(2, 1.0), (0, 0.7)])
 def test_a_controlnet_equals_diffusers(controlnet_folder, tmp_path, singles, scale):
@@ -320,6 +328,7 @@ def test_a_fill_with_a_redux_equals_diffusers(fill_folder, redux_folder, tmp_pat
     assert psnr(ours[mask > 0], theirs[mask > 0]) >= 60
 
 
+@pytest.mark.proves("references", "redux")
 @pytest.mark.parametrize("count", [1, 2])
 def test_redux_equals_diffusers(redux, redux_folder, count):
     seen = [photo(60)[:40], photo(50)[::-1].copy()][:count]

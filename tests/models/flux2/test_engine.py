@@ -38,6 +38,8 @@ def pixels(ticket) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(image.data))).astype(int)
 
 
+@pytest.mark.proves("mixed batch", "flux2")
+@pytest.mark.proves("img2img", "flux2")
 @pytest.mark.parametrize("name", ["klein", "kv", "dev"])
 def test_a_picture_depends_on_its_request_alone(models, name):
     with Engine(models[name], budget=Budget(batch_tokens=2000, resident_tokens=20_000)) as engine:

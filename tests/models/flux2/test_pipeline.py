@@ -42,6 +42,7 @@ def png(pixels: np.ndarray) -> bytes:
     return encode(pixels, format="png")
 
 
+@pytest.mark.proves("text to image", "flux2")
 @pytest.mark.parametrize("prompt", [PROMPT, "a fox, " * 20, ""], ids=["short", "cut", "empty"])
 @pytest.mark.parametrize("size", [(64, 64), (96, 32)], ids=["square", "wide"])
 @pytest.mark.parametrize("name", ["klein", "kv", "dev"])
@@ -64,6 +65,7 @@ def test_its_noise_levels_follow_the_number_of_steps(models, theirs, steps):
     assert psnr(ours, theirs("klein", num_inference_steps=steps, **asked)) >= 60
 
 
+@pytest.mark.proves("true guidance", "flux2")
 def test_true_guidance_of_a_base_model_equals_diffusers(models, theirs):
     asked = {"prompt": PROMPT, "width": 64, "height": 64, "seed": 5}
 
@@ -72,6 +74,7 @@ def test_true_guidance_of_a_base_model_equals_diffusers(models, theirs):
     assert psnr(ours, theirs("base", num_inference_steps=3, guidance_scale=4.0, **asked)) >= 60
 
 
+@pytest.mark.proves("references", "flux2")
 @pytest.mark.parametrize(
     "sizes",
     [[(64, 80)], [(150, 130)], [(64, 64), (96, 64), (128, 70)]],
@@ -96,6 +99,7 @@ def test_a_picture_after_pictures_equals_diffusers(models, theirs, name, sizes):
     assert psnr(ours, draw_ours(models[name], steps=3, **scale, **asked)) < 40
 
 
+@pytest.mark.proves("inpainting", "flux2")
 def test_a_part_of_a_picture_drawn_anew_equals_diffusers(models, folders):
     source, mask = photo(96)[:64], np.zeros((64, 96), np.uint8)
     mask[16:-16, 16:-16] = 255
