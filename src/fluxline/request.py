@@ -15,6 +15,8 @@ from fluxline.errors import Cancelled, FluxlineError, InvalidParams, TooLarge, e
 SamplerName = Literal["euler", "heun", "ddim", "dpmpp_2m", "euler_ancestral", "unipc"]
 ScheduleName = Literal["simple", "karras", "beta", "exponential"]
 ScorerName = Literal["clip", "technical"]
+Backend = Literal["native", "diffusers"]
+"""Whose network draws: one written here, or diffusers' own in this engine."""
 ImageFormat = Literal["png", "jpeg", "webp", "avif"]
 
 SMALLEST_SIDE = 1  # px
@@ -47,7 +49,7 @@ class SamplingParams:
     sampler: SamplerName = "euler"
     schedule: ScheduleName = "simple"
     guidance: float | None = None  # distilled guidance, an input of dev-class models
-    cfg_scale: float = 1.0  # true classifier-free guidance; above 1 each evaluation takes two rows
+    cfg_scale: float | None = None  # true classifier-free guidance; above 1 it takes two rows
     negative_prompt: str = ""  # the other row's prompt, used when cfg_scale > 1
     eta: float = 0.0  # ddim: 0 deterministic, 1 ancestral
     strength: float | None = None  # of the source that is redrawn: above 0, 1 is all of it
@@ -119,6 +121,7 @@ class ImageResult:
     score: float | None = None  # how good it is, if top_k was asked; more is better
     scorer: ScorerName | None = None  # who says so; only a clip has read the prompt
     stored: str | None = None  # its key in the store; written by the service, read by the doors
+    backend: Backend = "native"
     warnings: tuple[str, ...] = ()  # e.g. drawn smaller and resampled
 
 
@@ -192,6 +195,7 @@ class ModelInfo:
     default_steps: int
     max_steps: int
     guidance: float | None  # default distilled guidance; None: the model has none
+    cfg_scale: float = 1.0  # default true guidance; 1: none unless asked
     text_length: int  # tokens of prompt the model reads
     dtype: str
     device: str
@@ -199,6 +203,12 @@ class ModelInfo:
     schedules: tuple[str, ...]
     sizes: tuple[tuple[int, int], ...] = ()  # px (width, height) it was trained for; empty: any
     footprint: Footprint | None = None  # None: not measured
+    backend: Backend = "native"
+
+    @property
+    def is_guided(self) -> bool:
+        """Whether it is usually asked with a scale of guidance, distilled or true."""
+        return self.guidance is not None or self.cfg_scale > 1
 
     def size_like(
         self, shape: tuple[int, int], width: int | None = None, height: int | None = None
@@ -266,7 +276,7 @@ def check(params: SamplingParams, info: ModelInfo) -> None:
             raise InvalidParams(message, field=name)
     guidance = params.guidance if info.guidance is not None else None
     for name, scale, most in (
-        ("cfg_scale", params.cfg_scale, 30),
+        ("cfg_scale", true_scale(params, info), 30),
         ("eta", params.eta, 1),
         ("guidance", guidance, 100),
         ("strength", params.strength, 1),
@@ -287,9 +297,18 @@ def check(params: SamplingParams, info: ModelInfo) -> None:
         info.footprint.vet(
             params.width or info.native_width,
             params.height or info.native_height,
-            rows=2 if params.cfg_scale > 1 else 1,
+            rows=2 if true_scale(params, info) > 1 else 1,
             other_tokens=info.text_length,
         )
+
+
+def true_scale(params: SamplingParams, info: ModelInfo) -> float:
+    """The true guidance of a request; `guidance` means it where a model has no other."""
+    if params.cfg_scale is not None:
+        return params.cfg_scale
+    if params.guidance is not None and info.guidance is None and info.is_guided:
+        return params.guidance
+    return info.cfg_scale
 
 
 def steps_left(steps: int, strength: float) -> int:
@@ -312,7 +331,7 @@ def cost(request: GenerationRequest, info: ModelInfo) -> float:
             strength = strength if params.strength is None else params.strength
             steps = steps_left(steps, strength)
         evaluations = 2 * steps - 1 if params.sampler == "heun" else steps
-        return float(pixels * evaluations * (2 if params.cfg_scale > 1 else 1))
+        return float(pixels * evaluations * (2 if true_scale(params, info) > 1 else 1))
 
     return sum(of(picture.params) for picture in request.pictures())
 

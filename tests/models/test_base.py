@@ -81,6 +81,26 @@ def test_what_is_left_open_becomes_the_models_own():
     assert (params.width, params.height, params.steps, params.guidance) == (128, 128, 4, 3.5)
 
 
+@pytest.mark.parametrize(
+    ("asked", "becomes"),
+    [
+        ({}, 7.5),
+        ({"cfg_scale": 1.0}, 1.0),
+        ({"guidance": 4.0}, 4.0),
+        ({"guidance": 4.0, "cfg_scale": 2.0}, 2.0),
+    ],
+)
+def test_guidance_of_a_model_that_has_only_the_true_one_is_that(asked, becomes):
+    params, warnings = spec(cfg_scale=7.5).resolve(SamplingParams(**asked))
+
+    assert (params.cfg_scale, params.guidance, warnings) == (becomes, None, [])
+
+
+def test_a_model_without_a_scale_of_its_own_is_not_guided():
+    assert spec().resolve(SamplingParams())[0].cfg_scale == 1.0
+    assert spec(guidance=3.5).resolve(SamplingParams(guidance=2.0))[0].cfg_scale == 1.0
+
+
 def test_a_negative_prompt_without_effect_is_told():
     _, warnings = spec().resolve(SamplingParams(negative_prompt="ugly"))
 

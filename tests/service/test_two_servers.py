@@ -123,7 +123,7 @@ async def test_what_another_drew_counts_in_its_books_alone(server):
     assert asked.status.waiting == 2
     await drawn(draws, "a")
     await until(lambda: asked.status.waiting < 2 and is_idle(other))
-    counted = 'fluxline_images_total{model="fake"} 1.0'
+    counted = 'fluxline_images_total{backend="native",model="fake"} 1.0'
     assert counted in other.meter.text().decode()
     assert counted not in asked.meter.text().decode()
 

@@ -76,7 +76,10 @@ def generate(
     guidance: Annotated[float | None, typer.Option(help="distilled, for dev-class models")] = None,
     sampler: Annotated[str, typer.Option()] = "euler",
     schedule: Annotated[str, typer.Option()] = "simple",
-    cfg_scale: Annotated[float, typer.Option(help="true guidance; above 1 costs twice")] = 1.0,
+    cfg_scale: Annotated[
+        float | None,
+        typer.Option(help="true guidance, above 1 twice the work; the model's own if absent"),
+    ] = None,
     negative_prompt: Annotated[str, typer.Option(help="acts with --cfg-scale above 1")] = "",
     eta: Annotated[float, typer.Option(help="noise of ddim, 0 to 1")] = 0.0,
     image: Annotated[

@@ -343,6 +343,7 @@ class Engine:
         assert params.width is not None
         assert params.height is not None
         assert params.steps is not None
+        assert params.cfg_scale is not None
         images.check_format(
             request.output_format,
             compression=request.compression,

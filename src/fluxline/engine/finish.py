@@ -55,6 +55,7 @@ def finish(
         height=height,
         model=model.spec.name,
         params=job.params,
+        backend=model.spec.backend,
         text_tokens=job.key.text_tokens,
         image_tokens=job.key.image_tokens,
         timings_s={

@@ -14,6 +14,7 @@ def receipt_of(job: Job, model: DiffusionModel[Any], *, threads: int) -> Receipt
     """Write the receipt of a job drawn by `model` with so many CPU threads."""
     return Receipt(
         weights=model.weights,
+        backend=model.spec.backend,
         sigmas=tuple(sigmas_of(job, model.spec)),
         dtype=str(model.dtype).removeprefix("torch."),
         device=_described(model.device),

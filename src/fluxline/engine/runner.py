@@ -28,11 +28,12 @@ from fluxline.models.base import (
     DynamicShift,
     EmpiricalShift,
     Guide,
+    Mix,
     ModelSpec,
     Pictures,
 )
 from fluxline.models.scorers import Scorer
-from fluxline.request import steps_left
+from fluxline.request import ScheduleName, steps_left
 
 _log = logging.getLogger(__name__)
 
@@ -78,6 +79,7 @@ class Sample:
     x: Tensor  # (N, C) float32, what the sampler wants evaluated, or the result
     sigma: float
     contexts: list[Any]  # the family's: one per row; the second is the negative prompt's
+    mix: Mix  # makes one velocity of two rows'
     kept: "Kept | None" = None
     evaluation: int = 0
 
@@ -216,7 +218,9 @@ class Runner:
         generator = torch.Generator("cpu").manual_seed(job.seed)
         x = self._model.noise(generator, width, height)
         kept = None
-        if job.source is not None:
+        if job.source is None:
+            x = x * noise_scale(sigmas[0], self._model.spec)
+        else:
             clean = self._clean(job.source.drawn)
             x = (1 - sigmas[0]) * clean + sigmas[0] * x
             if job.source.mask is not None and not self._model.spec.fills:
@@ -235,7 +239,9 @@ class Runner:
             for text in _texts(job)
         ]
         x, sigma = next(sampling)
-        return Sample(sampling, x, sigma, contexts, kept)
+        assert job.params.cfg_scale is not None  # resolved
+        mix = self._model.spec.mix(job.params.cfg_scale, conditioning[job.request.prompt])
+        return Sample(sampling, x, sigma, contexts, mix, kept)
 
     def _clean(self, picture: Picture) -> Tensor:
         """The tokens of a picture that a job starts from; jobs that start from the same share."""
@@ -301,23 +307,19 @@ class Runner:
         self.tally.forward(rows=len(x), tokens=sum(job.tokens for job in jobs))
         if self._model.device.type == "cuda":  # a launch is no evaluation
             torch.cuda.synchronize(self._model.device)
-        guided, row = [], 0
+        row = 0
         for job, sample in zip(jobs, samples, strict=True):
-            v = velocity[row]
-            if len(sample.contexts) == 2:
-                negative = velocity[row + 1]
-                v = negative + job.params.cfg_scale * (v - negative)
-            if sample.kept is not None:
-                v = sample.kept.hold(v, sample.x, sample.sigma)
-            guided.append(v)
+            rows = velocity[row : row + len(sample.contexts)]
             row += len(sample.contexts)
-        for job, sample, v in zip(jobs, samples, guided, strict=True):
             try:
-                self._advance(job, sample, v, outcome)
+                self._advance(job, sample, rows, outcome)
             except Exception as exc:  # noqa: BLE001 - one job's solver: the others go on
                 outcome.failed[job.id] = self._narrowed(exc, (job,))
 
-    def _advance(self, job: Job, sample: Sample, velocity: Tensor, outcome: Outcome) -> None:
+    def _advance(self, job: Job, sample: Sample, rows: Tensor, outcome: Outcome) -> None:
+        velocity = rows[0] if len(rows) == 1 else sample.mix(rows[0], rows[1])
+        if sample.kept is not None:
+            velocity = sample.kept.hold(velocity, sample.x, sample.sigma)
         sample.evaluation += 1
         every = job.request.preview_every
         if every and sample.evaluation % every == 0:
@@ -348,11 +350,27 @@ def sigmas_of(job: Job, spec: ModelSpec) -> list[float]:
     assert job.params.steps is not None  # resolved
     if isinstance(shift, EmpiricalShift):
         shift = samplers.empirical_shift(job.key.image_tokens, job.params.steps)
-    sigmas = samplers.SCHEDULES[job.params.schedule](job.params.steps, shift)
+    sigmas = _spaced(job.params.schedule, job.params.steps, shift, spec)
     if job.source is None:
         return sigmas
     assert job.params.strength is not None  # resolved
     return sigmas[-1 - steps_left(job.params.steps, job.params.strength) :]
+
+
+def noise_scale(sigma: float, spec: ModelSpec) -> float:
+    """By what noise is multiplied that a picture is drawn from."""
+    return 1.0 if spec.levels is None else spec.levels.noise_scale(sigma)
+
+
+def _spaced(schedule: ScheduleName, steps: int, shift: float, spec: ModelSpec) -> list[float]:
+    """A schedule over the levels that the model is trained at."""
+    if spec.levels is None:
+        return samplers.SCHEDULES[schedule](steps, shift)
+    own = [samplers.shifted(sigma, shift) for sigma in spec.levels.spaced(steps)]
+    if spec.terminal is not None:
+        own = samplers.stretched(own, spec.terminal)
+    respaced = samplers.respaced_by_ratio if spec.levels.by_ratio else samplers.respaced
+    return respaced(schedule, own)
 
 
 def _tensor(picture: Picture) -> Tensor:

@@ -5,6 +5,8 @@ Equal recipes with equal receipts make equal files, byte for byte, on one machin
 
 from dataclasses import dataclass
 
+from fluxline.request import Backend
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Receipt:
@@ -16,6 +18,7 @@ class Receipt:
     device: str  # its kind, and what of it rounding depends on: "cpu AVX512"
     torch: str  # version
     threads: int  # of the CPU
+    backend: Backend = "native"
     beside: int = 0  # most pictures it shared a batch with: each may change its last bits
 
     def differences(self, later: "Receipt") -> list[str]:

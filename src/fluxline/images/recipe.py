@@ -141,7 +141,7 @@ class Recipe:
             ("Steps", str(params.steps)),
             ("Sampler", SAMPLER_TITLES.get(params.sampler, params.sampler)),
             ("Schedule type", params.schedule.capitalize()),
-            ("CFG scale", _number(params.cfg_scale)),
+            ("CFG scale", _number(1.0 if params.cfg_scale is None else params.cfg_scale)),
             ("Distilled CFG Scale", "" if params.guidance is None else _number(params.guidance)),
             ("Seed", str(self.seed)),
             ("Size", f"{params.width}x{params.height}"),

@@ -6,7 +6,7 @@ pictures, and hands back what it was given. No files, no jobs, no HTTP.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol, TypeVar, get_args
 
 import torch
@@ -14,12 +14,14 @@ from torch import Generator, Tensor, nn
 
 from fluxline.request import (
     STRENGTH,
+    Backend,
     ModelInfo,
     SamplerName,
     SamplingParams,
     ScheduleName,
     check,
     steps_left,
+    true_scale,
 )
 
 
@@ -70,7 +72,12 @@ class ModelSpec:
     max_steps: int
     text_length: int  # tokens
     guidance: float | None  # the default; None: the model has no such input
+    cfg_scale: float = 1.0  # the default of true guidance; 1: off
+    mix: "Mixer" = field(default_factory=lambda: plain_mix)  # how true guidance is done
     shift: float | DynamicShift | EmpiricalShift = 1.0  # how far schedules bend toward noise
+    levels: "Levels | None" = None  # None: all from 1, the lowest as steps and shift have it
+    terminal: float | None = None  # to which the lowest sigma is stretched; None: it is not
+    backend: Backend = "native"
     fills: bool = False  # it reads source and mask itself, and draws nothing without
     references: References | None = None  # None: it looks at none
 
@@ -86,12 +93,14 @@ class ModelSpec:
             default_steps=self.default_steps,
             max_steps=self.max_steps,
             guidance=self.guidance,
+            cfg_scale=self.cfg_scale,
             text_length=self.text_length,
             dtype=dtype,
             device=device,
             samplers=get_args(SamplerName),
             schedules=get_args(ScheduleName),
             sizes=self.trained_sizes,
+            backend=self.backend,
         )
 
     def resolve(
@@ -131,15 +140,16 @@ class ModelSpec:
                 "the picture given is not seen"
             )
         guidance = params.guidance
+        cfg_scale = true_scale(params, info)
         if self.guidance is None:
-            if guidance is not None:
+            if guidance is not None and not info.is_guided:
                 warnings.append(f"guidance {guidance:g} ignored: {self.name} has no such input")
             guidance = None
         else:
             guidance = self.guidance if guidance is None else guidance
-        if params.cfg_scale < 1.0:
-            warnings.append(f"cfg_scale {params.cfg_scale:g} ignored: it acts only above 1")
-        if params.negative_prompt and params.cfg_scale <= 1.0:
+        if cfg_scale < 1.0:
+            warnings.append(f"cfg_scale {cfg_scale:g} ignored: it acts only above 1")
+        if params.negative_prompt and cfg_scale <= 1.0:
             warnings.append("negative_prompt ignored: it acts only with cfg_scale above 1")
         if params.eta and params.sampler != "ddim":
             warnings.append(f"eta {params.eta:g} ignored: only the sampler ddim reads it")
@@ -152,7 +162,13 @@ class ModelSpec:
                 f"{self.name} was not trained for that size"
             )
         resolved = replace(
-            params, width=width, height=height, steps=steps, guidance=guidance, strength=strength
+            params,
+            width=width,
+            height=height,
+            steps=steps,
+            guidance=guidance,
+            cfg_scale=cfg_scale,
+            strength=strength,
         )
         return resolved, warnings
 
@@ -206,6 +222,23 @@ class ModelSpec:
         return min(self.trained_sizes, key=distance)
 
 
+class Levels(Protocol):
+    """The noise levels a model was trained at, where it is particular about them."""
+
+    @property
+    def by_ratio(self) -> bool:
+        """Whether schedules space s / (1 - s), as where the path is variance-preserving."""
+        ...
+
+    def spaced(self, steps: int) -> list[float]:
+        """Its own choice of so many sigmas before the shift, falling, none of them 0."""
+        ...
+
+    def noise_scale(self, sigma: float) -> float:
+        """By what noise is multiplied that a picture is drawn from, at its first sigma."""
+        ...
+
+
 class Checkpoint(Protocol):
     """A checkpoint on disk, as a family reads it; `weights` has the real one."""
 
@@ -232,17 +265,35 @@ class Conditioning:
     """What the text encoders made of one prompt; on the model's device, shared and never written.
 
     text: (L, D) as the transformer reads it. pooled: (pooled_dim,). truncated: the prompt was
-    longer than the model reads.
+    longer than the model reads. more: what else its family reads, by names of its own.
     """
 
     text: Tensor
     pooled: Tensor
     truncated: bool = False
+    more: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def bytes(self) -> int:
         """Memory it holds."""
-        return self.text.nbytes + self.pooled.nbytes
+        more = sum(tensor.nbytes for tensor in self.more.values())
+        return self.text.nbytes + self.pooled.nbytes + more
+
+
+Mix = Callable[[Tensor, Tensor], Tensor]
+"""Takes a row's velocity and its negative's, (N, C) both, gives the one that the sampler is sent.
+Each job has its own, asked in the order of its evaluations: it may remember."""
+
+Mixer = Callable[[float, Conditioning], Mix]
+"""Makes a job's mix, from its cfg_scale and what its prompt became."""
+
+
+def plain_mix(cfg_scale: float, conditioning: Conditioning) -> Mix:
+    """Go on from the negative's velocity through the row's own.
+
+    Source: Ho and Salimans 2022, Classifier-Free Diffusion Guidance (arXiv:2207.12598).
+    """
+    return lambda velocity, negative: negative + cfg_scale * (velocity - negative)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -360,3 +411,8 @@ class DiffusionModel(Protocol[ContextT]):
     def preview(self, x0: Tensor, width: int, height: int) -> Tensor | None:
         """A small picture uint8 (h, w, 3) of expected clean tokens (N, C). None: no map for it."""
         ...
+
+
+def to_uint8(picture: Tensor) -> Tensor:
+    """Round a picture from [-1, 1] to 0-255, clipping what lies outside."""
+    return (picture.float() * 127.5 + 127.5).round().clamp(0, 255).to(torch.uint8)

@@ -45,8 +45,21 @@ MODELS: dict[str, Entry] = {
     "flux2-klein-base-4b": Entry("flux2", "black-forest-labs/FLUX.2-klein-base-4B"),
     "flux2-klein-base-9b": Entry("flux2", "black-forest-labs/FLUX.2-klein-base-9B"),
     "flux2-dev": Entry("flux2", "black-forest-labs/FLUX.2-dev"),
+    "sd15": Entry("adapted", "stable-diffusion-v1-5/stable-diffusion-v1-5"),
+    "sdxl": Entry("adapted", "stabilityai/stable-diffusion-xl-base-1.0"),
+    "sd35-medium": Entry("adapted", "stabilityai/stable-diffusion-3.5-medium"),
+    "sd35-large": Entry("adapted", "stabilityai/stable-diffusion-3.5-large"),
+    "hunyuan-dit": Entry("adapted", "Tencent-Hunyuan/HunyuanDiT-v1.2-Diffusers"),
+    "hunyuan-image": Entry("adapted", "hunyuanvideo-community/HunyuanImage-2.1-Diffusers"),
+    "qwen-image": Entry("adapted", "Qwen/Qwen-Image"),
+    "z-image-turbo": Entry("adapted", "Tongyi-MAI/Z-Image-Turbo"),
+    "sana": Entry("adapted", "Efficient-Large-Model/Sana_1600M_1024px_BF16_diffusers"),
 }
-FAMILIES = {"flux1": "fluxline.models.flux1.load", "flux2": "fluxline.models.flux2.load"}
+FAMILIES = {
+    "flux1": "fluxline.models.flux1.load",
+    "flux2": "fluxline.models.flux2.load",
+    "adapted": "fluxline.models.adapted.load",
+}
 FAMILY_OF_CLASS = {
     "FluxPipeline": "flux1",
     "FluxImg2ImgPipeline": "flux1",
@@ -61,6 +74,19 @@ FAMILY_OF_CLASS = {
     "Flux2KleinInpaintPipeline": "flux2",
     "Flux2KleinKVPipeline": "flux2",
     "Flux2Transformer2DModel": "flux2",
+    "StableDiffusionPipeline": "adapted",
+    "StableDiffusionImg2ImgPipeline": "adapted",
+    "StableDiffusionXLPipeline": "adapted",
+    "StableDiffusionXLImg2ImgPipeline": "adapted",
+    "StableDiffusion3Pipeline": "adapted",
+    "StableDiffusion3Img2ImgPipeline": "adapted",
+    "HunyuanDiTPipeline": "adapted",
+    "HunyuanImagePipeline": "adapted",
+    "QwenImagePipeline": "adapted",
+    "QwenImageImg2ImgPipeline": "adapted",
+    "ZImagePipeline": "adapted",
+    "ZImageImg2ImgPipeline": "adapted",
+    "SanaPipeline": "adapted",
 }
 """diffusers' pipelines and networks, by the names that its configurations give them."""
 

@@ -3,7 +3,16 @@
 Not here: the model, the loop that drives a sampler, the choice of either (that is the request's).
 """
 
-from fluxline.samplers.schedules import SCHEDULES, Schedule, dynamic_shift, empirical_shift
+from fluxline.samplers.schedules import (
+    SCHEDULES,
+    Schedule,
+    dynamic_shift,
+    empirical_shift,
+    respaced,
+    respaced_by_ratio,
+    shifted,
+    stretched,
+)
 from fluxline.samplers.solvers import (
     SOLVERS,
     NoiseSource,
@@ -19,6 +28,10 @@ __all__ = [
     "SCHEDULES",
     "dynamic_shift",
     "empirical_shift",
+    "shifted",
+    "stretched",
+    "respaced",
+    "respaced_by_ratio",
     "Sampling",
     "NoiseSource",
     "Solver",

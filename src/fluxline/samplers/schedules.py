@@ -10,7 +10,7 @@ dev takes `dynamic_shift(tokens)`, FLUX.2 `empirical_shift(tokens, steps)`.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from fluxline.request import ScheduleName
 
@@ -34,14 +34,12 @@ def karras(steps: int, shift: float) -> list[float]:
 
     Source: Karras et al. 2022 (arXiv:2206.00364), eq. 5, over the range of `simple`.
     """
-    lowest = shifted(1 / steps, shift) ** (1 / _RHO)
-    return [(1 + ramp * (lowest - 1)) ** _RHO for ramp in _ramp(steps)] + [0.0]
+    return [*_karras(steps, 1.0, shifted(1 / steps, shift)), 0.0]
 
 
 def exponential(steps: int, shift: float) -> list[float]:
     """Space the logarithms of sigma evenly, over the range of `simple`."""
-    lowest = shifted(1 / steps, shift)
-    return [lowest**ramp for ramp in _ramp(steps)] + [0.0]
+    return [*_exponential(steps, 1.0, shifted(1 / steps, shift)), 0.0]
 
 
 def beta(steps: int, shift: float) -> list[float]:
@@ -50,9 +48,7 @@ def beta(steps: int, shift: float) -> list[float]:
     Source: Lee et al. 2024, Beta Sampling is All You Need (arXiv:2407.12173), over the range of
     `simple`.
     """
-    lowest = shifted(1 / steps, shift)
-    quantiles = [1 - _beta_quantile(ramp) for ramp in _ramp(steps)]
-    return [q + (1 - q) * lowest for q in quantiles] + [0.0]
+    return [*_beta_spaced(steps, 1.0, shifted(1 / steps, shift)), 0.0]
 
 
 SCHEDULES: Mapping[ScheduleName, Schedule] = {
@@ -61,6 +57,30 @@ SCHEDULES: Mapping[ScheduleName, Schedule] = {
     "beta": beta,
     "exponential": exponential,
 }
+
+
+def respaced(schedule: ScheduleName, own: Sequence[float]) -> list[float]:
+    """A schedule over the range of a model's own sigmas, which are `simple` and have no 0."""
+    if schedule == "simple":
+        return [*own, 0.0]
+    return [*_SPACINGS[schedule](len(own), own[0], own[-1]), 0.0]
+
+
+def respaced_by_ratio(schedule: ScheduleName, own: Sequence[float]) -> list[float]:
+    """As `respaced`, spacing k = sigma / (1 - sigma), the sigma of Karras et al.: for models of a
+    variance-preserving path, on which their schedule and others' are written in k.
+    """
+    if schedule == "simple":
+        return [*own, 0.0]
+    highest, lowest = own[0] / (1 - own[0]), own[-1] / (1 - own[-1])
+    ratios = _SPACINGS[schedule](len(own), highest, lowest)
+    return [*(k / (1 + k) for k in ratios), 0.0]
+
+
+def stretched(own: Sequence[float], terminal: float) -> list[float]:
+    """Sigmas drawn down, the first one staying, so that the last is `terminal`."""
+    scale = (1 - terminal) / (1 - own[-1])
+    return [1 - (1 - sigma) * scale for sigma in own]
 
 
 def shifted(sigma: float, shift: float) -> float:
@@ -102,6 +122,27 @@ def empirical_shift(tokens: int, steps: int) -> float:
         return math.exp(of_200_steps)
     of_10_steps = 8.73809524e-05 * tokens + 1.89833333
     return math.exp(of_10_steps + (of_200_steps - of_10_steps) * (steps - 10) / 190)
+
+
+def _karras(steps: int, highest: float, lowest: float) -> list[float]:
+    high, low = highest ** (1 / _RHO), lowest ** (1 / _RHO)
+    return [(high + ramp * (low - high)) ** _RHO for ramp in _ramp(steps)]
+
+
+def _exponential(steps: int, highest: float, lowest: float) -> list[float]:
+    return [highest * (lowest / highest) ** ramp for ramp in _ramp(steps)]
+
+
+def _beta_spaced(steps: int, highest: float, lowest: float) -> list[float]:
+    quantiles = [1 - _beta_quantile(ramp) for ramp in _ramp(steps)]
+    return [q * highest + (1 - q) * lowest for q in quantiles]
+
+
+_SPACINGS: Mapping[str, Callable[[int, float, float], list[float]]] = {
+    "karras": _karras,
+    "exponential": _exponential,
+    "beta": _beta_spaced,
+}
 
 
 def _ramp(steps: int) -> list[float]:

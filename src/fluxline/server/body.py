@@ -201,7 +201,7 @@ def _params(fields: Fields) -> SamplingParams:
         sampler=cast(SamplerName, sampler or defaults.sampler),
         schedule=cast(ScheduleName, schedule or defaults.schedule),
         guidance=fields.number(*GUIDANCE, low=0, high=LARGEST_SCALE),
-        cfg_scale=defaults.cfg_scale if cfg_scale is None else cfg_scale,
+        cfg_scale=cfg_scale,
         negative_prompt=negative_prompt,
         eta=fields.number("eta", low=0, high=1) or 0.0,
         strength=fields.number("strength", "denoising_strength", low=0, high=1),

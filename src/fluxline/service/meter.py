@@ -54,9 +54,14 @@ class Meter:
         self._cancelled = Counter(
             "fluxline_cancelled", "requests that were cancelled", ["phase"], registry=registry
         )
-        self._images = Counter("fluxline_images", "pictures", ["model"], registry=registry)
+        self._images = Counter(
+            "fluxline_images", "pictures", ["model", "backend"], registry=registry
+        )
         self._megapixels = Counter(
-            "fluxline_image_megapixels", "size of all pictures", ["model"], registry=registry
+            "fluxline_image_megapixels",
+            "size of all pictures",
+            ["model", "backend"],
+            registry=registry,
         )
         self._took = Histogram(
             "fluxline_request_seconds",
@@ -111,8 +116,8 @@ class Meter:
                 self._end(feed, "failed")
 
     def _picture(self, image: ImageResult) -> None:
-        self._images.labels(image.model).inc()
-        self._megapixels.labels(image.model).inc(image.width * image.height / 1e6)
+        self._images.labels(image.model, image.backend).inc()
+        self._megapixels.labels(image.model, image.backend).inc(image.width * image.height / 1e6)
         for stage, took_s in image.timings_s.items():
             self._stage.labels(stage).observe(took_s)
 

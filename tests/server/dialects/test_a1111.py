@@ -8,7 +8,7 @@ import pytest
 
 from fluxline.images import encode
 from fluxline.images.recipe import Recipe
-from fluxline.request import ModelInfo, SamplingParams
+from fluxline.request import ModelInfo, SamplingParams, true_scale
 from tests.images.pictures import ramp
 from tests.worker.fake_engine import INFO, picture
 
@@ -30,6 +30,14 @@ def guided(engine):
     return engine
 
 
+@pytest.fixture
+def truly_guided(engine):
+    """The fake model, of a family that is guided by a negative prompt."""
+    facts = {name: getattr(INFO, name) for name in ModelInfo.__slots__}
+    engine.models = (ModelInfo(**{**facts, "guidance": None, "cfg_scale": 7.5}),)
+    return engine
+
+
 async def drawn(http, status=200, **body):
     answer = await http.post(f"{API}/txt2img", json={"prompt": "a fox", **body})
     assert answer.status_code == status, answer.text
@@ -43,10 +51,19 @@ async def test_librechats_call_gets_a_picture_and_info_that_parses(http, guided)
     info = json.loads(said["info"])
     assert base64.b64decode(said["images"][0]) == picture(request, 0)
     assert said["parameters"]["prompt"] == "a fox"
-    assert (request.params.guidance, request.params.cfg_scale) == (4.5, 1.0)
+    assert (request.params.guidance, request.params.cfg_scale) == (4.5, None)
     assert (info["seed"], info["all_seeds"]) == (request.seed, [request.seed])
     assert "Steps: 22" in info["infotexts"][0]
     assert any("negative_prompt" in line for line in info["warnings"])
+
+
+async def test_that_programs_scale_is_the_true_one_where_a_model_has_no_other(http, truly_guided):
+    said = await drawn(http, cfg_scale=4, negative_prompt="blue")
+
+    [request] = truly_guided.started
+    assert true_scale(request.params, truly_guided.models[0]) == 4
+    assert request.params.negative_prompt == "blue"
+    assert not any("cfg" in line for line in json.loads(said["info"])["warnings"])
 
 
 async def test_a_batch_is_batch_size_times_n_iter(http, guided):

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from fluxline.request import ModelInfo
+from fluxline.request import ModelInfo, true_scale
 from tests.server.dialects.test_openai_stream import events_of
 from tests.worker.fake_engine import INFO, picture
 
@@ -212,6 +212,17 @@ async def test_the_single_dialects_fields_reach_the_picture(http, guided):
     params = request.params
     assert (params.steps, params.guidance, params.width, params.height) == (9, 0, 256, 320)
     assert (request.seed, params.negative_prompt, params.cfg_scale) == (3, "blue", 3.5)
+
+
+@pytest.mark.parametrize(("asked_scale", "becomes"), [({}, 7.5), ({"true_cfg_scale": 3}, 3)])
+async def test_a_model_that_is_truly_guided_keeps_its_own_scale(asked_scale, becomes, http, engine):
+    facts = {name: getattr(INFO, name) for name in ModelInfo.__slots__}
+    engine.models = (ModelInfo(**{**facts, "cfg_scale": 7.5, "max_steps": 100}),)
+
+    await asked(http, num_inference_steps=9, negative_prompt="blue", **asked_scale)
+
+    [request] = engine.started
+    assert true_scale(request.params, engine.models[0]) == becomes
 
 
 @pytest.mark.parametrize(

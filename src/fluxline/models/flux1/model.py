@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from fluxline.models.base import Conditioning, ModelSpec, Pictures
+from fluxline.models.base import Conditioning, ModelSpec, Pictures, to_uint8
 from fluxline.models.flux1.latents import image_ids, pack, text_ids, unpack
 from fluxline.models.flux1.text import TextEncoders
 from fluxline.models.flux1.transformer import FluxTransformer
@@ -174,8 +174,3 @@ class Flux1:
     def _make_rope(self, text_tokens: int, h: int, w: int) -> Tensor:
         ids = torch.cat((text_ids(text_tokens), image_ids(h, w)))
         return self.transformer.rope(ids).to(self.device)  # float64 angles: not on every device
-
-
-def to_uint8(picture: Tensor) -> Tensor:
-    """Round a picture from [-1, 1] to 0-255, clipping what lies outside."""
-    return (picture.float() * 127.5 + 127.5).round().clamp(0, 255).to(torch.uint8)

@@ -200,11 +200,11 @@ def _params(fields: Fields, info: ModelInfo) -> tuple[SamplingParams, list[str]]
     true_scale = fields.number("true_cfg_scale", low=0, high=LARGEST_SCALE)
     negative = fields.text("negative_prompt") or ""
     guidance = distilled if distilled is not None else scale
-    if info.guidance is None:
+    if not info.is_guided:
         if guidance is not None:
             warnings.append(f"cfg_scale has no effect: {info.name} has no guidance")
         guidance = None
-    if negative and true_scale is None:
+    if negative and true_scale is None and info.cfg_scale <= 1:
         warnings.append("negative_prompt has no effect; give true_cfg_scale, at twice the work")
         negative = ""
     steps = fields.integer("steps", low=1, high=MOST_STEPS) or DEFAULT_STEPS
@@ -218,7 +218,7 @@ def _params(fields: Fields, info: ModelInfo) -> tuple[SamplingParams, list[str]]
         sampler=sampler,
         schedule=schedule,
         guidance=guidance,
-        cfg_scale=1.0 if true_scale is None else true_scale,
+        cfg_scale=true_scale,
         negative_prompt=negative,
         strength=fields.number("denoising_strength", low=0, high=1),
     )

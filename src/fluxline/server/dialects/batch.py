@@ -176,7 +176,7 @@ def _diversity(fields: Fields, info: ModelInfo) -> Diversity:
     return Diversity(
         samplers=cast(list[SamplerName], [sampler] if sampler else samplers or usual.samplers),
         steps=[one_steps] if one_steps else steps or usual.steps,
-        cfg_scales=scales if info.guidance is not None else scales[:1],
+        cfg_scales=scales if info.is_guided else scales[:1],
         seeds=cast(SeedPolicy, policy or usual.seeds),
         base_seed=base_seed if seed is None else seed,
     )
@@ -190,7 +190,7 @@ def _planned(choice: Choice, info: ModelInfo, width: int, height: int, eta: floa
             height=height,
             steps=choice.steps,
             sampler=choice.sampler,
-            guidance=choice.cfg_scale if info.guidance is not None else None,
+            guidance=choice.cfg_scale if info.is_guided else None,
             eta=eta if choice.sampler == "ddim" else 0.0,
         ),
     )

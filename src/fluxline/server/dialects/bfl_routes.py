@@ -127,7 +127,7 @@ def _read(fields: Fields, info: ModelInfo) -> GenerationRequest:
             width=width,
             height=height,
             steps=fields.integer("steps", low=1, high=MOST_STEPS),
-            guidance=guidance if info.guidance is not None else None,
+            guidance=guidance if info.is_guided else None,
         ),
     )
 

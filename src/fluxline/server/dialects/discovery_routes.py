@@ -71,9 +71,11 @@ def model(info: ModelInfo) -> dict[str, Any]:
         },
         "steps": {"default": info.default_steps, "most": info.max_steps},
         "guidance": info.guidance,
+        "cfg_scale": info.cfg_scale,
         "prompt_tokens": info.text_length,
         "samplers": list(info.samplers),
         "schedules": list(info.schedules),
         "device": info.device,
         "dtype": info.dtype,
+        "backend": info.backend,
     }

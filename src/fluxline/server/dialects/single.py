@@ -60,7 +60,7 @@ def read(fields: Fields, info: ModelInfo, *, request_id: str) -> Asked:
             height=_side(fields, "height"),
             steps=steps or min(DEFAULT_STEPS, info.max_steps),
             guidance=_guidance(guidance, info),
-            cfg_scale=(TRUE_CFG if scale is None else scale) if negative_prompt else 1.0,
+            cfg_scale=_true_scale(scale, negative_prompt, info),
             negative_prompt=negative_prompt,
         ),
     )
@@ -130,3 +130,10 @@ def _guidance(asked: float | None, info: ModelInfo) -> float | None:
     if asked is not None or info.guidance is None:
         return asked
     return DEFAULT_GUIDANCE
+
+
+def _true_scale(asked: float | None, negative_prompt: str, info: ModelInfo) -> float | None:
+    """What was asked; for a model that does not guide by itself, only beside a negative prompt."""
+    if info.cfg_scale > 1:
+        return asked
+    return (TRUE_CFG if asked is None else asked) if negative_prompt else None
