@@ -22,9 +22,11 @@ def write(path, **changed):
 
 
 def test_a_model_says_what_it_was_made_for(models):
-    for name, guidance in (("klein", None), ("base", None), ("dev", 4.0)):
+    said = {"klein": (None, 1.0), "kv": (None, 1.0), "base": (None, 4.0), "dev": (4.0, 1.0)}
+    for name, scales in said.items():
         spec = models[name].spec
-        assert (spec.family, spec.grid, spec.guidance) == ("flux2", 16, guidance)
+        assert (spec.family, spec.grid) == ("flux2", 16)
+        assert (spec.guidance, spec.cfg_scale) == scales
         assert spec.shift == EmpiricalShift()
         assert spec.references.most == 10
 

@@ -4,8 +4,6 @@ diffusers puts its parts together; nothing is fetched, no pickle is read, no cod
 repository runs. A model may say more of itself in a `fluxline.json`: sizes, steps, guidance.
 """
 
-import hashlib
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -29,6 +27,7 @@ from fluxline.models.adapted.stable_diffusion import (
 from fluxline.models.adapted.vae import Vae
 from fluxline.models.adapted.z_image import ZImage
 from fluxline.models.base import Checkpoint, DynamicShift, ModelSpec
+from fluxline.models.folder import fingerprint_of, read_json, said_of_itself
 
 FAMILIES: tuple[type[Family], ...] = (
     StableDiffusion,
@@ -53,8 +52,8 @@ def load(
     """Open the model in the folder `path`. Raises LoadError: it is none, or a part is wrong."""
     if not path.is_dir():
         raise LoadError(f"{name} must be a folder in diffusers' layout; got a file")
-    about = _json(path / "fluxline.json") if (path / "fluxline.json").exists() else {}
-    kind = _family_of(_json(path / "model_index.json"), name)
+    about = said_of_itself(path)
+    kind = _family_of(read_json(path / "model_index.json"), name)
     family = kind(_pipeline(path, kind, device, dtype))
     vae = Vae(family.pipe.vae)
     _check_channels(name, family, vae)
@@ -133,13 +132,4 @@ def _shift(config: Mapping[str, Any]) -> float | DynamicShift:
 
 def _fingerprint(path: Path, checkpoint_at: Callable[[Path], Checkpoint]) -> str:
     parts = sorted({file.parent for file in path.glob("*/*.safetensors")})
-    said = "".join(checkpoint_at(part).fingerprint() for part in parts)
-    return hashlib.blake2b(said.encode(), digest_size=16).hexdigest()
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        found: dict[str, Any] = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as exc:
-        raise LoadError(f"cannot read {path.name}: {exc}") from exc
-    return found
+    return fingerprint_of(*map(checkpoint_at, parts))

@@ -37,6 +37,7 @@ READERS: dict[str, tuple[Any, Chat]] = {  # by the model_type of their configura
     "qwen3": (Qwen3ForCausalLM, KLEIN),
     "mistral3": (Mistral3ForConditionalGeneration, DEV),
 }
+GUIDANCE = 4.0  # of dev an input, of a base model true
 MOST_REFERENCES = 10  # what BFL says of dev
 
 
@@ -169,7 +170,8 @@ def _spec(
         default_steps=about.get("default_steps", 4 if is_distilled else 50),
         max_steps=about.get("max_steps", 100),
         text_length=about.get("text_length", 512),
-        guidance=about.get("guidance", 4.0) if config.guidance else None,
+        guidance=about.get("guidance", GUIDANCE) if config.guidance else None,
+        cfg_scale=about.get("cfg_scale", 1.0 if is_distilled or config.guidance else GUIDANCE),
         shift=_shift(config_of(folder, "scheduler")),
         references=References(most=MOST_REFERENCES, fitted="capped"),
     )
