@@ -29,6 +29,7 @@ from fluxline.models.adapted.z_image import ZImage
 from fluxline.models.base import Checkpoint, DynamicShift, ModelSpec
 from fluxline.models.folder import fingerprint_of, read_json, said_of_itself
 
+PRECISIONS = ("fp16", "bf16")
 FAMILIES: tuple[type[Family], ...] = (
     StableDiffusion,
     StableDiffusionXL,
@@ -57,7 +58,7 @@ def load(
     family = kind(_pipeline(path, kind, device, dtype))
     vae = Vae(family.pipe.vae)
     _check_channels(name, family, vae)
-    weights = _fingerprint(path, checkpoint_at)
+    weights = _fingerprint(path, family.pipe, checkpoint_at)
     return Adapted(_spec(name, family, vae, about), family=family, vae=vae, weights=weights)
 
 
@@ -79,7 +80,12 @@ def _pipeline(path: Path, family: type[Family], device: torch.device, dtype: tor
     kind = getattr(diffusers, family.pipelines[0])
     try:
         pipe = kind.from_pretrained(
-            path, dtype=dtype, local_files_only=True, use_safetensors=True, **options
+            path,
+            dtype=dtype,
+            local_files_only=True,
+            use_safetensors=True,
+            variant=_variant(path),
+            **options,
         )
     except Exception as exc:  # diffusers and transformers raise what they like
         raise LoadError(f"{path.name} cannot be read ({type(exc).__name__}: {exc})") from exc
@@ -88,6 +94,14 @@ def _pipeline(path: Path, family: type[Family], device: torch.device, dtype: tor
         if isinstance(part, torch.nn.Module):
             part.eval().requires_grad_(False)
     return pipe
+
+
+def _variant(path: Path) -> str | None:
+    """The word in the names of the network's files, where there are none without one."""
+    network = path / "unet" if (path / "unet").is_dir() else path / "transformer"
+    names = [file.name for file in network.glob("*.safetensors")]
+    said = [variant for name in names for variant in PRECISIONS if f".{variant}." in name]
+    return said[0] if len(said) == len(names) > 0 else None
 
 
 def _check_channels(name: str, family: Family, vae: Vae) -> None:
@@ -110,7 +124,7 @@ def _spec(name: str, family: Family, vae: Vae, about: Mapping[str, Any]) -> Mode
         native_size=(width, height),
         grid=vae.scale * family.patch,
         trained_sizes=tuple((w, h) for w, h in sizes),
-        max_side=max(2048, width, height, *(side for size in sizes for side in size)),
+        max_side=max(2048, 2 * width, 2 * height, *(side for size in sizes for side in size)),
         default_steps=about.get("default_steps", family.default_steps),
         max_steps=about.get("max_steps", 100),
         text_length=family.text_length,
@@ -130,6 +144,7 @@ def _shift(config: Mapping[str, Any]) -> float | DynamicShift:
     return float(config.get("flow_shift") or config.get("shift") or 1.0)
 
 
-def _fingerprint(path: Path, checkpoint_at: Callable[[Path], Checkpoint]) -> str:
-    parts = sorted({file.parent for file in path.glob("*/*.safetensors")})
-    return fingerprint_of(*map(checkpoint_at, parts))
+def _fingerprint(path: Path, pipe: Any, checkpoint_at: Callable[[Path], Checkpoint]) -> str:
+    """Of the parts that draw, not of whatever else lies in the folder."""
+    learned = [name for name, part in pipe.components.items() if isinstance(part, torch.nn.Module)]
+    return fingerprint_of(*(checkpoint_at(path / part) for part in sorted(learned)))
