@@ -42,8 +42,11 @@ def png(pixels: np.ndarray) -> bytes:
     return encode(pixels, format="png")
 
 
-@pytest.mark.parametrize("prompt", [PROMPT, "a fox, " * 20, ""], ids=["short", "cut", "empty"])
-@pytest.mark.parametrize("size", [(64, 64), (96, 32)], ids=["square", "wide"])
+@pytest.mark.parametrize(
+    ("prompt", "size"),
+    [(PROMPT, (64, 64)), ("a fox, " * 20, (96, 32)), ("", (32, 64))],
+    ids=["short", "cut", "empty"],
+)
 @pytest.mark.parametrize("name", ["klein", "kv", "dev"])
 def test_a_picture_equals_diffusers(models, theirs, name, size, prompt):
     width, height = size
@@ -74,9 +77,7 @@ def test_true_guidance_of_a_base_model_equals_diffusers(models, theirs):
 
 
 @pytest.mark.parametrize(
-    "sizes",
-    [[(64, 80)], [(150, 130)], [(64, 64), (96, 64), (128, 70)]],
-    ids=["one", "cut", "three"],
+    "sizes", [[(150, 130)], [(64, 80), (96, 64), (128, 70)]], ids=["one", "three"]
 )
 @pytest.mark.parametrize("name", ["klein", "base", "kv", "dev"])
 def test_a_picture_after_pictures_equals_diffusers(models, theirs, name, sizes):

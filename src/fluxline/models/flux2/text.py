@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fluxline.errors import LoadError
+
 PICTURE = "[IMG]"  # Mistral's sign for a picture, of which there is none in a prompt
 SYSTEM_MESSAGE = (  # word for word what dev was trained with
     "You are an AI that reasons about image descriptions. You give structured responses focusing "
@@ -45,7 +47,7 @@ class TextEncoder:
     """A language model without its head, and its tokenizer. Thread: the engine's.
 
     length: tokens of the text, the chat's own words among them. Takes the model over: layers that
-    are not read are cut off.
+    are not read are cut off. Raises LoadError if it has too few.
     """
 
     def __init__(self, model: Any, tokenizer: Any, *, chat: Chat, length: int) -> None:
@@ -54,9 +56,17 @@ class TextEncoder:
         self._chat = chat
         self._tokenizer = tokenizer
         self._model = model
-        if len(model.layers) > (last := max(chat.layers)):
+        if (there := len(model.layers)) < (last := max(chat.layers)):
+            raise LoadError(f"text_encoder/ has {there} layers; {last} are read")
+        if there > last:
             model.layers = model.layers[:last]
             model.norm = nn.Identity()  # of the last layer of all; what is read stands before it
+
+    @property
+    def width(self) -> int:
+        """Of the features of a word."""
+        hidden: int = self._model.config.hidden_size
+        return len(self._chat.layers) * hidden
 
     def encode(self, prompts: Sequence[str]) -> EncodedText:
         """Encode P prompts in one batch."""
