@@ -48,6 +48,7 @@ MODELS: dict[str, Entry] = {
     "qwen-image": Entry("qwen-image", "Qwen/Qwen-Image"),
     "z-image-turbo": Entry("z-image", "Tongyi-MAI/Z-Image-Turbo"),
     "sana": Entry("sana", "Efficient-Large-Model/Sana_1600M_1024px_BF16_diffusers"),
+    "aura-flow": Entry("aura-flow", "fal/AuraFlow-v0.3"),
 }
 FAMILIES = {
     "flux1": "fluxline.models.flux1.load",
@@ -59,6 +60,7 @@ FAMILIES = {
     "qwen-image": "fluxline.models.adapted.load",
     "z-image": "fluxline.models.adapted.load",
     "sana": "fluxline.models.adapted.load",
+    "aura-flow": "fluxline.models.adapted.load",
 }
 FAMILY_OF_CLASS = {
     "FluxPipeline": "flux1",
@@ -82,6 +84,7 @@ FAMILY_OF_CLASS = {
     "ZImagePipeline": "z-image",
     "ZImageImg2ImgPipeline": "z-image",
     "SanaPipeline": "sana",
+    "AuraFlowPipeline": "aura-flow",
 }
 """diffusers' pipelines and networks, by the names that its configurations give them."""
 

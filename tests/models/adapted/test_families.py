@@ -35,6 +35,7 @@ REGISTERED = {
     "qwen-image": "qwen-image",
     "z-image-turbo": "z-image",
     "sana": "sana",
+    "aura-flow": "aura-flow",
 }
 SOME = [  # a U-Net; texts as long as they are; a guider with a memory
     "sd",

@@ -16,6 +16,7 @@ from diffusers.utils import logging as diffusers_logging
 from transformers.utils import logging as transformers_logging
 
 from fluxline.errors import LoadError
+from fluxline.models.adapted.aura_flow import AuraFlow
 from fluxline.models.adapted.family import Family
 from fluxline.models.adapted.hunyuan import HunyuanDiT, HunyuanImage
 from fluxline.models.adapted.model import Adapted
@@ -40,6 +41,7 @@ FAMILIES: tuple[type[Family], ...] = (
     QwenImage,
     ZImage,
     Sana,
+    AuraFlow,
 )
 
 
