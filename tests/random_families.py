@@ -365,6 +365,31 @@ def save_aura_flow(folder: Path) -> Path:
     )
 
 
+def save_pixart_sigma(folder: Path) -> Path:
+    """PixArt-Sigma, with the DPM-Solver that it comes with."""
+    return _save(
+        diffusers.PixArtSigmaPipeline(
+            transformer=diffusers.PixArtTransformer2DModel(
+                sample_size=8,
+                num_layers=2,
+                patch_size=2,
+                attention_head_dim=8,
+                num_attention_heads=4,
+                caption_channels=WIDTH,
+                in_channels=4,
+                out_channels=8,
+                cross_attention_dim=32,
+                use_additional_conditions=False,
+            ),
+            vae=_vae(4),
+            text_encoder=_t5(WIDTH),
+            tokenizer=_t5_words(),
+            scheduler=diffusers.DPMSolverMultistepScheduler(),
+        ),
+        folder,
+    )
+
+
 SAVERS: dict[str, Callable[[Path], Path]] = {
     "sd": save_stable_diffusion,
     "sd-v": save_stable_diffusion_v,
@@ -377,6 +402,7 @@ SAVERS: dict[str, Callable[[Path], Path]] = {
     "z-image": save_z_image,
     "sana": save_sana,
     "aura-flow": save_aura_flow,
+    "pixart-sigma": save_pixart_sigma,
 }
 
 

@@ -1,9 +1,10 @@
 """The noise levels a model was trained at, read off diffusers' scheduler, as sigmas of the flow.
 
-Stable Diffusion 1.5, XL and HunyuanDiT are trained on another path than FLUX: z = alpha x0 + beta n
-with alpha^2 + beta^2 = 1. Both paths are the same straight line seen at another scale,
+Stable Diffusion 1.5 and XL, HunyuanDiT and PixArt are trained on another path than FLUX:
+    z = alpha x0 + beta n  with  alpha^2 + beta^2 = 1.
+Both paths are the same straight line seen at another scale,
     sigma = beta / (alpha + beta)        x = z / (alpha + beta) = (1 - sigma) x0 + sigma n,
-and alpha + beta = 1 / hypot(1 - sigma, sigma). With k = beta / alpha, the sigma of Karras et al.
+and 1 / (alpha + beta) = hypot(1 - sigma, sigma). With k = beta / alpha, the sigma of Karras et al.
 (arXiv:2206.00364), that is sigma = k / (1 + k). A solver that holds x0 and n still over a step
 ends at the same x0 and n on either path: `euler` is DDIM with eta 0 and k-diffusion's Euler, `ddim`
 is DDIM at every eta (1: DDPM, and k-diffusion's Euler ancestral), and since -log k is half the

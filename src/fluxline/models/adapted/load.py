@@ -20,6 +20,7 @@ from fluxline.models.adapted.aura_flow import AuraFlow
 from fluxline.models.adapted.family import Family
 from fluxline.models.adapted.hunyuan import HunyuanDiT, HunyuanImage
 from fluxline.models.adapted.model import Adapted
+from fluxline.models.adapted.pixart import PixArtSigma
 from fluxline.models.adapted.qwen_image import QwenImage
 from fluxline.models.adapted.sana import Sana
 from fluxline.models.adapted.stable_diffusion import (
@@ -42,6 +43,7 @@ FAMILIES: tuple[type[Family], ...] = (
     ZImage,
     Sana,
     AuraFlow,
+    PixArtSigma,
 )
 
 
