@@ -54,6 +54,8 @@ MODELS: dict[str, Entry] = {
     "qwen-image": Entry("qwen-image", "Qwen/Qwen-Image"),
     "z-image-turbo": Entry("z-image", "Tongyi-MAI/Z-Image-Turbo"),
     "sana": Entry("sana", "Efficient-Large-Model/Sana_1600M_1024px_BF16_diffusers"),
+    "aura-flow": Entry("aura-flow", "fal/AuraFlow-v0.3"),
+    "pixart-sigma": Entry("pixart-sigma", "PixArt-alpha/PixArt-Sigma-XL-2-1024-MS"),
 }
 FAMILIES = {
     "flux1": "fluxline.models.flux1.load",
@@ -66,6 +68,8 @@ FAMILIES = {
     "qwen-image": "fluxline.models.adapted.load",
     "z-image": "fluxline.models.adapted.load",
     "sana": "fluxline.models.adapted.load",
+    "aura-flow": "fluxline.models.adapted.load",
+    "pixart-sigma": "fluxline.models.adapted.load",
 }
 FAMILY_OF_CLASS = {
     "FluxPipeline": "flux1",
@@ -94,6 +98,8 @@ FAMILY_OF_CLASS = {
     "ZImagePipeline": "z-image",
     "ZImageImg2ImgPipeline": "z-image",
     "SanaPipeline": "sana",
+    "AuraFlowPipeline": "aura-flow",
+    "PixArtSigmaPipeline": "pixart-sigma",
 }
 """diffusers' pipelines and networks, by the names that its configurations give them."""
 

@@ -35,6 +35,8 @@ REGISTERED = {
     "qwen-image": "qwen-image",
     "z-image-turbo": "z-image",
     "sana": "sana",
+    "aura-flow": "aura-flow",
+    "pixart-sigma": "pixart-sigma",
 }
 SOME = [  # a U-Net; texts as long as they are; a guider with a memory
     "sd",

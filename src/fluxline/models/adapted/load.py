@@ -14,9 +14,11 @@ from diffusers.utils import logging as diffusers_logging
 from transformers.utils import logging as transformers_logging
 
 from fluxline.errors import LoadError
+from fluxline.models.adapted.aura_flow import AuraFlow
 from fluxline.models.adapted.family import Family
 from fluxline.models.adapted.hunyuan import HunyuanDiT, HunyuanImage
 from fluxline.models.adapted.model import Adapted
+from fluxline.models.adapted.pixart import PixArtSigma
 from fluxline.models.adapted.qwen_image import QwenImage
 from fluxline.models.adapted.sana import Sana
 from fluxline.models.adapted.stable_diffusion import (
@@ -39,6 +41,8 @@ FAMILIES: tuple[type[Family], ...] = (
     QwenImage,
     ZImage,
     Sana,
+    AuraFlow,
+    PixArtSigma,
 )
 
 
