@@ -31,6 +31,8 @@ from transformers import (
     T5Config,
     T5EncoderModel,
     T5Tokenizer,
+    UMT5Config,
+    UMT5EncoderModel,
 )
 
 LETTERS = [*string.ascii_lowercase, *string.digits, ","]
@@ -337,6 +339,57 @@ def save_sana(folder: Path) -> Path:
     )
 
 
+def save_aura_flow(folder: Path) -> Path:
+    """AuraFlow."""
+    return _save(
+        diffusers.AuraFlowPipeline(
+            transformer=diffusers.AuraFlowTransformer2DModel(
+                sample_size=8,
+                patch_size=2,
+                in_channels=4,
+                num_mmdit_layers=1,
+                num_single_dit_layers=1,
+                attention_head_dim=16,
+                num_attention_heads=2,
+                joint_attention_dim=WIDTH,
+                caption_projection_dim=32,
+                out_channels=4,
+                pos_embed_max_size=64,
+            ),
+            vae=_vae(4),
+            text_encoder=UMT5EncoderModel(UMT5Config(**_t5_sizes(WIDTH))),
+            tokenizer=_t5_words(),
+            scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=1.73),
+        ),
+        folder,
+    )
+
+
+def save_pixart_sigma(folder: Path) -> Path:
+    """PixArt-Sigma, with the DPM-Solver that it comes with."""
+    return _save(
+        diffusers.PixArtSigmaPipeline(
+            transformer=diffusers.PixArtTransformer2DModel(
+                sample_size=8,
+                num_layers=2,
+                patch_size=2,
+                attention_head_dim=8,
+                num_attention_heads=4,
+                caption_channels=WIDTH,
+                in_channels=4,
+                out_channels=8,
+                cross_attention_dim=32,
+                use_additional_conditions=False,
+            ),
+            vae=_vae(4),
+            text_encoder=_t5(WIDTH),
+            tokenizer=_t5_words(),
+            scheduler=diffusers.DPMSolverMultistepScheduler(),
+        ),
+        folder,
+    )
+
+
 SAVERS: dict[str, Callable[[Path], Path]] = {
     "sd": save_stable_diffusion,
     "sd-v": save_stable_diffusion_v,
@@ -348,6 +401,8 @@ SAVERS: dict[str, Callable[[Path], Path]] = {
     "qwen-image": save_qwen_image,
     "z-image": save_z_image,
     "sana": save_sana,
+    "aura-flow": save_aura_flow,
+    "pixart-sigma": save_pixart_sigma,
 }
 
 
@@ -424,17 +479,19 @@ def _t5_words() -> T5Tokenizer:
 
 
 def _t5(width: int, vocabulary: int | None = None) -> T5EncoderModel:
-    return T5EncoderModel(
-        T5Config(
-            vocab_size=vocabulary or len(_t5_words()),
-            d_model=width,
-            d_kv=8,
-            d_ff=64,
-            num_layers=1,
-            num_heads=4,
-            feed_forward_proj="gated-gelu",
-        )
-    )
+    return T5EncoderModel(T5Config(**_t5_sizes(width, vocabulary)))
+
+
+def _t5_sizes(width: int, vocabulary: int | None = None) -> dict[str, object]:
+    return {
+        "vocab_size": vocabulary or len(_t5_words()),
+        "d_model": width,
+        "d_kv": 8,
+        "d_ff": 64,
+        "num_layers": 1,
+        "num_heads": 4,
+        "feed_forward_proj": "gated-gelu",
+    }
 
 
 def _bytes() -> Qwen2Tokenizer:

@@ -233,7 +233,7 @@ class Runner:
         x = self._model.noise(generator, width, height)
         kept = None
         if job.source is None:
-            x = x * noise_scale(sigmas[0], self._model.spec)
+            x = x * _noise_scale(sigmas[0], self._model.spec)
         else:
             clean = self._clean(job.source.drawn)
             x = (1 - sigmas[0]) * clean + sigmas[0] * x
@@ -379,7 +379,7 @@ def sigmas_of(job: Job, spec: ModelSpec) -> list[float]:
     return sigmas[-1 - steps_left(job.params.steps, job.params.strength) :]
 
 
-def noise_scale(sigma: float, spec: ModelSpec) -> float:
+def _noise_scale(sigma: float, spec: ModelSpec) -> float:
     """By what noise is multiplied that a picture is drawn from."""
     return 1.0 if spec.levels is None else spec.levels.noise_scale(sigma)
 

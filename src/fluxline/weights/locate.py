@@ -19,6 +19,9 @@ WANTED = [
     "LICENSE*",
 ]
 
+VARIANTS = ("fp16", "bf16", "non_ema")
+"""Other files of the same weights, by what diffusers puts into their names."""
+
 
 def locate(model: str) -> Path:
     """Return the folder or .safetensors file `model` names, fetched from the hub if need be.
@@ -46,7 +49,7 @@ def locate(model: str) -> Path:
 def safetensors_in(folder: Path) -> list[Path]:
     """The weight files of a component's folder, one or many shards. Raises LoadError if none."""
     files = sorted(folder.glob("*.safetensors"))
-    if plain := [f for f in files if ".fp16." not in f.name and ".bf16." not in f.name]:
+    if plain := [f for f in files if not any(f".{variant}." in f.name for variant in VARIANTS)]:
         files = plain
     if not files:
         raise LoadError(f"no .safetensors file in {folder.name}/: only safetensors are read")

@@ -42,6 +42,10 @@ ORACLES = {
     "hunyuan-image": Oracle(scale=""),
     "hunyuan-image-distilled": Oracle(scale=""),
     "qwen-image": Oracle(scale="true_cfg_scale"),
+    "aura-flow": Oracle(),
+    "pixart-sigma": Oracle(
+        sampler="dpmpp_2m", always={"use_resolution_binning": False, "clean_caption": False}
+    ),
     "z-image": Oracle(offset=-1.0),
     "sana": Oracle(sampler="dpmpp_2m", always={"use_resolution_binning": False}),
 }

@@ -15,6 +15,7 @@ from diffusers import (
 
 from fluxline.engine import Engine
 from fluxline.engine.ticket import new_request
+from fluxline.models.adapted.levels import levels_of
 from fluxline.models.adapted.model import Adapted
 from tests.models.adapted.oracle import BUDGET, draw_ours, draw_theirs, psnr, theirs
 
@@ -71,6 +72,20 @@ def test_a_variance_preserving_model_visits_its_schedulers_levels(opened, spacin
     assert ratios == pytest.approx(scheduler.sigmas.tolist(), rel=1e-4)
     told = [model.family.timestep(sigma) for sigma in sigmas[:-1]]
     assert told == pytest.approx(scheduler.timesteps.tolist(), abs=1e-2)
+
+
+@pytest.mark.parametrize("kind", [DPMSolverMultistepScheduler, UniPCMultistepScheduler])
+@pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # theirs
+def test_a_solver_that_leaves_out_the_lowest_level_is_followed(opened, spacing, kind):
+    own = opened("sd").family.pipe.scheduler.config
+    scheduler = kind.from_config(own, timestep_spacing=spacing)
+    scheduler.set_timesteps(20)
+
+    sigmas = levels_of(scheduler).spaced(20)
+
+    ratios = [sigma / (1 - sigma) for sigma in sigmas]
+    assert ratios == pytest.approx(scheduler.sigmas[:-1].tolist(), rel=1e-4)
 
 
 def test_every_level_is_the_one_of_its_timestep(opened):

@@ -103,6 +103,13 @@ def test_a_model_that_reads_more_than_the_picture_is_refused(opened, tmp_path):
         open_model(str(tmp_path), "cpu")
 
 
+def test_a_folder_whose_files_are_named_for_their_precision_is_read(opened, tmp_path):
+    model = opened("sd")
+    model.family.pipe.save_pretrained(tmp_path, variant="bf16")
+
+    assert open_model(str(tmp_path), "cpu").weights == model.weights
+
+
 def test_a_folder_that_lacks_a_part_is_refused(opened, tmp_path):
     model = opened("sd")
     model.family.pipe.save_pretrained(tmp_path)

@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from fluxline.engine.build import open_model
 from fluxline.errors import CheckpointMismatch, ConfigError, LoadError
 from fluxline.models.base import EmpiricalShift
+from tests.models.flux2.oracle import diffusers_model, small_config
 
 
 @pytest.fixture
@@ -22,9 +23,11 @@ def write(path, **changed):
 
 
 def test_a_model_says_what_it_was_made_for(models):
-    for name, guidance in (("klein", None), ("base", None), ("dev", 4.0)):
+    said = {"klein": (None, 1.0), "kv": (None, 1.0), "base": (None, 4.0), "dev": (4.0, 1.0)}
+    for name, scales in said.items():
         spec = models[name].spec
-        assert (spec.family, spec.grid, spec.guidance) == ("flux2", 16, guidance)
+        assert (spec.family, spec.grid) == ("flux2", 16)
+        assert (spec.guidance, spec.cfg_scale) == scales
         assert spec.shift == EmpiricalShift()
         assert spec.references.most == 10
 
@@ -103,6 +106,20 @@ def test_a_folder_without_an_index_is_a_base_model(folder):
 def test_another_language_model_is_refused(folder):
     write(folder / "text_encoder" / "config.json", model_type="llama")
     with pytest.raises(ConfigError, match="qwen3 or mistral3"):
+        open_model(str(folder), "cpu")
+
+
+def test_parts_of_different_models_are_refused(folder):
+    config = small_config(head_dim=64, double=1, single=1, text_dim=96)
+    (folder / "transformer" / "config.json").unlink()
+    diffusers_model(config).save_pretrained(folder / "transformer")
+    with pytest.raises(LoadError, match=r"text_encoder/ of model gives 48 channels; .* reads 96"):
+        open_model(str(folder), "cpu")
+
+
+def test_a_text_encoder_of_too_few_layers_is_refused(folder):
+    write(folder / "text_encoder" / "config.json", num_hidden_layers=20, layer_types=None)
+    with pytest.raises(LoadError, match="text_encoder/ has 20 layers; 27 are read"):
         open_model(str(folder), "cpu")
 
 

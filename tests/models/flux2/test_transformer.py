@@ -24,13 +24,13 @@ SHAPES = {
     "one wide": [(3, 7)],
     "four mixed": [(4, 6), (6, 4), (2, 12), (4, 6)],
 }
-REFERENCES = {"alone": (), "beside one": ((3, 5),), "beside three": ((3, 5), (4, 4), (1, 6))}
+REFERENCES = {"alone": (), "beside three": ((3, 5), (4, 4), (1, 6))}
 
 
 @pytest.mark.parametrize("references", REFERENCES.values(), ids=REFERENCES.keys())
 @pytest.mark.parametrize("shapes", SHAPES.values(), ids=SHAPES.keys())
 @pytest.mark.parametrize("guidance", [False, True], ids=["klein", "dev"])
-@pytest.mark.parametrize(("head_dim", "heads"), [(128, 2), (64, 3), (32, 4)])
+@pytest.mark.parametrize(("head_dim", "heads"), [(128, 2), (32, 3)])
 def test_one_forward_equals_diffusers(references, shapes, guidance, head_dim, heads):
     config = small_config(guidance=guidance, head_dim=head_dim, heads=heads)
     theirs = diffusers_model(config)

@@ -1,9 +1,10 @@
 """The noise levels a model was trained at, read off diffusers' scheduler, as sigmas of the flow.
 
-Stable Diffusion 1.5, XL and HunyuanDiT are trained on another path than FLUX: z = alpha x0 + beta n
-with alpha^2 + beta^2 = 1. Both paths are the same straight line seen at another scale,
+Stable Diffusion 1.5 and XL, HunyuanDiT and PixArt are trained on another path than FLUX:
+    z = alpha x0 + beta n  with  alpha^2 + beta^2 = 1.
+Both paths are the same straight line seen at another scale,
     sigma = beta / (alpha + beta)        x = z / (alpha + beta) = (1 - sigma) x0 + sigma n,
-and alpha + beta = 1 / hypot(1 - sigma, sigma). With k = beta / alpha, the sigma of Karras et al.
+and 1 / (alpha + beta) = hypot(1 - sigma, sigma). With k = beta / alpha, the sigma of Karras et al.
 (arXiv:2206.00364), that is sigma = k / (1 + k). A solver that holds x0 and n still over a step
 ends at the same x0 and n on either path: `euler` is DDIM with eta 0 and k-diffusion's Euler, `ddim`
 is DDIM at every eta (1: DDPM, and k-diffusion's Euler ancestral), and since -log k is half the
@@ -50,15 +51,17 @@ class TrainedLevels:
     """Of a variance-preserving model: sigmas[t] is the level of timestep t, rising.
 
     spacing: how steps fall on the timesteps, as table 2 of Lin et al. (arXiv:2305.08891) names it.
+    spare: steps that are spaced and not visited, the lowest; diffusers' DPM-Solvers have one.
     """
 
     sigmas: tuple[float, ...]
     spacing: Spacing
     offset: int = 0  # added to the timesteps of "leading"
+    spare: int = 0
     by_ratio: bool = True
 
     def spaced(self, steps: int) -> list[float]:
-        """Sigmas at the timesteps that diffusers' EulerDiscreteScheduler visits."""
+        """Sigmas at the timesteps that diffusers' schedulers visit."""
         return [self.sigmas[t] for t in self._timesteps(steps)]
 
     def noise_scale(self, sigma: float) -> float:
@@ -73,12 +76,12 @@ class TrainedLevels:
         return above - 1 + min(max(part, 0.0), 1.0)
 
     def _timesteps(self, steps: int) -> list[int]:
-        trained = len(self.sigmas)
+        trained, last = len(self.sigmas), steps + self.spare - 1
         if self.spacing == "leading":
-            return [(steps - 1 - i) * (trained // steps) + self.offset for i in range(steps)]
+            return [(last - i) * (trained // (last + 1)) + self.offset for i in range(steps)]
         if self.spacing == "trailing":
             return [round(trained * (1 - i / steps)) - 1 for i in range(steps)]
-        return [round((trained - 1) * (1 - i / max(steps - 1, 1))) for i in range(steps)]
+        return [round((trained - 1) * (1 - i / max(last, 1))) for i in range(steps)]
 
 
 def levels_of(scheduler: Any, *, own_spacing: bool = False) -> Levels:
@@ -97,6 +100,7 @@ def levels_of(scheduler: Any, *, own_spacing: bool = False) -> Levels:
         sigmas=tuple(k / (1 + k) for k in ratios),
         spacing=config.timestep_spacing,
         offset=config.get("steps_offset", 0),
+        spare=int("solver_order" in config),
     )
 
 

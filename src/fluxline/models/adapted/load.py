@@ -4,8 +4,6 @@ diffusers puts its parts together; nothing is fetched, no pickle is read, no cod
 repository runs. A model may say more of itself in a `fluxline.json`: sizes, steps, guidance.
 """
 
-import hashlib
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,9 +14,11 @@ from diffusers.utils import logging as diffusers_logging
 from transformers.utils import logging as transformers_logging
 
 from fluxline.errors import LoadError
+from fluxline.models.adapted.aura_flow import AuraFlow
 from fluxline.models.adapted.family import Family
 from fluxline.models.adapted.hunyuan import HunyuanDiT, HunyuanImage
 from fluxline.models.adapted.model import Adapted
+from fluxline.models.adapted.pixart import PixArtSigma
 from fluxline.models.adapted.qwen_image import QwenImage
 from fluxline.models.adapted.sana import Sana
 from fluxline.models.adapted.stable_diffusion import (
@@ -29,7 +29,9 @@ from fluxline.models.adapted.stable_diffusion import (
 from fluxline.models.adapted.vae import Vae
 from fluxline.models.adapted.z_image import ZImage
 from fluxline.models.base import Checkpoint, DynamicShift, ModelSpec
+from fluxline.models.folder import fingerprint_of, read_json, said_of_itself
 
+PRECISIONS = ("fp16", "bf16")
 FAMILIES: tuple[type[Family], ...] = (
     StableDiffusion,
     StableDiffusionXL,
@@ -39,6 +41,8 @@ FAMILIES: tuple[type[Family], ...] = (
     QwenImage,
     ZImage,
     Sana,
+    AuraFlow,
+    PixArtSigma,
 )
 
 
@@ -53,12 +57,12 @@ def load(
     """Open the model in the folder `path`. Raises LoadError: it is none, or a part is wrong."""
     if not path.is_dir():
         raise LoadError(f"{name} must be a folder in diffusers' layout; got a file")
-    about = _json(path / "fluxline.json") if (path / "fluxline.json").exists() else {}
-    kind = _family_of(_json(path / "model_index.json"), name)
+    about = said_of_itself(path)
+    kind = _family_of(read_json(path / "model_index.json"), name)
     family = kind(_pipeline(path, kind, device, dtype))
     vae = Vae(family.pipe.vae)
     _check_channels(name, family, vae)
-    weights = _fingerprint(path, checkpoint_at)
+    weights = _fingerprint(path, family.pipe, checkpoint_at)
     return Adapted(_spec(name, family, vae, about), family=family, vae=vae, weights=weights)
 
 
@@ -80,7 +84,12 @@ def _pipeline(path: Path, family: type[Family], device: torch.device, dtype: tor
     kind = getattr(diffusers, family.pipelines[0])
     try:
         pipe = kind.from_pretrained(
-            path, dtype=dtype, local_files_only=True, use_safetensors=True, **options
+            path,
+            dtype=dtype,
+            local_files_only=True,
+            use_safetensors=True,
+            variant=_variant(path),
+            **options,
         )
     except Exception as exc:  # diffusers and transformers raise what they like
         raise LoadError(f"{path.name} cannot be read ({type(exc).__name__}: {exc})") from exc
@@ -89,6 +98,14 @@ def _pipeline(path: Path, family: type[Family], device: torch.device, dtype: tor
         if isinstance(part, torch.nn.Module):
             part.eval().requires_grad_(False)
     return pipe
+
+
+def _variant(path: Path) -> str | None:
+    """The word in the names of the network's files, where there are none without one."""
+    network = path / "unet" if (path / "unet").is_dir() else path / "transformer"
+    names = [file.name for file in network.glob("*.safetensors")]
+    said = [variant for name in names for variant in PRECISIONS if f".{variant}." in name]
+    return said[0] if len(said) == len(names) > 0 else None
 
 
 def _check_channels(name: str, family: Family, vae: Vae) -> None:
@@ -111,7 +128,7 @@ def _spec(name: str, family: Family, vae: Vae, about: Mapping[str, Any]) -> Mode
         native_size=(width, height),
         grid=vae.scale * family.patch,
         trained_sizes=tuple((w, h) for w, h in sizes),
-        max_side=max(2048, width, height, *(side for size in sizes for side in size)),
+        max_side=max(2048, 2 * width, 2 * height, *(side for size in sizes for side in size)),
         default_steps=about.get("default_steps", family.default_steps),
         max_steps=about.get("max_steps", 100),
         text_length=family.text_length,
@@ -131,15 +148,7 @@ def _shift(config: Mapping[str, Any]) -> float | DynamicShift:
     return float(config.get("flow_shift") or config.get("shift") or 1.0)
 
 
-def _fingerprint(path: Path, checkpoint_at: Callable[[Path], Checkpoint]) -> str:
-    parts = sorted({file.parent for file in path.glob("*/*.safetensors")})
-    said = "".join(checkpoint_at(part).fingerprint() for part in parts)
-    return hashlib.blake2b(said.encode(), digest_size=16).hexdigest()
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        found: dict[str, Any] = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as exc:
-        raise LoadError(f"cannot read {path.name}: {exc}") from exc
-    return found
+def _fingerprint(path: Path, pipe: Any, checkpoint_at: Callable[[Path], Checkpoint]) -> str:
+    """Of the parts that draw, not of whatever else lies in the folder."""
+    learned = [name for name, part in pipe.components.items() if isinstance(part, torch.nn.Module)]
+    return fingerprint_of(*(checkpoint_at(path / part) for part in sorted(learned)))

@@ -37,6 +37,7 @@ READERS: dict[str, tuple[Any, Chat]] = {  # by the model_type of their configura
     "qwen3": (Qwen3ForCausalLM, KLEIN),
     "mistral3": (Mistral3ForConditionalGeneration, DEV),
 }
+GUIDANCE = 4.0  # of dev an input, of a base model true
 MOST_REFERENCES = 10  # what BFL says of dev
 
 
@@ -71,10 +72,12 @@ def load(
     remembers = said.get("_class_name") == "Flux2KleinKVPipeline"
     is_distilled = remembers or bool(said.get("is_distilled", False))
     spec = _spec(name, folder, transformer.config, vae.config, is_distilled=is_distilled)
+    text = _text(folder, spec.text_length, device, dtype)
+    _check_widths(name, transformer.config, text, vae)
     return Flux2(
         spec,
         transformer=transformer,
-        text=_text(folder, spec.text_length, device, dtype),
+        text=text,
         vae=vae,
         weights=fingerprint_of(checkpoint, *(checkpoint_at(folder / part) for part in LEARNED)),
         remembers=remembers,
@@ -102,6 +105,18 @@ def _transformer(
     model = model.to(dtype).to_empty(device=device)
     checkpoint.fill(model, layout_for(config, list(checkpoint.shapes)))
     return model.eval().requires_grad_(False)
+
+
+def _check_widths(name: str, config: Flux2Config, text: TextEncoder, vae: Any) -> None:
+    """Refuse parts of different models, such as a 9B's file in a 4B's folder."""
+    channels = PATCH**2 * vae.config.latent_channels
+    for part, given, read in (
+        ("text_encoder", text.width, config.text_dim),
+        ("vae", channels, config.in_channels),
+    ):
+        if given != read:
+            message = f"{part}/ of {name} gives {given} channels; its transformer reads {read}"
+            raise LoadError(f"{message}: they are parts of different models")
 
 
 def config_from_json(config: Mapping[str, Any]) -> Flux2Config:
@@ -169,7 +184,8 @@ def _spec(
         default_steps=about.get("default_steps", 4 if is_distilled else 50),
         max_steps=about.get("max_steps", 100),
         text_length=about.get("text_length", 512),
-        guidance=about.get("guidance", 4.0) if config.guidance else None,
+        guidance=about.get("guidance", GUIDANCE) if config.guidance else None,
+        cfg_scale=about.get("cfg_scale", 1.0 if is_distilled or config.guidance else GUIDANCE),
         shift=_shift(config_of(folder, "scheduler")),
         references=References(most=MOST_REFERENCES, fitted="capped"),
     )
@@ -193,7 +209,8 @@ def _text(folder: Path, length: int, device: torch.device, dtype: torch.dtype) -
         model = reader.from_pretrained(folder / "text_encoder", **options).get_decoder()
     with reading("tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer", **LOCAL)
-        encoder = TextEncoder(model, tokenizer, chat=chat, length=length)
+    encoder = TextEncoder(model, tokenizer, chat=chat, length=length)
+    with reading("tokenizer"):
         encoder.said("a picture")  # one without a chat template is refused now
     model.to(device).eval()
     return encoder

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from fluxline.models.base import Conditioning, ModelSpec, Network, Pictures
+from fluxline.models.base import Conditioning, ModelSpec, Network, Pictures, to_uint8
 from fluxline.models.flux2.latents import (
     PATCH,
     Statistics,
@@ -192,9 +192,8 @@ class Flux2:
     def decode(self, x: Tensor, width: int, height: int) -> Tensor:
         """Pictures uint8 (R, height, width, 3) on the CPU, of clean tokens x (R, N, C)."""
         latent = unpack(self._statistics.restored(x), *self._size(width, height))
-        picture: Tensor = self.vae.decode(latent.to(self.vae.dtype), return_dict=False)[0]
-        pixels = (picture.float() * 127.5 + 127.5).round().clamp(0, 255).to(torch.uint8)
-        return pixels.permute(0, 2, 3, 1).contiguous().cpu()
+        picture = self.vae.decode(latent.to(self.vae.dtype), return_dict=False)[0]
+        return to_uint8(picture).permute(0, 2, 3, 1).contiguous().cpu()
 
     @torch.inference_mode()
     def encode_picture(self, pixels: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fluxline.errors import LoadError
 from fluxline.models.base import Network
 
 PICTURE = "[IMG]"  # Mistral's sign for a picture, of which there is none in a prompt
@@ -47,7 +48,7 @@ class TextEncoder:
     """A language model without its head, and its tokenizer. Thread: the engine's.
 
     length: tokens of the text, the chat's own words among them. Takes the model over: layers that
-    are not read are cut off.
+    are not read are cut off. Raises LoadError if it has too few.
     """
 
     def __init__(self, model: Any, tokenizer: Any, *, chat: Chat, length: int) -> None:
@@ -56,13 +57,21 @@ class TextEncoder:
         self._chat = chat
         self._tokenizer = tokenizer
         self._model = model
-        if len(model.layers) > (last := max(chat.layers)):
+        if (there := len(model.layers)) < (last := max(chat.layers)):
+            raise LoadError(f"text_encoder/ has {there} layers; {last} are read")
+        if there > last:
             model.layers = model.layers[:last]
             model.norm = nn.Identity()  # of the last layer of all; what is read stands before it
 
     def network(self) -> Network:
         """The language model, by its layers; what it looks words up in lies where it computes."""
         return Network(self._model, tuple(self._model.layers))
+
+    @property
+    def width(self) -> int:
+        """Of the features of a word."""
+        hidden: int = self._model.config.hidden_size
+        return len(self._chat.layers) * hidden
 
     def encode(self, prompts: Sequence[str]) -> EncodedText:
         """Encode P prompts in one batch."""
