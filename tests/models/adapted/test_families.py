@@ -43,8 +43,14 @@ SOME = [  # a U-Net; texts as long as they are; a guider with a memory
     "qwen-image",
     pytest.param("hunyuan-image", marks=pytest.mark.slow),
 ]
-FAMILIES = sorted(set(REGISTERED.values()))
-VARIANTS = [pytest.param(name, marks=pytest.mark.slow) for name in set(ORACLES) - set(FAMILIES)]
+FAMILIES = [
+    pytest.param(name, marks=pytest.mark.slow) if name in ("aura-flow", "pixart-sigma") else name
+    for name in sorted(set(REGISTERED.values()))
+]
+VARIANTS = [
+    pytest.param(name, marks=pytest.mark.slow)
+    for name in sorted(set(ORACLES) - {*REGISTERED.values()})
+]
 
 
 def test_every_registered_model_is_of_a_family_that_is_proved():
@@ -62,18 +68,18 @@ def test_a_folder_of_any_family_is_known_by_its_pipeline():
 
 
 @pytest.mark.proves("text to image", "{name}")
-@pytest.mark.parametrize("name", [*FAMILIES, *VARIANTS])
+@pytest.mark.parametrize("name", [*sorted(set(REGISTERED.values())), *VARIANTS])
 def test_a_picture_equals_diffusers(opened, name):
     model, oracle = opened(name), ORACLES[name]
     asked = {"width": 128, "height": 64, "seed": 11}
 
-    ours = draw_ours(model, PROMPT, steps=4, cfg_scale=1.0, sampler=oracle.sampler, **asked)
+    ours = draw_ours(model, PROMPT, steps=3, cfg_scale=1.0, sampler=oracle.sampler, **asked)
 
     pipe = theirs(model, oracle.scheduler)
     if model.family.name == "hunyuan-image":
         pipe.guider = pipe.ocr_guider = None
     off = {oracle.scale: 1.0 + oracle.offset} if oracle.scale else {}
-    drawn = draw_theirs(pipe, prompt=PROMPT, num_inference_steps=4, **asked, **off, **oracle.always)
+    drawn = draw_theirs(pipe, prompt=PROMPT, num_inference_steps=3, **asked, **off, **oracle.always)
     assert drawn.std() > 5, "the oracle drew nothing"
     assert psnr(ours, drawn) >= 60
 
