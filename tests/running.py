@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 
 ROOT = Path(__file__).parents[1]
+READER = "fluxline.server.reader"
 FAKE = "tests.worker.fake_engine:open_engine"
 PROGRAM = """
 import json, sys
@@ -59,8 +60,9 @@ class Running:
 
     @property
     def workers(self):
-        """Its worker processes."""
-        return psutil.Process(self.process.pid).children()
+        """Its worker processes; not the one that reads pictures."""
+        children = psutil.Process(self.process.pid).children()
+        return [child for child in children if READER not in child.cmdline()]
 
     def end(self, number=signal.SIGTERM):
         """Stop it, if it has not ended; its exit code, standard output and log."""

@@ -194,13 +194,14 @@ def test_img2img_draws_from_a_picture_the_nearer_to_it_the_weaker_it_is(basic):
     assert [one["parameters"]["init_images"] for one in said] == [None, None]
 
 
-def test_img2img_says_what_it_cannot_do_with_a_mask(basic):
-    masked = img2img(basic, "aGVsbG8=", mask="aGVsbG8=")
+def test_img2img_says_what_is_wrong_with_its_pictures(basic):
+    [file] = basic.post(f"{API}/txt2img", json={"prompt": "a fox", "steps": 1}).json()["images"]
+    masked = img2img(basic, file, mask="aGVsbG8=")
     broken = img2img(basic, "aGVsbG8=")
 
     assert (masked.status_code, broken.status_code) == (422, 422)
-    assert "mask is not served here yet" in masked.json()["detail"]
-    assert "must be a whole PNG" in broken.json()["detail"]
+    assert "mask must be a whole PNG" in masked.json()["detail"]
+    assert "image must be a whole PNG" in broken.json()["detail"]
 
 
 # ---- LibreChat

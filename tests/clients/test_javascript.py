@@ -125,7 +125,7 @@ def test_the_ai_sdk_edits_with_both_providers_and_one_passes_the_strength_on(ai)
         ("size", 400, "from 1 to 2048; got 4096"),
         ("model", 404, "model 'flux-pro' is not served here"),
         ("image", 400, "image must be a whole PNG"),
-        ("images", 400, "one picture may be given"),
+        ("images", 400, "mini takes one picture; got 2"),
     ],
 )
 def test_the_ai_sdk_tells_what_is_wrong(field, status, said, ai):

@@ -46,7 +46,7 @@ def test_litellm_edits_and_passes_the_strength_on(said):
         ("model", "NotFoundError", 404, "model 'flux-pro' is not served here"),
         ("key", "AuthenticationError", 401, "Incorrect API key provided"),
         ("image", "BadRequestError", 400, "image must be a whole PNG"),
-        ("images", "BadRequestError", 400, "one picture may be given"),
+        ("images", "BadRequestError", 400, "mini takes one picture; got 2"),
     ],
 )
 def test_litellm_raises_the_right_error(field, name, status, message, said):

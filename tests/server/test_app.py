@@ -75,7 +75,7 @@ async def chunks(count):
 @pytest.mark.parametrize("how", ["announced", "chunked"])
 async def test_a_body_too_long_is_refused(how, http):
     content = b" " * 50_000 if how == "announced" else chunks(5)
-    answer = await http.post("/generate", content=content, headers=JSON)
+    answer = await http.post("/sdapi/v1/txt2img", content=content, headers=JSON)
 
     assert (answer.status_code, envelope(answer)["code"]) == (413, "payload_too_large")
 
