@@ -311,8 +311,7 @@ def cost(request: GenerationRequest, info: ModelInfo) -> float:
         pixels = (params.width or info.native_width) * (params.height or info.native_height)
         steps = params.steps or info.default_steps
         if request.source is not None:
-            is_whole = request.mask is not None or info.references  # looked at, not drawn on
-            strength = 1.0 if is_whole else STRENGTH
+            strength = 1.0 if request.mask is not None else STRENGTH
             strength = strength if params.strength is None else params.strength
             steps = steps_left(steps, strength)
         evaluations = 2 * steps - 1 if params.sampler == "heun" else steps
