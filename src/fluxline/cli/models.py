@@ -11,5 +11,6 @@ def models() -> None:
     table = Table("name", "family", "from")
     for name, entry in MODELS.items():
         source = "shipped with fluxline" if entry.is_asset else entry.source
+        source += f", {entry.beside}" if entry.beside else ""
         table.add_row(name, entry.family, source)
     Console().print(table)

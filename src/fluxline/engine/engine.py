@@ -349,7 +349,7 @@ class Engine:
     ) -> Job:
         spec = self._model.spec
         params, warnings = spec.resolve(
-            picture.params, sources.shape, is_masked=sources.is_masked, seen=sources.seen
+            picture.params, sources.shape, is_masked=sources.is_masked, like=sources.seen_shape
         )
         if request.top_k is not None and self._scorer == TECHNICAL:
             warnings.append(

@@ -34,9 +34,13 @@ class Sources:
         return None if self._source is None else _shape(self._source)
 
     @property
-    def seen(self) -> Size | None:
-        """Width and height of the first picture that is looked at, in px; None: there is none."""
-        return _shape(self._references[0]) if self._references else None
+    def seen_shape(self) -> Size | None:
+        """Width and height of the first picture that is looked at, in px; None: there is none, or
+        only what it shows matters."""
+        looks = self._spec.references
+        if not self._references or looks is None or looks.fitted == "given":
+            return None
+        return _shape(self._references[0])
 
     @property
     def is_masked(self) -> bool:

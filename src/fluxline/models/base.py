@@ -121,22 +121,23 @@ class ModelSpec:
         shape: tuple[int, int] | None = None,
         *,
         is_masked: bool = False,
-        seen: tuple[int, int] | None = None,
+        like: tuple[int, int] | None = None,
     ) -> tuple[SamplingParams, list[str]]:
         """Fill in the model's defaults and check every value.
 
         shape: (width, height) of the picture to start from; None: noise alone. is_masked: a mask
-        says what of it is redrawn. seen: of the first picture that is looked at. Returns params
-        without None (but guidance of a model without, and strength without a picture), and warnings
-        in the caller's words. Raises InvalidParams naming the field.
+        says what of it is redrawn. like: (width, height) of the first picture that is looked at; a
+        size nobody asked for follows it where there is none to start from. Returns params without
+        None (but guidance of a model without, and strength without a picture), and warnings in the
+        caller's words. Raises InvalidParams naming the field.
         """
         info = self.info(device="", dtype="")
         check(params, info)
         warnings = []
         width = self.native_size[0] if params.width is None else params.width
         height = self.native_size[1] if params.height is None else params.height
-        if (like := self._like(shape, seen)) is not None:
-            width, height = info.size_like(like, params.width, params.height)
+        if (followed := shape or like) is not None:
+            width, height = info.size_like(followed, params.width, params.height)
         strength = params.strength
         if shape is None:
             if strength is not None:
@@ -183,14 +184,6 @@ class ModelSpec:
             loras=params.loras or (),
         )
         return resolved, warnings
-
-    def _like(
-        self, shape: tuple[int, int] | None, seen: tuple[int, int] | None
-    ) -> tuple[int, int] | None:
-        """The shape that a size nobody asked for follows; None: the model's own size."""
-        if shape is not None or self.references is None or self.references.fitted == "given":
-            return shape
-        return seen
 
     def image_tokens(self, width: int, height: int) -> int:
         """Tokens of a picture the model draws at this size, which is on its grid."""
