@@ -185,7 +185,7 @@ BAD = [
     ({"quality": "best"}, "quality", "invalid_value"),
     ({"partial_images": 2}, "partial_images", "unsupported_parameter"),
     ({"stream": "true"}, "stream", "invalid_value"),
-    ({"mask": "…"}, "mask", "unsupported_parameter"),
+    ({"mask": "…"}, "mask", "invalid_value"),
     ({"model": 1}, "model", "invalid_value"),
 ]
 
