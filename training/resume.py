@@ -17,7 +17,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from fluxline.engine.build import open_model
-from fluxline.models.flux1.transformer import FluxTransformer, timestep_features
+from fluxline.models.flux1.transformer import FluxTransformer
+from fluxline.ops.timesteps import timestep_features
 from training import checkpoint, code, text, vae
 from training.export import ASSETS
 from training.painter import Painter

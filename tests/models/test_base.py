@@ -142,3 +142,19 @@ def test_a_size_nobody_asked_for_is_like_the_picture_that_is_given(trained, shap
 def test_a_model_says_which_pictures_it_takes(facts, said):
     info = spec(**facts).info("cpu", "float32")
     assert (info.references, info.fills, info.needs_picture) == said
+
+
+@pytest.mark.parametrize(
+    ("shape", "size"),
+    [
+        ((640, 480), (640, 480)),
+        ((650, 490), (640, 480)),
+        ((9, 1000), (16, 992)),
+        ((1024, 1024), (1024, 1024)),
+        ((4000, 2000), (1440, 720)),
+    ],
+)
+def test_a_picture_that_is_looked_at_keeps_its_own_size_up_to_a_cap(shape, size):
+    looking = spec(references=References(most=2, fitted="capped"))
+    assert looking.reference_size(shape, (128, 128)) == size
+    assert looking.reference_tokens([size, size]) == 2 * size[0] * size[1] // 256

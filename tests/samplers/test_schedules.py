@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 from diffusers import FlowMatchEulerDiscreteScheduler
 from diffusers.pipelines.flux.pipeline_flux import calculate_shift
+from diffusers.pipelines.flux2.pipeline_flux2 import compute_empirical_mu
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import beta as beta_distribution
 
 from fluxline.request import ScheduleName
-from fluxline.samplers import SCHEDULES, dynamic_shift
+from fluxline.samplers import SCHEDULES, dynamic_shift, empirical_shift
 from fluxline.samplers.schedules import _beta_quantile, shifted
 
 # diffusers keeps sigmas in float32 and computes some of them there: a few roundings near 1.
@@ -102,6 +103,18 @@ def test_dynamic_shift_takes_another_models_numbers():
     mu = calculate_shift(1000, *numbers.values())
 
     assert dynamic_shift(1000, **numbers) == pytest.approx(math.exp(mu))
+
+
+@each_schedule
+@pytest.mark.parametrize("tokens", [256, 4096, 4300, 4301, 8100])
+@pytest.mark.parametrize("steps", [1, 4, 50, 200])
+def test_empirical_shift_agrees_with_diffusers(name, steps, tokens):
+    mu = compute_empirical_mu(tokens, steps)
+    theirs = flux_pipeline_sigmas(steps, mu=mu, use_dynamic_shifting=True, **DIFFUSERS_FLAGS[name])
+
+    ours = SCHEDULES[name](steps, empirical_shift(tokens, steps))
+
+    assert ours == pytest.approx(theirs, abs=DIFFUSERS_ATOL)
 
 
 def test_beta_quantiles_are_scipys():

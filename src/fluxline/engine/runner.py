@@ -26,6 +26,7 @@ from fluxline.models.base import (
     Conditioning,
     DiffusionModel,
     DynamicShift,
+    EmpiricalShift,
     Guide,
     ModelSpec,
     Pictures,
@@ -345,6 +346,8 @@ def sigmas_of(job: Job, spec: ModelSpec) -> list[float]:
             max_shift=shift.max_shift,
         )
     assert job.params.steps is not None  # resolved
+    if isinstance(shift, EmpiricalShift):
+        shift = samplers.empirical_shift(job.key.image_tokens, job.params.steps)
     sigmas = samplers.SCHEDULES[job.params.schedule](job.params.steps, shift)
     if job.source is None:
         return sigmas

@@ -33,19 +33,25 @@ class DynamicShift:
     max_shift: float = 1.15
 
 
+@dataclass(frozen=True, slots=True)
+class EmpiricalShift:
+    """Shift as BFL fitted it for FLUX.2: a function of image tokens and of steps."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class References:
     """How a model looks at pictures besides the one it draws on.
 
     fitted: "drawn" to the size that is drawn; "own" to the one of `sizes` nearest in shape or,
-    where there are none, to about `area` pixels in their own shape; "given": not at all, as where
-    only what they show matters.
+    where there are none, to about `area` pixels in their own shape; "capped" to their own size
+    or, where that is more than `area` pixels, to so many; "given": not at all, as where only what
+    they show matters.
     """
 
     most: int
     is_needed: bool = False  # it draws nothing without
     start_too: bool = False  # where no other is given it looks at the one it starts from
-    fitted: Literal["drawn", "own", "given"] = "own"
+    fitted: Literal["drawn", "own", "capped", "given"] = "own"
     sizes: tuple[tuple[int, int], ...] = ()  # px (width, height)
     area: int = 1024 * 1024  # px
     in_sequence: bool = True  # each takes tokens in the image's sequence
@@ -66,7 +72,7 @@ class ModelSpec:
     max_steps: int
     text_length: int  # tokens
     guidance: float | None  # the default; None: the model has no such input
-    shift: float | DynamicShift = 1.0  # how far schedules bend toward noise
+    shift: float | DynamicShift | EmpiricalShift = 1.0  # how far schedules bend toward noise
     fills: bool = False  # it reads source and mask itself, and draws nothing without
     references: References | None = None  # None: it looks at none
 
@@ -166,6 +172,9 @@ class ModelSpec:
             return shape
         if self.references.fitted == "drawn":
             return drawn
+        if self.references.fitted == "capped":
+            scale = min(1.0, math.sqrt(self.references.area / (shape[0] * shape[1])))
+            return self._cut(shape[0] * scale), self._cut(shape[1] * scale)
         aspect = shape[0] / shape[1]
         if self.references.sizes:
             return min(self.references.sizes, key=lambda size: abs(size[0] / size[1] - aspect))
@@ -177,6 +186,9 @@ class ModelSpec:
         if self.references is None or not self.references.in_sequence:
             return 0
         return sum(self.image_tokens(*size) for size in sizes)
+
+    def _cut(self, side: float) -> int:
+        return max(1, int(side) // self.grid) * self.grid
 
     def _on_grid(self, side: float) -> int:
         return max(1, round(side / self.grid)) * self.grid

@@ -47,8 +47,14 @@ MODELS: dict[str, Entry] = {
     "flux1-redux-dev": Entry(
         "flux1", "black-forest-labs/FLUX.1-dev", beside="black-forest-labs/FLUX.1-Redux-dev"
     ),
+    "flux2-klein-4b": Entry("flux2", "black-forest-labs/FLUX.2-klein-4B"),
+    "flux2-klein-9b": Entry("flux2", "black-forest-labs/FLUX.2-klein-9B"),
+    "flux2-klein-9b-kv": Entry("flux2", "black-forest-labs/FLUX.2-klein-9b-kv"),
+    "flux2-klein-base-4b": Entry("flux2", "black-forest-labs/FLUX.2-klein-base-4B"),
+    "flux2-klein-base-9b": Entry("flux2", "black-forest-labs/FLUX.2-klein-base-9B"),
+    "flux2-dev": Entry("flux2", "black-forest-labs/FLUX.2-dev"),
 }
-FAMILIES = {"flux1": "fluxline.models.flux1.load"}
+FAMILIES = {"flux1": "fluxline.models.flux1.load", "flux2": "fluxline.models.flux2.load"}
 FAMILY_OF_CLASS = {
     "FluxPipeline": "flux1",
     "FluxImg2ImgPipeline": "flux1",
@@ -59,6 +65,11 @@ FAMILY_OF_CLASS = {
     "FluxControlPipeline": "flux1",
     "FluxPriorReduxPipeline": "flux1",
     "FluxTransformer2DModel": "flux1",
+    "Flux2Pipeline": "flux2",
+    "Flux2KleinPipeline": "flux2",
+    "Flux2KleinInpaintPipeline": "flux2",
+    "Flux2KleinKVPipeline": "flux2",
+    "Flux2Transformer2DModel": "flux2",
 }
 """diffusers' pipelines and networks, by the names that its configurations give them."""
 

@@ -3,7 +3,7 @@
 Not here: the model, the loop that drives a sampler, the choice of either (that is the request's).
 """
 
-from fluxline.samplers.schedules import SCHEDULES, Schedule, dynamic_shift
+from fluxline.samplers.schedules import SCHEDULES, Schedule, dynamic_shift, empirical_shift
 from fluxline.samplers.solvers import (
     SOLVERS,
     NoiseSource,
@@ -18,6 +18,7 @@ __all__ = [
     "Schedule",
     "SCHEDULES",
     "dynamic_shift",
+    "empirical_shift",
     "Sampling",
     "NoiseSource",
     "Solver",

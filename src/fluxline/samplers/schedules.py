@@ -6,7 +6,7 @@ Plain floats; no tensors, no model, no sampler. Every schedule has the same shap
 `shift` is the factor alpha of Esser et al. 2024 (arXiv:2403.03206, eq. 23); above 1 it spends more
 of the steps near the noise. diffusers writes it twice: as `shift` of a static schedule, and as
 exp(mu) of a dynamic one. Both are the same formula, so here it is one number: schnell takes 1.0,
-dev takes `dynamic_shift(tokens)`.
+dev takes `dynamic_shift(tokens)`, FLUX.2 `empirical_shift(tokens, steps)`.
 """
 
 import math
@@ -88,6 +88,20 @@ def dynamic_shift(
     """
     slope = (max_shift - base_shift) / (max_seq_len - base_seq_len)
     return math.exp(base_shift + slope * (tokens - base_seq_len))
+
+
+def empirical_shift(tokens: int, steps: int) -> float:
+    """Return the shift exp(mu) of FLUX.2 for a picture of `tokens` image tokens in so many steps.
+
+    mu is a line in tokens for 10 steps and another for 200; steps between lie between, and from
+    4300 tokens on the second holds for all. Source: black-forest-labs/flux2, sampling.py,
+    compute_empirical_mu, which fitted both.
+    """
+    of_200_steps = 0.00016927 * tokens + 0.45666666
+    if tokens > 4300:
+        return math.exp(of_200_steps)
+    of_10_steps = 8.73809524e-05 * tokens + 1.89833333
+    return math.exp(of_10_steps + (of_200_steps - of_10_steps) * (steps - 10) / 190)
 
 
 def _ramp(steps: int) -> list[float]:

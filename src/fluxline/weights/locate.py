@@ -9,7 +9,15 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from fluxline.errors import LoadError
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-WANTED = ["*.json", "*.txt", "*.model", "*/*.safetensors", "model.safetensors", "LICENSE*"]
+WANTED = [
+    "*.json",
+    "*.txt",
+    "*.jinja",
+    "*.model",
+    "*/*.safetensors",
+    "model.safetensors",
+    "LICENSE*",
+]
 
 
 def locate(model: str) -> Path:

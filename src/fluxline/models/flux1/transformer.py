@@ -17,18 +17,18 @@ Shapes: R rows, N image tokens, L text tokens, S = L + N, C channels of a token,
 H heads, E evaluations, M modulation vectors.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from torch import Tensor, nn
 
 from fluxline.ops.attention import Attend, attend
-from fluxline.ops.norm import modulated_norm, rms_norm
-from fluxline.ops.rope import rope_table, rotate
+from fluxline.ops.heads import attend_rotated, split_heads
+from fluxline.ops.norm import modulated_norm
+from fluxline.ops.rope import rope_table
+from fluxline.ops.timesteps import timestep_features
 
 PER_STREAM = 6  # vectors a double block's stream takes: shift, scale, gate for attention and MLP
 PER_SINGLE = 3  # a single block: shift, scale, gate
@@ -264,28 +264,3 @@ class SingleBlock(nn.Module):
         attended = attend_rotated(qk, v, rope, attend)
         joined = torch.cat((attended, F.gelu(mlp, approximate="tanh")), dim=-1)
         return torch.addcmul(x, gate, self.proj_out(joined))
-
-
-def split_heads(qkv: Tensor, heads: int, qk_norm: Tensor) -> tuple[Tensor, Tensor]:
-    """Split (R, S, 3 D) by head and norm queries and keys: (R, S, 2, H, head_dim), (R, S, H, ·)."""
-    split = rearrange(qkv, "r s (three h c) -> r s three h c", three=3, h=heads)
-    return rms_norm(split[:, :, :2], qk_norm[:, None]), split[:, :, 2]
-
-
-def attend_rotated(qk: Tensor, v: Tensor, rope: Tensor, attend: Attend) -> Tensor:
-    """Rotate queries and keys (R, S, 2, H, head_dim) by position and attend: (R, S, D)."""
-    q, k = rearrange(rotate(qk, rope), "r s two h c -> two r h s c")
-    return attend(q, k, v.transpose(1, 2))
-
-
-def timestep_features(value: Tensor) -> Tensor:
-    """Sinusoidal features (E, 256) float32 of value (E,), which is scaled by 1000 first.
-
-    Source: black-forest-labs/flux, layers.py, timestep_embedding: cosines, then sines.
-    """
-    half = 128
-    frequencies = torch.exp(
-        -math.log(10_000) * torch.arange(half, dtype=torch.float32, device=value.device) / half
-    )
-    angle = 1000.0 * value.float()[:, None] * frequencies
-    return torch.cat((angle.cos(), angle.sin()), dim=-1)

@@ -1,0 +1,214 @@
+"""Open a FLUX.2 from disk: diffusers' folder layout, or BFL's single file beside such a folder.
+
+Reads configurations and says which parts a folder lacks; the transformer's tensors are streamed by
+whoever is passed in as `checkpoint_at`. A model may say more of itself in a `fluxline.json`.
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKLFlux2
+from transformers import AutoTokenizer, Mistral3ForConditionalGeneration, Qwen3ForCausalLM
+from transformers.utils import logging as transformers_logging
+
+from fluxline.errors import ConfigError, LoadError
+from fluxline.models.base import Checkpoint, EmpiricalShift, ModelSpec, References
+from fluxline.models.flux2.latents import PATCH
+from fluxline.models.flux2.model import Flux2
+from fluxline.models.flux2.names import is_bfl, layout_for
+from fluxline.models.flux2.text import DEV, KLEIN, Chat, TextEncoder
+from fluxline.models.flux2.transformer import Flux2Config, Flux2Transformer
+from fluxline.models.folder import (
+    LOCAL,
+    config_of,
+    fingerprint_of,
+    read_json,
+    reading,
+    require_parts,
+    said_of_itself,
+)
+
+LEARNED = ("text_encoder", "vae")
+PARTS = (*LEARNED, "tokenizer", "scheduler")
+SINGLE_FILES = ("flux2-*.safetensors", "flux-2-*.safetensors")
+READERS: dict[str, tuple[Any, Chat]] = {  # by the model_type of their configuration
+    "qwen3": (Qwen3ForCausalLM, KLEIN),
+    "mistral3": (Mistral3ForConditionalGeneration, DEV),
+}
+MOST_REFERENCES = 10  # what BFL says of dev
+
+
+def load(
+    path: Path,
+    *,
+    name: str,
+    device: torch.device,
+    dtype: torch.dtype,
+    checkpoint_at: Callable[[Path], Checkpoint],
+) -> Flux2:
+    """Open the model at `path`, a folder or a single .safetensors file inside one.
+
+    Raises LoadError: a part is missing, a config is wrong, or tensors do not fit.
+    """
+    folder = path if path.is_dir() else path.parent
+    require_parts(folder, PARTS, name=name)
+    checkpoint = checkpoint_at(weights := _weights(path))
+    transformer = _transformer(checkpoint, weights, device, dtype)
+    with reading("vae"):
+        vae = AutoencoderKLFlux2.from_pretrained(
+            folder,
+            subfolder="vae",
+            dtype=dtype,
+            local_files_only=True,
+            use_safetensors=True,
+            low_cpu_mem_usage=False,
+        )
+    vae = vae.to(device, memory_format=torch.channels_last).eval()
+    index = folder / "model_index.json"
+    said = read_json(index) if index.exists() else {}
+    remembers = said.get("_class_name") == "Flux2KleinKVPipeline"
+    is_distilled = remembers or bool(said.get("is_distilled", False))
+    spec = _spec(name, folder, transformer.config, vae.config, is_distilled=is_distilled)
+    text = _text(folder, spec.text_length, device, dtype)
+    _check_widths(name, transformer.config, text, vae)
+    return Flux2(
+        spec,
+        transformer=transformer,
+        text=text,
+        vae=vae,
+        weights=fingerprint_of(checkpoint, *(checkpoint_at(folder / part) for part in LEARNED)),
+        remembers=remembers,
+    )
+
+
+def _weights(path: Path) -> Path:
+    """The transformer: the file given, the folder's transformer/, or BFL's file beside it."""
+    if path.is_file() or (path / "transformer").is_dir():
+        return path if path.is_file() else path / "transformer"
+    if single := sorted(file for pattern in SINGLE_FILES for file in path.glob(pattern)):
+        return single[0]
+    raise LoadError(f"no transformer/ and no {SINGLE_FILES[0]} in the model's folder")
+
+
+def _transformer(
+    checkpoint: Checkpoint, weights: Path, device: torch.device, dtype: torch.dtype
+) -> Flux2Transformer:
+    if is_bfl(list(checkpoint.shapes)):
+        config = config_from_shapes(checkpoint.shapes)
+    else:
+        config = config_from_json(read_json(weights / "config.json"))
+    with torch.device("meta"):
+        model = Flux2Transformer(config)
+    model = model.to(dtype).to_empty(device=device)
+    checkpoint.fill(model, layout_for(config, list(checkpoint.shapes)))
+    return model.eval().requires_grad_(False)
+
+
+def _check_widths(name: str, config: Flux2Config, text: TextEncoder, vae: Any) -> None:
+    """Refuse parts of different models, such as a 9B's file in a 4B's folder."""
+    channels = PATCH**2 * vae.config.latent_channels
+    for part, given, read in (
+        ("text_encoder", text.width, config.text_dim),
+        ("vae", channels, config.in_channels),
+    ):
+        if given != read:
+            message = f"{part}/ of {name} gives {given} channels; its transformer reads {read}"
+            raise LoadError(f"{message}: they are parts of different models")
+
+
+def config_from_json(config: Mapping[str, Any]) -> Flux2Config:
+    """Read diffusers' transformer/config.json. Raises ConfigError naming what is missing."""
+    try:
+        heads, head_dim = config["num_attention_heads"], config["attention_head_dim"]
+        return Flux2Config(
+            in_channels=config["in_channels"],
+            out_channels=config.get("out_channels") or config["in_channels"],
+            depth_double=config["num_layers"],
+            depth_single=config["num_single_layers"],
+            head_dim=head_dim,
+            heads=heads,
+            inner=int(heads * head_dim * config.get("mlp_ratio", 3.0)),
+            text_dim=config["joint_attention_dim"],
+            guidance=config.get("guidance_embeds", True),
+            axes=tuple(config.get("axes_dims_rope", (32, 32, 32, 32))),
+            theta=config.get("rope_theta", 2000),
+        )
+    except KeyError as exc:
+        raise ConfigError(f"transformer/config.json lacks {exc.args[0]!r}") from exc
+
+
+def config_from_shapes(shapes: Mapping[str, tuple[int, ...]]) -> Flux2Config:
+    """Read the numbers of a BFL single file off its tensors.
+
+    Only the positions are not in there: BFL's models give each of four axes a quarter of the head.
+    """
+    try:
+        hidden, in_channels = shapes["img_in.weight"]
+        (head_dim,) = shapes["double_blocks.0.img_attn.norm.query_norm.scale"]
+        return Flux2Config(
+            in_channels=in_channels,
+            out_channels=shapes["final_layer.linear.weight"][0],
+            depth_double=_count(shapes, "double_blocks"),
+            depth_single=_count(shapes, "single_blocks"),
+            head_dim=head_dim,
+            heads=hidden // head_dim,
+            inner=shapes["double_blocks.0.img_mlp.2.weight"][1],
+            text_dim=shapes["txt_in.weight"][1],
+            guidance="guidance_in.in_layer.weight" in shapes,
+            axes=(head_dim // 4,) * 4,
+            theta=2000,
+        )
+    except KeyError as exc:
+        raise ConfigError(f"the checkpoint has no tensor {exc.args[0]!r}") from exc
+
+
+def _count(shapes: Mapping[str, tuple[int, ...]], blocks: str) -> int:
+    return len({name.split(".")[1] for name in shapes if name.startswith(f"{blocks}.")})
+
+
+def _spec(
+    name: str, folder: Path, config: Flux2Config, vae: Any, *, is_distilled: bool
+) -> ModelSpec:
+    """What the model says of itself; else what BFL says of dev, of klein and of klein base."""
+    about = said_of_itself(folder)
+    native = tuple(about.get("native_size", (1024, 1024)))
+    return ModelSpec(
+        name=name,
+        family="flux2",
+        native_size=(native[0], native[1]),
+        grid=PATCH * 2 ** (len(vae.block_out_channels) - 1),
+        max_side=2048,
+        default_steps=about.get("default_steps", 4 if is_distilled else 50),
+        max_steps=about.get("max_steps", 100),
+        text_length=about.get("text_length", 512),
+        guidance=about.get("guidance", 4.0) if config.guidance else None,
+        shift=_shift(config_of(folder, "scheduler")),
+        references=References(most=MOST_REFERENCES, fitted="capped"),
+    )
+
+
+def _shift(scheduler: Mapping[str, Any]) -> float | EmpiricalShift:
+    if scheduler.get("use_dynamic_shifting", False):
+        return EmpiricalShift()
+    return float(scheduler.get("shift", 1.0))
+
+
+def _text(folder: Path, length: int, device: torch.device, dtype: torch.dtype) -> TextEncoder:
+    transformers_logging.disable_progress_bar()
+    kind = config_of(folder, "text_encoder").get("model_type")
+    options = {**LOCAL, "dtype": dtype, "use_safetensors": True}
+    if kind not in READERS:
+        known = " or ".join(READERS)
+        raise ConfigError(f"a FLUX.2 reads its prompt with {known}; text_encoder/ is {kind!r}")
+    reader, chat = READERS[kind]
+    with reading("text_encoder"):
+        model = reader.from_pretrained(folder / "text_encoder", **options).get_decoder()
+    with reading("tokenizer"):
+        tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer", **LOCAL)
+    encoder = TextEncoder(model, tokenizer, chat=chat, length=length)
+    with reading("tokenizer"):
+        encoder.said("a picture")  # one without a chat template is refused now
+    model.to(device).eval()
+    return encoder

@@ -1,0 +1,226 @@
+"""FLUX.2 as the engine asks for it: prompt to conditioning, tokens to velocity, tokens to picture.
+
+Holds weights and nothing of any request. Everything that is the same in all evaluations of a row
+(projected text, rotations, modulation vectors, the pictures it looks at) is made once, in a
+`Flux2Context`.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor
+
+from fluxline.models.base import Conditioning, ModelSpec, Pictures
+from fluxline.models.flux2.latents import (
+    PATCH,
+    Statistics,
+    image_ids,
+    pack,
+    reference_ids,
+    text_ids,
+    unpack,
+)
+from fluxline.models.flux2.text import TextEncoder
+from fluxline.models.flux2.transformer import Flux2Transformer
+
+Size = tuple[int, int]  # (h, w) in tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Flux2Guide:
+    """Pictures to draw after: tokens that stand in the image's sequence, or a memory of them."""
+
+    tokens: Tensor  # (T, C) float32
+    sizes: tuple[Size, ...]
+    memory: tuple[tuple[Tensor, Tensor], ...] = ()  # a block: two of (1, H, T, head_dim)
+
+    @property
+    def bytes(self) -> int:
+        """Memory it holds."""
+        return self.tokens.nbytes + sum(k.nbytes + v.nbytes for k, v in self.memory)
+
+
+@dataclass(frozen=True, slots=True, weakref_slot=True, eq=False)
+class Flux2Context:
+    """What one row needs in every evaluation. Shapes: L text tokens, E sigmas, M vectors."""
+
+    text: Tensor  # (L, D)
+    rope: Tensor  # (S, head_dim / 2)
+    modulation: Tensor  # (E, M, D)
+    evaluation: dict[float, int]  # sigma -> row of modulation
+    references: Tensor | None  # (T, C)
+    memory: tuple[tuple[Tensor, Tensor], ...]  # of references, in their place
+
+    @property
+    def text_tokens(self) -> int:
+        """L."""
+        return self.text.shape[0]
+
+    @property
+    def image_tokens(self) -> int:
+        """N."""
+        beside = 0 if self.references is None else self.references.shape[0]
+        return self.rope.shape[0] - self.text.shape[0] - beside
+
+
+class Flux2:
+    """The FLUX.2 family. Thread: the engine's.
+
+    vae: diffusers' AutoencoderKLFlux2. weights: a fingerprint of all of them. remembers: it was
+    trained to look at references once, and not anew at every noise level.
+    """
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        *,
+        transformer: Flux2Transformer,
+        text: TextEncoder,
+        vae: Any,  # diffusers is untyped
+        weights: str,
+        remembers: bool = False,
+    ) -> None:
+        self.spec = spec
+        self.transformer = transformer
+        self.text = text
+        self.vae = vae
+        self.weights = weights
+        self.remembers = remembers
+        parameter = transformer.image_in.weight
+        self.device, self.dtype = parameter.device, parameter.dtype
+        self._statistics = _statistics(vae)
+        self._rope = lru_cache(maxsize=64)(self._make_rope)
+
+    @torch.inference_mode()
+    def encode(self, prompts: Sequence[str]) -> list[Conditioning]:
+        """Encode prompts in one batch; the text comes out projected to the hidden width."""
+        encoded = self.text.encode(prompts)
+        text = self.transformer.embed_text(encoded.features.to(self.device, self.dtype))
+        nothing = text.new_empty(0)  # no pooled vector
+        return [
+            Conditioning(text[i].clone(), nothing, truncated)
+            for i, truncated in enumerate(encoded.truncated)
+        ]
+
+    def noise(self, generator: Generator, width: int, height: int) -> Tensor:
+        """Tokens (N, C) float32 of a size on the grid, from a CPU generator.
+
+        Drawn as diffusers draws them: channel by channel, (1, C, h, w) in the model's dtype.
+        """
+        h, w = self._size(width, height)
+        channels = self.transformer.config.out_channels
+        noise = torch.randn((1, channels, h, w), generator=generator, dtype=self.dtype)
+        return noise[0].flatten(1).T.float().to(self.device)
+
+    @torch.inference_mode()
+    def guide(self, pictures: Pictures) -> Flux2Guide | None:
+        """The tokens of the pictures that are looked at, or what every block makes of them."""
+        if not pictures.references:
+            return None
+        tokens = torch.cat([self.encode_picture(pixels) for pixels in pictures.references])
+        sizes = [self._size(p.shape[1], p.shape[0]) for p in pictures.references]
+        if not self.remembers:
+            return Flux2Guide(tokens, tuple(sizes))
+        modulation = self.transformer.modulate(torch.zeros(1, device=self.device), None)
+        rope = self.transformer.rope(reference_ids(sizes)).to(self.device)
+        memory = self.transformer.remember(tokens[None].to(self.dtype), modulation, rope[None])
+        return Flux2Guide(tokens, tuple(sizes), tuple(memory))
+
+    @torch.inference_mode()
+    def context(
+        self,
+        conditioning: Conditioning,
+        *,
+        width: int,
+        height: int,
+        guidance: float | None,
+        sigmas: Sequence[float],
+        guide: Flux2Guide | None = None,
+    ) -> Flux2Context:
+        """Prepare one row: all its modulation vectors in one product."""
+        sigma = torch.tensor(sigmas, device=self.device)
+        strength = None if guidance is None else torch.full_like(sigma, guidance)
+        modulation = self.transformer.modulate(sigma, strength)
+        in_sequence = guide if guide and not guide.memory else None
+        beside = in_sequence.sizes if in_sequence else ()
+        rope = self._rope(conditioning.text.shape[0], self._size(width, height), beside)
+        row_of = {value: row for row, value in enumerate(sigmas)}
+        references = in_sequence.tokens.to(self.dtype) if in_sequence else None
+        memory = guide.memory if guide else ()
+        return Flux2Context(conditioning.text, rope, modulation, row_of, references, memory)
+
+    @torch.inference_mode()
+    def evaluate(
+        self, x: Tensor, sigmas: Sequence[float], contexts: Sequence[Flux2Context]
+    ) -> Tensor:
+        """Velocity (R, N, C) float32 of tokens x (R, N, C), each row at its sigma and context."""
+        modulation = torch.stack(
+            [c.modulation[c.evaluation[s]] for s, c in zip(sigmas, contexts, strict=True)]
+        )
+        text = torch.stack([c.text for c in contexts])
+        rope = contexts[0].rope[None]
+        if any(c.rope is not contexts[0].rope for c in contexts):
+            rope = torch.stack([c.rope for c in contexts])
+        seen = [c.references for c in contexts if c.references is not None]
+        references = torch.stack(seen) if seen else None  # all rows have as many
+        memory = _side_by_side([c.memory for c in contexts]) if contexts[0].memory else None
+        velocity: Tensor = self.transformer(
+            x.to(self.dtype), text, modulation, rope, references, memory
+        )
+        return velocity.float()
+
+    @torch.inference_mode()
+    def decode(self, x: Tensor, width: int, height: int) -> Tensor:
+        """Pictures uint8 (R, height, width, 3) on the CPU, of clean tokens x (R, N, C)."""
+        latent = unpack(self._statistics.restored(x), *self._size(width, height))
+        picture: Tensor = self.vae.decode(latent.to(self.vae.dtype), return_dict=False)[0]
+        pixels = (picture.float() * 127.5 + 127.5).round().clamp(0, 255).to(torch.uint8)
+        return pixels.permute(0, 2, 3, 1).contiguous().cpu()
+
+    @torch.inference_mode()
+    def encode_picture(self, pixels: Tensor) -> Tensor:
+        """Clean tokens (N, C) float32 of a picture uint8 (h, w, 3), whose sides are on the grid.
+
+        The mean of what the VAE makes of it, so that the same picture is always the same tokens.
+        """
+        picture = pixels.to(self.device, self.vae.dtype).permute(2, 0, 1)[None] / 127.5 - 1
+        latent: Tensor = self.vae.encode(picture).latent_dist.mode().float()
+        return self._statistics.normed(pack(latent)[0])
+
+    def encode_mask(self, mask: Tensor) -> Tensor:
+        """Tokens (N, C) float32 of a mask uint8 (h, w): 1 where any pixel below is redrawn."""
+        scale = self.spec.grid // PATCH
+        patches = F.max_pool2d((mask >= 128).float()[None, None], scale)
+        channels = self.vae.config.latent_channels
+        return pack(patches.expand(1, channels, -1, -1))[0].to(self.device)
+
+    def preview(self, x0: Tensor, width: int, height: int) -> Tensor | None:
+        """None: nobody has fitted a map from these latents to colours."""
+
+    def _size(self, width: int, height: int) -> Size:
+        return height // self.spec.grid, width // self.spec.grid
+
+    def _make_rope(self, text_tokens: int, size: Size, beside: tuple[Size, ...]) -> Tensor:
+        ids = [text_ids(text_tokens), image_ids(*size)]
+        if beside:
+            ids.append(reference_ids(beside))
+        return self.transformer.rope(torch.cat(ids)).to(self.device)  # float64: not everywhere
+
+
+def _side_by_side(
+    memories: Sequence[Sequence[tuple[Tensor, Tensor]]],
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """What rows remember, one block after another: of one at a time there are copies."""
+    for blocks in zip(*memories, strict=True):
+        keys, values = zip(*blocks, strict=True)
+        yield torch.cat(keys), torch.cat(values)
+
+
+def _statistics(vae: Any) -> Statistics:
+    """What the VAE's batch norm learned of its tokens."""
+    mean, variance = vae.bn.running_mean.float(), vae.bn.running_var.float()
+    return Statistics(mean, (variance + vae.config.batch_norm_eps).sqrt())
