@@ -130,3 +130,16 @@ def test_precisions_are_those_that_a_request_for_a_model_may_name():
     field = Settings.model_fields["precision"]
 
     assert get_args(field.annotation) == get_args(PrecisionName)
+
+
+def test_loras_lie_in_the_users_own_folder_for_every_port_or_where_it_is_said(tmp_path):
+    usual = load_settings({}).lora_folder()
+
+    assert (usual.name, usual.parent.name) == ("loras", "fluxline")
+    assert load_settings({"data": tmp_path}).lora_folder() == tmp_path / "loras"
+    assert load_settings({"loras": tmp_path}).lora_folder() == tmp_path
+
+
+def test_a_folder_of_loras_that_is_named_must_be_there(tmp_path):
+    with pytest.raises(ConfigError, match="loras must name a folder"):
+        load_settings({"loras": tmp_path / "none"}).lora_folder()

@@ -15,9 +15,10 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from fluxline.cli import app
-from fluxline.cli.generate import parse_size
+from fluxline.cli.generate import parse_lora, parse_size
 from fluxline.errors import InvalidParams
 from fluxline.images import read_recipe
+from fluxline.request import LoraRef
 from fluxline.settings import Settings
 
 
@@ -31,6 +32,28 @@ def test_a_picture_is_written_with_its_recipe_and_the_seed_said(run, tmp_path):
         assert picture.size == (48, 32)
     recipe = read_recipe((tmp_path / "fox.png").read_bytes())
     assert (recipe.prompt, recipe.seed, recipe.params.steps) == ("a red fox", 7, 2)
+
+
+@pytest.mark.parametrize(
+    ("said", "lora"),
+    [
+        ("ink", LoraRef("ink")),
+        ("ink:0.8", LoraRef("ink", 0.8)),
+        ("styles/ink:-1", LoraRef("styles/ink", -1.0)),
+        ("C:ink", LoraRef("C:ink")),
+        ("C:ink:2", LoraRef("C:ink", 2.0)),
+    ],
+)
+def test_a_lora_is_a_name_and_perhaps_a_strength(said, lora):
+    assert parse_lora(said) == lora
+
+
+def test_a_lora_that_is_not_there_is_told_before_anything_is_drawn(run, tmp_path):
+    result = run("a fox", "-o", "fox.png", "--lora", "ink:0.5")
+
+    assert result.exit_code == 2
+    assert "no LoRA 'ink' here" in result.output
+    assert not (tmp_path / "fox.png").exists()
 
 
 def test_many_pictures_get_a_number_each(run, tmp_path):
