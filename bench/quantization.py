@@ -1,6 +1,6 @@
 """Every precision on the embedded model: how much memory, how far from full weights, how slow.
 
-    python -m bench.quantization [--prompts 16] [--only nf4,fp8] [--sheet docs/quantization.png]
+    python -m bench.quantization [--prompts 16] [--only nf4,fp8] [--sheet docs/quantization.webp]
 
 Writes its table into docs/quantization.md, and the first pictures of every precision onto a sheet.
 Each is held against float32: the weights of the layers that are quantized, the velocity at every
@@ -97,7 +97,7 @@ def main() -> None:
         print(_row(line), flush=True)
     _write(lines, len(prompts))
     if options.sheet:
-        _sheet(lines).save(options.sheet, optimize=True)
+        _sheet(lines).save(options.sheet, quality=85)
 
 
 def _options() -> argparse.Namespace:

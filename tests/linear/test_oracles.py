@@ -119,9 +119,12 @@ class TestOfLibraries:
         torch.testing.assert_close(ours, theirs["torchao nvfp4, row by row"])
 
     def test_hqq_is_as_near_as_its_authors(self, asked, theirs):
-        weight = asked["weight"]
+        """In the mean, which chooses among the zeros; squares are not what it makes small."""
+        weight, other = asked["weight"], theirs["hqq"]
+        ours = back("hqq4", weight)
 
-        assert error(back("hqq4", weight), weight) <= 1.02 * error(theirs["hqq"], weight)
+        assert (ours - weight).abs().mean() <= 1.01 * (other - weight).abs().mean()
+        assert error(ours, weight) <= 1.05 * error(other, weight)
 
 
 def test_a_float8_product_is_the_backends(asked):

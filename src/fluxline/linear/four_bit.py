@@ -116,7 +116,7 @@ class Hqq4(Kind):
         low = cut.amin(2, keepdim=True).clamp(max=0)  # 0 in reach: blocks of one value stay exact
         high = cut.amax(2, keepdim=True).clamp(min=0)
         step = ((high - low) / 15).clamp(min=2.0**-14).half().float()
-        zero = _best_zero(cut, step, (-low / step).round()).half()
+        zero = _best_zero(cut, step, -low / step).half()
         codes = _codes(cut, step, zero.float()).to(torch.uint8)
         return {
             "codes": packed(codes.flatten(1)),
