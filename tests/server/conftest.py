@@ -19,6 +19,7 @@ from fluxline.server.uploads import Uploads
 from fluxline.service import Service
 from fluxline.storage import open_pictures
 from tests.running import Running
+from tests.service.conftest import alone
 from tests.worker.fake_engine import FakeEngine
 
 LIMITS = {"body_limit_bytes": 40_000, "upload_limit_bytes": 400_000}
@@ -89,7 +90,7 @@ def pictures():
 
 @pytest.fixture
 async def service(replica, database, pictures):
-    service = Service(replica, JobStore(database), pictures, queue_limit=64, aliases=ALIASES)
+    service = Service(alone(replica), JobStore(database), pictures, queue_limit=64, aliases=ALIASES)
     await service.start()
     yield service
     await service.close()

@@ -19,7 +19,7 @@ class WorkerCommand:
     """What to start, and what it is told on its command line."""
 
     model: str
-    device: str
+    device: str  # as the engine understands it, "cuda:1" for one card of many
     engine: str = ENGINE  # module:factory, imported in the worker only
     member: int = 0  # which of so many workers it is:
     members: int = 1  # each has its own card, or its own share of the cores
@@ -31,7 +31,7 @@ class WorkerCommand:
         options = {
             "--fd": fd,
             "--model": self.model,
-            "--device": self.device if self.members == 1 else f"{self.device}:{self.member}",
+            "--device": self.device,
             "--share": f"{self.member}/{self.members}",
             "--engine": self.engine,
             "--log-level": self.log_level,

@@ -31,6 +31,7 @@ from fluxline.server.body import (
     read_sides,
     refuse_unserved,
 )
+from fluxline.server.choice import Choice, read_priority
 from fluxline.server.fields import Fields, UnsupportedParam
 
 DEFAULT_STEPS, MOST_STEPS = 50, 150
@@ -101,9 +102,9 @@ class Asked:
     warnings: tuple[str, ...]
 
 
-def read(fields: Fields, info: ModelInfo, *, max_n: int, request_id: str) -> Asked:
+def read(fields: Fields, choice: Choice, *, max_n: int, request_id: str) -> Asked:
     """Understand a body. Raises RequestError naming the field that is wrong."""
-    prompt = read_prompt(fields)
+    prompt, info = read_prompt(fields), choice.info
     if "<lora:" in prompt.lower():
         raise UnsupportedParam("<lora:…> is not served yet; leave it out", field="prompt")
     refuse_unserved(fields, UNSERVED)
@@ -129,6 +130,8 @@ def read(fields: Fields, info: ModelInfo, *, max_n: int, request_id: str) -> Ask
         seed=seed,
         n=n,
         model=info.name,
+        profile=choice.profile,
+        priority=read_priority(fields),
         params=params,
         preview_every=max(1, steps // PREVIEWS),
     )
@@ -180,14 +183,14 @@ def progress(
     }
 
 
-def model(info: ModelInfo) -> dict[str, Any]:
-    """Spell a model."""
+def model(name: str) -> dict[str, Any]:
+    """Spell a profile as that program does a checkpoint."""
     return {
-        "title": info.name,
-        "model_name": info.name,
+        "title": name,
+        "model_name": name,
         "hash": None,
         "sha256": None,
-        "filename": info.name,
+        "filename": name,
         "config": None,
     }
 

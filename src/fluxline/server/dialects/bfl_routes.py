@@ -14,7 +14,6 @@ from fluxline.errors import FluxlineError
 from fluxline.jobs import JobRow, JobState
 from fluxline.request import (
     GenerationRequest,
-    ModelInfo,
     SamplingParams,
 )
 from fluxline.server import envelope
@@ -28,6 +27,7 @@ from fluxline.server.body import (
     read_sides,
     refuse_unserved,
 )
+from fluxline.server.choice import Choice, choose, read_priority
 from fluxline.server.exchange import caller_of, json_fields, terms_of, unless_gone
 from fluxline.server.fields import Fields
 from fluxline.server.links import Links
@@ -69,8 +69,8 @@ def bfl_router(service: Service, links: Links) -> APIRouter:
         """Accept a task."""
         fields = await json_fields(request)
         try:
-            await unless_gone(request, service.opened())
-            wanted = _read(fields, service.model(None))
+            choice = await unless_gone(request, choose(fields, service.roster, request.scope))
+            wanted = _read(fields, choice)
             warnings = [f"{name} has no effect" for name in WITHOUT_EFFECT if fields.given(name)]
             warnings += ignored(fields)
             terms = await terms_of(request, door="bfl", is_attended=False)
@@ -110,8 +110,8 @@ def bfl_router(service: Service, links: Links) -> APIRouter:
     return router
 
 
-def _read(fields: Fields, info: ModelInfo) -> GenerationRequest:
-    prompt = read_prompt(fields)
+def _read(fields: Fields, choice: Choice) -> GenerationRequest:
+    prompt, info = read_prompt(fields), choice.info
     refuse_unserved(fields, UNSERVED)
     output_format = read_format(fields, usual="jpeg")
     seed = read_seed(fields)
@@ -122,12 +122,16 @@ def _read(fields: Fields, info: ModelInfo) -> GenerationRequest:
         prompt=prompt,
         seed=seed,
         model=info.name,
+        profile=choice.profile,
+        priority=read_priority(fields),
         output_format=output_format,
-        params=SamplingParams(
-            width=width,
-            height=height,
-            steps=fields.integer("steps", low=1, high=MOST_STEPS),
-            guidance=guidance if info.guidance is not None else None,
+        params=choice.fill(
+            SamplingParams(
+                width=width,
+                height=height,
+                steps=fields.integer("steps", low=1, high=MOST_STEPS),
+                guidance=guidance if info.guidance is not None else None,
+            )
         ),
     )
 

@@ -1,7 +1,7 @@
 """The single dialect: one picture, its fields echoed as they were used, and a link that works."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fluxline.request import (
@@ -19,6 +19,7 @@ from fluxline.server.body import (
     read_seed,
     refuse_unserved,
 )
+from fluxline.server.choice import Choice, read_priority
 from fluxline.server.fields import Fields, UnsupportedParam
 from fluxline.server.machine import GIB, Memory
 
@@ -33,12 +34,13 @@ class Asked:
     """A body, understood."""
 
     request: GenerationRequest
+    choice: Choice
     warnings: tuple[str, ...]
 
 
-def read(fields: Fields, info: ModelInfo, *, request_id: str) -> Asked:
+def read(fields: Fields, choice: Choice, *, request_id: str) -> Asked:
     """Understand a body. Raises RequestError naming the field that is wrong."""
-    prompt = read_prompt(fields)
+    prompt, info = read_prompt(fields), choice.info
     negative_prompt = fields.text("negative_prompt") or ""
     scale = fields.number("true_cfg_scale", low=0, high=LARGEST_SCALE)
     seed = read_seed(fields, high=2**32 - 1)
@@ -49,24 +51,35 @@ def read(fields: Fields, info: ModelInfo, *, request_id: str) -> Asked:
     if fields.given("lora_name"):
         raise UnsupportedParam("lora_name: LoRA is not served yet; leave it out", field="lora_name")
     lora_weight = fields.number("lora_weight", low=0, high=2)
+    params = choice.fill(
+        SamplingParams(
+            width=_side(fields, "width"),
+            height=_side(fields, "height"),
+            steps=steps,
+            guidance=guidance,
+            cfg_scale=(TRUE_CFG if scale is None else scale) if negative_prompt else 1.0,
+            negative_prompt=negative_prompt,
+        )
+    )
     request = GenerationRequest(
         id=request_id,
         prompt=prompt,
         seed=seed,
         model=info.name,
+        profile=choice.profile,
+        priority=read_priority(fields),
         output_format=output_format,
-        params=SamplingParams(
-            width=_side(fields, "width"),
-            height=_side(fields, "height"),
-            steps=steps or min(DEFAULT_STEPS, info.max_steps),
-            guidance=_guidance(guidance, info),
-            cfg_scale=(TRUE_CFG if scale is None else scale) if negative_prompt else 1.0,
-            negative_prompt=negative_prompt,
+        params=replace(
+            params,
+            width=params.width or DEFAULT_SIDE,
+            height=params.height or DEFAULT_SIDE,
+            steps=params.steps or min(DEFAULT_STEPS, info.max_steps),
+            guidance=_guidance(params.guidance, info),
         ),
     )
     warnings = [] if lora_weight is None else ["lora_weight has no effect without lora_name"]
     warnings += ignored(fields)
-    return Asked(request=request, warnings=tuple(warnings))
+    return Asked(request=request, choice=choice, warnings=tuple(warnings))
 
 
 def answer(
@@ -75,7 +88,6 @@ def answer(
     link: str,
     *,
     job_id: str,
-    info: ModelInfo,
     memory: Memory,
     began: float,
 ) -> dict[str, Any]:
@@ -87,7 +99,7 @@ def answer(
         "generation_time": f"{took_s:.2f}s",
         "generation_time_s": round(took_s, 3),
         **memory_told(memory),
-        "model_type": model_type(info),
+        "model_type": model_type(asked.choice.info),
         "lora_applied": None,
         "lora_weight": None,
         "num_inference_steps": params.steps,
@@ -98,6 +110,8 @@ def answer(
         "negative_prompt": params.negative_prompt or None,
         "id": job_id,
         "model": image.model,
+        "profile": image.profile,
+        "preset": asked.choice.preset,
         "warnings": list(dict.fromkeys((*asked.warnings, *image.warnings))),
     }
 
@@ -121,8 +135,8 @@ def model_type(info: ModelInfo) -> str:
     return f"flux_{short}_{place}"
 
 
-def _side(fields: Fields, name: str) -> int:
-    return fields.integer(name, low=SMALLEST_SIDE, high=LARGEST_SIDE) or DEFAULT_SIDE
+def _side(fields: Fields, name: str) -> int | None:
+    return fields.integer(name, low=SMALLEST_SIDE, high=LARGEST_SIDE)
 
 
 def _guidance(asked: float | None, info: ModelInfo) -> float | None:
