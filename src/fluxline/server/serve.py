@@ -240,7 +240,7 @@ def _announce(
     if rpc:
         where += f" and for gRPC on port {rpc.port}"
     for listener, profile in others:
-        where += f", for {profile} on port {_port(listener)}"
+        where += f" and for {profile} on port {_port(listener)}"
     eager = [one.model for one in settings.served() if not one.is_lazy]
     loads = f"listens on {where}" + (f" and loads {', '.join(eager)}" if eager else "")
     print(f"Fluxline {version('fluxline')} {loads}", flush=True)
