@@ -8,8 +8,10 @@ from fluxline.settings import Settings, load_settings
 
 FILE = """
 model = "hub/dev"
+precision = "nf4"
 device = "cuda"
 [profiles.fp4]
+precision = "fp4"
 fallback = "bf16"
 devices = [0, 1]
 [profiles.bf16]
@@ -52,6 +54,7 @@ def test_what_a_profile_does_not_say_the_options_say(settings):
     fp4, bf16 = settings(idle_unload_s=90).served()
 
     assert (fp4.model, fp4.device, fp4.idle_unload_s) == ("hub/dev", "cuda", None)
+    assert (fp4.precision, bf16.precision) == ("fp4", "nf4")
     assert (bf16.model, bf16.device, bf16.idle_unload_s) == ("other/dev", "cuda", 90)
 
 

@@ -3,11 +3,13 @@
 import io
 import json
 import logging
+from typing import get_args
 
 import pydantic
 import pytest
 
 from fluxline.errors import ConfigError
+from fluxline.request import PrecisionName
 from fluxline.settings import Settings, load_settings
 from fluxline.telemetry import configure_logging, request_id_var
 
@@ -122,3 +124,9 @@ def test_the_address_kubernetes_puts_in_our_ports_place_is_not_ours(monkeypatch)
     monkeypatch.setenv("FLUXLINE_PORT", "tcp://10.96.0.7:8080")
 
     assert load_settings().port == 8080
+
+
+def test_precisions_are_those_that_a_request_for_a_model_may_name():
+    field = Settings.model_fields["precision"]
+
+    assert get_args(field.annotation) == get_args(PrecisionName)

@@ -11,6 +11,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Device = Literal["auto", "cuda", "mps", "cpu"]
 Memory = Literal["resident"]
+Precision = Literal[
+    "auto", "bf16", "fp32", "int8", "int8-dynamic", "fp8", "nf4", "nf4-double", "hqq4", "fp4"
+]
 Load = Literal["eager", "lazy"]
 Name = Annotated[str, Field(min_length=1, max_length=255, pattern=r"^[^/]+$")]
 Card = Annotated[int, Field(ge=0, le=1023)]
@@ -32,6 +35,7 @@ class Profile(BaseModel):
     device: Device = "auto"
     devices: tuple[Card, ...] = ()
     replicas: int | None = Field(default=None, ge=1, le=64)
+    precision: Precision = "auto"
     memory: Memory = "resident"
     load: Load = "eager"
     idle_unload_s: float | None = Field(default=None, gt=0)

@@ -15,6 +15,9 @@ from fluxline.errors import Cancelled, FluxlineError, InvalidParams, error_of
 SamplerName = Literal["euler", "heun", "ddim", "dpmpp_2m", "euler_ancestral", "unipc"]
 ScheduleName = Literal["simple", "karras", "beta", "exponential"]
 ScorerName = Literal["clip", "technical"]
+PrecisionName = Literal[
+    "auto", "bf16", "fp32", "int8", "int8-dynamic", "fp8", "nf4", "nf4-double", "hqq4", "fp4"
+]
 ImageFormat = Literal["png", "jpeg", "webp", "avif"]
 
 SMALLEST_SIDE = 1  # px
@@ -141,6 +144,8 @@ class ModelInfo:
     samplers: tuple[str, ...]
     schedules: tuple[str, ...]
     sizes: tuple[tuple[int, int], ...] = ()  # px (width, height) it was trained for; empty: any
+    precision: str = ""  # how its weights are really held in memory: "bf16", "nf4", "Q4_K+Q6_K"
+    notes: tuple[str, ...] = ()  # what people should know of that
 
     def size_like(
         self, shape: tuple[int, int], width: int | None = None, height: int | None = None

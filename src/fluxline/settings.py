@@ -23,7 +23,18 @@ from pydantic_settings import (
 )
 
 from fluxline.errors import ConfigError
-from fluxline.profiles import GIB, PRESETS, Card, Device, Load, Memory, Preset, Profile, misfit
+from fluxline.profiles import (
+    GIB,
+    PRESETS,
+    Card,
+    Device,
+    Load,
+    Memory,
+    Precision,
+    Preset,
+    Profile,
+    misfit,
+)
 
 ENV_PREFIX = "FLUXLINE_"
 KEYS_VARIABLE = "API_KEYS"  # as the gRPC server before us called it
@@ -77,6 +88,10 @@ class Settings(BaseSettings):
     device: Device = Field("auto", description="where the model runs; auto takes the best there is")
     devices: Annotated[tuple[Card, ...], NoDecode, BeforeValidator(_cards)] = Field(
         (), description="numbers of the cards to run on, with commas between; none: as they come"
+    )
+    precision: Precision = Field(
+        "auto",
+        description="how weights are held; auto takes what is fast here, or what the files have",
     )
     replicas: int | None = Field(
         None,

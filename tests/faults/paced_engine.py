@@ -48,6 +48,8 @@ class Paced(FakeEngine):
         super().close()
 
 
-def open_engine(model: str, device: str, on_lost: Callable[[], None]) -> Paced:
+def open_engine(
+    model: str, device: str, on_lost: Callable[[], None], precision: str = "auto"
+) -> Paced:
     """Open as `fluxline.engine.open_engine` does."""
     return Paced(float(model))

@@ -1,4 +1,4 @@
-"""A real server of two profiles of the embedded model: loaded, killed, idle, on ports of its own."""
+"""A real server of two profiles of the embedded model: loaded, killed, idle, on its own ports."""
 
 import os
 import signal

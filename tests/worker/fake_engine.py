@@ -45,6 +45,7 @@ INFO = ModelInfo(
     guidance=None,
     text_length=64,
     dtype="float32",
+    precision="fp32",
     device="cpu",
     samplers=get_args(SamplerName),
     schedules=get_args(ScheduleName),
@@ -161,7 +162,9 @@ class FakeEngine:
             thread.join()
 
 
-def open_engine(model: str, device: str, on_lost: Callable[[], None]) -> FakeEngine:
+def open_engine(
+    model: str, device: str, on_lost: Callable[[], None], precision: str = "auto"
+) -> FakeEngine:
     """Open as `fluxline.engine.open_engine` does."""
     if model == "absent":
         raise LoadError("no model called absent")
@@ -183,12 +186,16 @@ class Flaky(FakeEngine):
             super()._draw(request, publish)
 
 
-def open_flaky(model: str, device: str, on_lost: Callable[[], None]) -> Flaky:
+def open_flaky(
+    model: str, device: str, on_lost: Callable[[], None], precision: str = "auto"
+) -> Flaky:
     """Open an engine that hangs until the file named by FAKE_MARKER exists, then no more."""
     return Flaky()
 
 
-def open_garbling(model: str, device: str, on_lost: Callable[[], None]) -> FakeEngine:
+def open_garbling(
+    model: str, device: str, on_lost: Callable[[], None], precision: str = "auto"
+) -> FakeEngine:
     """Write garbage on the socket to the fleet, in the first process only."""
     marker = os.environ["FAKE_MARKER"]
     if not os.path.exists(marker):
@@ -215,6 +222,8 @@ class Lost(FakeEngine):
         super().start(request, publish)
 
 
-def open_lost(model: str, device: str, on_lost: Callable[[], None]) -> Lost:
+def open_lost(
+    model: str, device: str, on_lost: Callable[[], None], precision: str = "auto"
+) -> Lost:
     """Open an engine whose device does not live long."""
     return Lost(on_lost)

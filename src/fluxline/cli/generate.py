@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 
@@ -27,6 +27,7 @@ from fluxline.request import (
     ImageFormat,
     ImageReady,
     ImageResult,
+    PrecisionName,
     SamplingParams,
     best,
     failure_of,
@@ -89,6 +90,9 @@ def generate(
     ] = None,
     model: Annotated[str, typer.Option(help="a name, a folder, a file or a hub id")] = "mini",
     device: Annotated[str, typer.Option(help="auto | cuda | mps | cpu")] = "auto",
+    precision: Annotated[
+        str, typer.Option(help=f"how weights are held: {' | '.join(get_args(PrecisionName))}")
+    ] = "auto",
     again: Annotated[
         Path | None,
         typer.Option(
@@ -129,7 +133,7 @@ def generate(
         )
         _check_folder(output)
         if again is None:
-            with _engine(model, device, scorer, console) as engine:
+            with _engine(model, device, precision, scorer, console) as engine:
                 _deliver(engine, asked, output, console, show=show)
         else:
             from fluxline.cli import replay
@@ -143,7 +147,9 @@ def generate(
             receipt = original.recipe.receipt
             device = device if "device" in given or receipt is None else _device_of(receipt)
             like = None if changes else receipt
-            with _engine(model, device, scorer, console, like=like) as engine:
+            if "precision" not in given and receipt is not None:
+                precision = _precision_of(receipt)
+            with _engine(model, device, precision, scorer, console, like=like) as engine:
                 request = replace(request, model=engine.models[0].name)
                 _draw_again(engine, original, request, output, console, show=show)
     except FluxlineError as exc:
@@ -217,10 +223,16 @@ def _device_of(receipt: "Receipt") -> str:
         return "auto"
 
 
+def _precision_of(receipt: "Receipt") -> str:
+    """How a picture's weights were held; what was of a file's own making is so again by itself."""
+    return receipt.precision if receipt.precision in get_args(PrecisionName) else "auto"
+
+
 @contextmanager
 def _engine(
     model: str,
     device: str,
+    precision: str,
     scorer: str | None,
     console: "Console",
     *,
@@ -233,7 +245,16 @@ def _engine(
         keep_memory()
         budget = None if like is None else Budget(batch_tokens=1, resident_tokens=1)
         threads = None if like is None else like.threads
-        engine = Engine(model, device=device, scorer=scorer, budget=budget, threads=threads)
+        engine = Engine(
+            model,
+            device=device,
+            precision=precision,
+            scorer=scorer,
+            budget=budget,
+            threads=threads,
+        )
+    for note in engine.models[0].notes:
+        _say(console, f"note: {note}", style="yellow")
     with engine:
         yield engine
 

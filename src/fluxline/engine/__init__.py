@@ -10,7 +10,9 @@ from fluxline.engine.tune import keep_memory
 __all__ = ["Budget", "Engine", "Ticket", "keep_memory", "open_engine"]
 
 
-def open_engine(model: str, device: str, on_lost: Callable[[], None]) -> Engine:
+def open_engine(
+    model: str, device: str, on_lost: Callable[[], None], precision: str = "auto"
+) -> Engine:
     """Open an engine as a worker asks for one. Raises LoadError."""
     keep_memory()
-    return Engine(model, device=device, on_lost=on_lost)
+    return Engine(model, device=device, precision=precision, on_lost=on_lost)

@@ -9,23 +9,25 @@ from typing import Any
 import torch
 
 from fluxline.engine.faults import is_out_of_memory
+from fluxline.engine.precision import Precision
 from fluxline.errors import ConfigError, LoadError
-from fluxline.models.base import DiffusionModel
+from fluxline.linear.quantized import unpack
+from fluxline.models.base import Checkpoint, DiffusionModel
 from fluxline.models.registry import MODELS, entry_for, open_family
 from fluxline.models.scorers import ClipScorer, Scorer, TechnicalScorer
 from fluxline.weights.locate import locate, safetensors_in
-from fluxline.weights.stream import Checkpoint
+from fluxline.weights.stream import Checkpoint as SafetensorsCheckpoint
 
 TECHNICAL = TechnicalScorer.name
 DEVICES = ("auto", "cuda", "mps", "cpu")
 
 
-def open_model(model: str, device: str = "auto") -> DiffusionModel[Any]:
-    """Open a model by registry name, folder, file or hub id.
+def open_model(model: str, device: str = "auto", precision: str = "auto") -> DiffusionModel[Any]:
+    """Open a model by registry name, folder, file or hub id, its weights held in that precision.
 
-    Raises LoadError: it is not there, does not fit, or the device is not.
+    Raises LoadError: it is not there, does not fit, or the device or the precision is not.
     """
-    where = pick_device(device)
+    held, where = Precision(precision), pick_device(device)
     entry = entry_for(model)
     source = locate(entry.source)
     try:
@@ -34,8 +36,9 @@ def open_model(model: str, device: str = "auto") -> DiffusionModel[Any]:
             source,
             name=model if model in MODELS else Path(model).expanduser().resolve().name,
             device=where,
-            dtype=fast_dtype(where),
-            checkpoint_at=_checkpoint_at,
+            dtype=held.dtype(fast_dtype(where)),
+            checkpoint_at=checkpoint_at,
+            precision=held,
         )
     except Exception as exc:
         if not is_out_of_memory(exc):
@@ -83,6 +86,11 @@ def fast_dtype(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if device.type == "mps" else torch.float32
 
 
-def _checkpoint_at(path: Path) -> Checkpoint:
+def checkpoint_at(path: Path) -> Checkpoint:
+    """The checkpoint of a component's folder, or in a file. Raises LoadError."""
+    if path.suffix == ".gguf":
+        from fluxline.weights.gguf import GgufCheckpoint  # takes a third of a second
+
+        return GgufCheckpoint(path, source=path.name, unpack=unpack)
     files = [path] if path.is_file() else safetensors_in(path)
-    return Checkpoint(files, source=path.name)
+    return SafetensorsCheckpoint(files, source=path.name, unpack=unpack)

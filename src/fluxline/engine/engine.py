@@ -62,12 +62,13 @@ RESIDENT_BATCHES = 16  # admitted jobs fill at most so many forwards
 class Engine:
     """Draws pictures of one model, for any number of requests at once.
 
-    model: a registry name, a diffusers folder, a .safetensors file or a hub id, or a model already
-    open. device: auto, cuda, mps or cpu. scorer: a CLIP folder or hub id that requests with top_k
-    are judged by, or "technical", which reads no prompt; None: the CLIP that the registry names for
-    the model, else "technical". budget: how much at once; None: measured now. threads: of the CPU,
-    in a forward; None: measured with the budget. on_lost: called on the engine's thread should the
-    device be lost; by default every request fails.
+    model: a registry name, a diffusers folder, a .safetensors or .gguf file or a hub id, or a model
+    already open. device: auto, cuda, mps or cpu. precision: how weights are held: auto (what is
+    fast, or as the files have them), bf16, fp32 or a kind of quantization. scorer: a CLIP folder or
+    hub id that requests with top_k are judged by, or "technical", which reads no prompt; None: the
+    CLIP that the registry names for the model, else "technical". budget: how much at once; None:
+    measured now. threads: of the CPU, in a forward; None: measured with the budget. on_lost: called
+    on the engine's thread should the device be lost; by default every request fails.
     Raises LoadError. Methods may be called from any thread but the engine's own.
     """
 
@@ -76,12 +77,13 @@ class Engine:
         model: str | DiffusionModel[Any] = "mini",
         *,
         device: str = "auto",
+        precision: str = "auto",
         scorer: str | None = None,
         budget: Budget | None = None,
         threads: int | None = None,
         on_lost: Callable[[], None] | None = None,
     ) -> None:
-        self._model = open_model(model, device) if isinstance(model, str) else model
+        self._model = open_model(model, device, precision) if isinstance(model, str) else model
         own = entry_for(model).scorer if isinstance(model, str) else None
         self._scorer = scorer or own or TECHNICAL
         self._open_scorer = functools.cache(self._opened_scorer)

@@ -12,10 +12,12 @@ from fluxline.models.base import DiffusionModel
 
 def receipt_of(job: Job, model: DiffusionModel[Any], *, threads: int) -> Receipt:
     """Write the receipt of a job drawn by `model` with so many CPU threads."""
+    dtype = str(model.dtype).removeprefix("torch.")
     return Receipt(
         weights=model.weights,
         sigmas=tuple(sigmas_of(job, model.spec)),
-        dtype=str(model.dtype).removeprefix("torch."),
+        dtype=dtype,
+        precision=model.spec.info(device="", dtype=dtype).precision,
         device=_described(model.device),
         torch=str(torch.__version__),
         threads=threads,

@@ -20,6 +20,7 @@ class WorkerCommand:
 
     model: str
     device: str  # as the engine understands it, "cuda:1" for one card of many
+    precision: str = "auto"
     engine: str = ENGINE  # module:factory, imported in the worker only
     member: int = 0  # which of so many workers it is:
     members: int = 1  # each has its own card, or its own share of the cores
@@ -32,6 +33,7 @@ class WorkerCommand:
             "--fd": fd,
             "--model": self.model,
             "--device": self.device,
+            "--precision": self.precision,
             "--share": f"{self.member}/{self.members}",
             "--engine": self.engine,
             "--log-level": self.log_level,

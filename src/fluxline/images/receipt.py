@@ -16,12 +16,13 @@ class Receipt:
     device: str  # its kind, and what of it rounding depends on: "cpu AVX512"
     torch: str  # version
     threads: int  # of the CPU
+    precision: str = ""  # how the weights were held; empty in receipts older than this field
     beside: int = 0  # most pictures it shared a batch with: each may change its last bits
 
     def differences(self, later: "Receipt") -> list[str]:
         """Say what is no longer as it was, like "torch 2.9.0 then, 2.10.0 now"."""
         return [
             f"{name} {then} then, {now} now"
-            for name in ("weights", "dtype", "device", "torch")
-            if (then := getattr(self, name)) != (now := getattr(later, name))
+            for name in ("weights", "precision", "dtype", "device", "torch")
+            if (then := getattr(self, name)) and then != (now := getattr(later, name))
         ]

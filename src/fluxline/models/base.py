@@ -5,7 +5,7 @@ pictures, and hands back what it was given. No files, no jobs, no HTTP.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol, TypeVar, get_args
 
 import torch
@@ -20,6 +20,9 @@ from fluxline.request import (
     check,
     steps_left,
 )
+
+DTYPE_NAMES = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
+"""Dtypes as people call them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +50,8 @@ class ModelSpec:
     text_length: int  # tokens
     guidance: float | None  # the default; None: the model has no such input
     shift: float | DynamicShift = 1.0  # how far schedules bend toward noise
+    precision: str = ""  # how its weights are held; empty: in the dtype it computes in
+    notes: tuple[str, ...] = ()  # what people should know of how it is held
 
     def info(self, device: str, dtype: str) -> ModelInfo:
         """What the API wing may know of the model."""
@@ -66,6 +71,8 @@ class ModelSpec:
             samplers=get_args(SamplerName),
             schedules=get_args(ScheduleName),
             sizes=self.trained_sizes,
+            precision=self.precision or DTYPE_NAMES.get(dtype, dtype),
+            notes=self.notes,
         )
 
     def resolve(
@@ -146,24 +153,68 @@ class ModelSpec:
         return min(self.trained_sizes, key=distance)
 
 
+Layout = Callable[[str, Tensor], Sequence[tuple[str, int, Tensor]] | None]
+"""(checkpoint name, tensor) to the (parameter, first row, part)s it fills; None: unknown."""
+
+
 class Checkpoint(Protocol):
-    """A checkpoint on disk, as a family reads it; `weights` has the real one."""
+    """A checkpoint on disk, as a family reads it; `weights` has the real ones."""
 
     @property
     def shapes(self) -> Mapping[str, tuple[int, ...]]:
         """Every tensor's name and shape."""
         ...
 
+    @property
+    def kinds(self) -> Mapping[str, str]:
+        """The kinds of those that are quantized already, by name."""
+        ...
+
     def fingerprint(self) -> str:
         """A short name for what the tensors say: the same for the same."""
         ...
 
-    def fill(
-        self,
-        model: nn.Module,
-        layout: Callable[[str, Tensor], Sequence[tuple[str, int, Tensor]] | None],
-    ) -> None:
+    def fill(self, model: nn.Module, layout: Layout) -> None:
         """Assign every tensor to the (parameter, first row, part)s its layout gives."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """A part of a model whose linear layers may be held in fewer bits."""
+
+    name: str  # its folder
+    checkpoint: Checkpoint
+    layout: Layout
+    linears: tuple[str, ...]  # patterns of the layers' names, * for any; what is not here stays
+    instead: Mapping[str, str] = field(default_factory=dict)  # kinds that others suit better here
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Held:
+    """How a part came to be held. precision: empty where it is in the dtype it computes in."""
+
+    precision: str = ""
+    notes: tuple[str, ...] = ()
+
+
+class Precision(Protocol):
+    """How a model's weights shall be held; `engine.precision` has the real one."""
+
+    @property
+    def is_kind(self) -> bool:
+        """Whether in fewer bits."""
+        ...
+
+    def changes(self, part: Part) -> bool:
+        """Whether any layer of the part will be held otherwise than as it computes."""
+        ...
+
+    def place(self, model: nn.Module, part: Part, device: torch.device) -> Held:
+        """Put what holds them in place of a model's linear layers, before it is filled.
+
+        model: on the meta device, as it will be filled; device: where it will compute.
+        """
         ...
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from fluxline.errors import ConfigError
-from fluxline.models.base import Checkpoint, DiffusionModel
+from fluxline.models.base import Checkpoint, DiffusionModel, Precision
 
 CheckpointAt = Callable[[Path], Checkpoint]
 Opener = Callable[..., DiffusionModel[Any]]
@@ -37,6 +37,8 @@ MODELS: dict[str, Entry] = {
     "flux1-krea-dev": Entry("flux1", "black-forest-labs/FLUX.1-Krea-dev"),
 }
 FAMILIES = {"flux1": "fluxline.models.flux1.load"}
+QUANTIZED = {"flux1"}
+"""Families that say which of their layers may be held in fewer bits."""
 
 
 def entry_for(model: str) -> Entry:
@@ -52,9 +54,13 @@ def open_family(
     device: torch.device,
     dtype: torch.dtype,
     checkpoint_at: CheckpointAt,
+    precision: Precision,
 ) -> DiffusionModel[Any]:
     """Open a model with its family's `load`. Raises LoadError."""
     if family not in FAMILIES:
         raise ConfigError(f"no model family {family!r}; there is {', '.join(FAMILIES)}")
     load: Opener = import_module(FAMILIES[family]).load
-    return load(path, name=name, device=device, dtype=dtype, checkpoint_at=checkpoint_at)
+    options = {"precision": precision} if family in QUANTIZED else {}
+    if precision.is_kind and not options:
+        raise ConfigError(f"models of the family {family} cannot be quantized yet: use auto")
+    return load(path, name=name, device=device, dtype=dtype, checkpoint_at=checkpoint_at, **options)

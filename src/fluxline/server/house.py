@@ -151,6 +151,7 @@ def _pool(profile: Profile, settings: Settings, engine: str) -> Pool:
         WorkerCommand(
             model=profile.model,
             device=profile.device_of(member),
+            precision=profile.precision,
             engine=engine,
             member=member,
             members=profile.members,

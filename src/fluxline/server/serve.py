@@ -178,9 +178,11 @@ async def _tell_when_there(one: OnDemand) -> None:
         print(f"ready: {one.name} is loaded when it is asked for", flush=True)
     elif await one.settled() == "ready":
         info = one.models[0]
-        words = f"{info.name} on {info.device}, {info.dtype}"
+        words = f"{info.name} on {info.device}, {info.precision}"
         whose = "" if one.name == info.name else f"{one.name}, "
         print(f"ready: {whose}{words}", flush=True)
+        for note in info.notes:
+            print(f"note: {note}", flush=True)
 
 
 async def _first(*waits: Awaitable[object]) -> None:

@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import IO
 
 SAMPLE_BYTES = 4096  # of each tensor
 
@@ -23,11 +24,27 @@ def fingerprint(files: Sequence[Path]) -> str:
         with file.open("rb", buffering=0) as raw:
             header_bytes = int.from_bytes(raw.read(8), "little")
             header = raw.read(header_bytes)
-            digest.update(header)
-            for begin, end in _spans(header):
-                raw.seek(8 + header_bytes + begin)
-                digest.update(raw.read(min(end - begin, SAMPLE_BYTES)))
+            first = 8 + header_bytes
+            spans = [(first + begin, first + end) for begin, end in _spans(header)]
+            _add(digest, raw, header, spans)
     return digest.hexdigest()
+
+
+def fingerprint_of(file: Path, header_bytes: int, spans: Sequence[tuple[int, int]]) -> str:
+    """The same of a file of another kind, whose tensors lie at these bytes. Raises OSError."""
+    digest = hashlib.blake2b(digest_size=16)
+    with file.open("rb", buffering=0) as raw:
+        _add(digest, raw, raw.read(header_bytes), spans)
+    return digest.hexdigest()
+
+
+def _add(
+    digest: "hashlib.blake2b", raw: IO[bytes], header: bytes, spans: Sequence[tuple[int, int]]
+) -> None:
+    digest.update(header)
+    for begin, end in spans:
+        raw.seek(begin)
+        digest.update(raw.read(min(end - begin, SAMPLE_BYTES)))
 
 
 def _spans(header: bytes) -> list[tuple[int, int]]:

@@ -37,6 +37,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--fd", type=int, required=True, help="the socket shared with the fleet")
     parser.add_argument("--model", required=True)
     parser.add_argument("--device", required=True)
+    parser.add_argument("--precision", default="auto", help="how its weights are held")
     parser.add_argument("--share", default="0/1", help="of the cores: which/of how many workers")
     parser.add_argument("--engine", default="fluxline.engine:open_engine", help="module:factory")
     parser.add_argument("--log-level", default="info")
@@ -48,7 +49,7 @@ def _open(options: argparse.Namespace) -> Engine:
     module, _, factory = options.engine.partition(":")
     began = time.monotonic()
     opener = getattr(importlib.import_module(module), factory)
-    engine: Engine = opener(options.model, options.device, _die)
+    engine: Engine = opener(options.model, options.device, _die, precision=options.precision)
     took_s = time.monotonic() - began
     logging.getLogger("fluxline.worker").info("engine open after %.1f s", took_s)
     return engine

@@ -1,31 +1,33 @@
-"""Open a FLUX.1 from disk: diffusers' folder layout, or BFL's single file beside such a folder.
+"""Open a FLUX.1 from disk: diffusers' folder layout, or a single file of BFL's names inside one.
 
-Reads configurations and says which parts a folder lacks; the transformer's tensors are streamed by
-whoever is passed in as `checkpoint_at`. A model may say more of itself in a `fluxline.json`:
-trained sizes, defaults, a preview map.
+Reads configurations and says which parts a folder lacks; tensors are streamed by whoever is passed
+in as `checkpoint_at`, into layers that hold them as `precision` says. A model may say more of
+itself in a `fluxline.json`: trained sizes, defaults, a preview map.
 """
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import AutoencoderKL
-from transformers import AutoTokenizer, CLIPTextModel, T5EncoderModel
+from transformers import AutoTokenizer, CLIPTextModel, T5Config, T5EncoderModel
 from transformers.utils import logging as transformers_logging
 
 from fluxline.errors import ConfigError, LoadError
-from fluxline.models.base import Checkpoint, DynamicShift, ModelSpec
+from fluxline.models.base import Checkpoint, DynamicShift, Held, ModelSpec, Part, Precision
+from fluxline.models.flux1 import recipe
 from fluxline.models.flux1.model import Flux1, PreviewMap
 from fluxline.models.flux1.names import is_bfl, layout_for
 from fluxline.models.flux1.text import TextEncoders
 from fluxline.models.flux1.transformer import FluxConfig, FluxTransformer
 
-LEARNED = ("text_encoder", "text_encoder_2", "vae")
-PARTS = (*LEARNED, "tokenizer", "tokenizer_2", "scheduler")
+PARTS = ("text_encoder", "text_encoder_2", "vae", "tokenizer", "tokenizer_2", "scheduler")
+LOCAL = {"local_files_only": True, "trust_remote_code": False}  # left open, users are asked
 
 
 def load(
@@ -35,17 +37,18 @@ def load(
     device: torch.device,
     dtype: torch.dtype,
     checkpoint_at: Callable[[Path], Checkpoint],
+    precision: Precision,
 ) -> Flux1:
-    """Open the model at `path`, a folder or a single .safetensors file inside one.
+    """Open the model at `path`, a folder or a single .safetensors or .gguf file inside one.
 
     Raises LoadError: a part is missing, a config is wrong, or tensors do not fit.
     """
-    folder = path if path.is_dir() else path.parent
+    folder = folder_of(path)
     if absent := [part for part in PARTS if not (folder / part).is_dir()]:
         raise LoadError(f"{name} lacks {', '.join(f'{part}/' for part in absent)}")
     about = _json(folder / "fluxline.json") if (folder / "fluxline.json").exists() else {}
-    checkpoint = checkpoint_at(weights := _weights(path))
-    transformer = _transformer(checkpoint, weights, device, dtype)
+    config, of_transformer = transformer_part(path, checkpoint_at)
+    transformer, held = _transformer(config, of_transformer, device, dtype, precision)
     options = {"dtype": dtype, "local_files_only": True, "use_safetensors": True}
     with _reading("vae"):
         vae = AutoencoderKL.from_pretrained(
@@ -53,38 +56,127 @@ def load(
         )
     vae = vae.to(device, memory_format=torch.channels_last).eval()
     grid = 2 * 2 ** (len(vae.config.block_out_channels) - 1)
-    spec = _spec(name, about, transformer.config, _json_of(folder, "scheduler"), grid)
+    of_t5 = t5_part(path, checkpoint_at)
+    t5, t5_held = _t5(folder, of_t5, device, dtype, precision)
+    spec = replace(
+        _spec(name, about, config, _json_of(folder, "scheduler"), grid),
+        precision=held.precision,
+        notes=held.notes + _notes(held, t5_held),
+    )
+    clip_weights, vae_weights = (
+        _checkpoint(folder, part, checkpoint_at) for part in ("text_encoder", "vae")
+    )
     return Flux1(
         spec,
         transformer=transformer,
-        text=_text(folder, spec.text_length, device, dtype),
+        text=_text(folder, t5, spec.text_length, device, dtype),
         vae=vae,
-        weights=_fingerprint(checkpoint, *(checkpoint_at(folder / part) for part in LEARNED)),
+        weights=_fingerprint(
+            of_transformer.checkpoint, clip_weights, of_t5.checkpoint, vae_weights
+        ),
         preview=_preview(about.get("preview"), device),
+    )
+
+
+def parts(path: Path, checkpoint_at: Callable[[Path], Checkpoint]) -> tuple[Part, ...]:
+    """The parts of the model at `path` whose layers may be held in fewer bits. Raises LoadError."""
+    return transformer_part(path, checkpoint_at)[1], t5_part(path, checkpoint_at)
+
+
+def folder_of(path: Path) -> Path:
+    """The folder that a model lies in."""
+    return path if path.is_dir() else path.parent
+
+
+def transformer_part(
+    path: Path, checkpoint_at: Callable[[Path], Checkpoint]
+) -> tuple[FluxConfig, Part]:
+    """The transformer of the model at `path`, read no further than its names and shapes."""
+    weights = _weights(path)
+    checkpoint = checkpoint_at(weights)
+    about = (weights if weights.is_dir() else folder_of(path) / "transformer") / "config.json"
+    names = list(checkpoint.shapes)
+    if is_bfl(names):
+        said = _json(about) if about.exists() else {}
+        config = config_from_shapes(checkpoint.shapes, said.get("axes_dims_rope"))
+    else:
+        config = config_from_json(_json(about))
+    layout = layout_for(config, names)
+    return config, Part(
+        name="transformer", checkpoint=checkpoint, layout=layout, linears=recipe.TRANSFORMER
+    )
+
+
+def t5_part(path: Path, checkpoint_at: Callable[[Path], Checkpoint]) -> Part:
+    """The T5 encoder of the model at `path`, read no further than its names and shapes."""
+    checkpoint = _checkpoint(folder_of(path), "text_encoder_2", checkpoint_at)
+    return Part(
+        name="text_encoder_2",
+        checkpoint=checkpoint,
+        layout=recipe.t5_layout(list(checkpoint.shapes)),
+        linears=recipe.T5,
+        instead=recipe.T5_INSTEAD,
     )
 
 
 def _weights(path: Path) -> Path:
     """The transformer: the file given, the folder's transformer/, or BFL's file beside it."""
-    if path.is_file() or (path / "transformer").is_dir():
+    if path.is_file() or _holds_weights(path / "transformer"):
         return path if path.is_file() else path / "transformer"
-    if single := sorted(path.glob("flux1-*.safetensors")):
+    if single := sorted((*path.glob("flux1-*.safetensors"), *path.glob("flux1-*.gguf"))):
         return single[0]
-    raise LoadError("no transformer/ and no flux1-*.safetensors in the model's folder")
+    raise LoadError("no weights in transformer/, and no flux1-*.safetensors or .gguf beside it")
+
+
+def _holds_weights(folder: Path) -> bool:
+    return any(folder.glob("*.safetensors"))
 
 
 def _transformer(
-    checkpoint: Checkpoint, weights: Path, device: torch.device, dtype: torch.dtype
-) -> FluxTransformer:
-    if is_bfl(list(checkpoint.shapes)):
-        config = config_from_shapes(checkpoint.shapes)
-    else:
-        config = config_from_json(_json(weights / "config.json"))
+    config: FluxConfig,
+    part: Part,
+    device: torch.device,
+    dtype: torch.dtype,
+    precision: Precision,
+) -> tuple[FluxTransformer, Held]:
     with torch.device("meta"):
-        model = FluxTransformer(config)
-    model = model.to(dtype).to_empty(device=device)
-    checkpoint.fill(model, layout_for(config, list(checkpoint.shapes)))
-    return model.eval().requires_grad_(False)
+        model = FluxTransformer(config).to(dtype)
+    held = precision.place(model, part, device)
+    model.to_empty(device=device)
+    part.checkpoint.fill(model, part.layout)
+    return model.eval().requires_grad_(False), held
+
+
+def _t5(
+    folder: Path, part: Part, device: torch.device, dtype: torch.dtype, precision: Precision
+) -> tuple[torch.nn.Module, Held]:
+    """Read by transformers, or by us if a layer is to be held otherwise than transformers would."""
+    transformers_logging.disable_progress_bar()
+    if not precision.changes(part):
+        with _reading(part.name):
+            options = {"dtype": dtype, "use_safetensors": True, **LOCAL}
+            t5 = T5EncoderModel.from_pretrained(folder / part.name, **options)
+        return t5.to(device).eval(), Held()
+    with _reading(part.name), torch.device("meta"):
+        t5 = T5EncoderModel(T5Config.from_pretrained(folder / part.name, **LOCAL)).to(dtype)
+    held = precision.place(t5, part, device)
+    t5.to_empty(device=device)
+    t5.tie_weights()
+    part.checkpoint.fill(t5, part.layout)
+    return t5.eval().requires_grad_(False), held
+
+
+def _checkpoint(folder: Path, part: str, checkpoint_at: Callable[[Path], Checkpoint]) -> Checkpoint:
+    with _reading(part):
+        return checkpoint_at(folder / part)
+
+
+def _notes(transformer: Held, t5: Held) -> tuple[str, ...]:
+    """What the T5 encoder's precision is, if it is another than the transformer's."""
+    if t5.precision == transformer.precision:
+        return t5.notes
+    how = f"is held as {t5.precision}" if t5.precision else "is not quantized"
+    return (f"text_encoder_2 {how}", *t5.notes)
 
 
 def _fingerprint(*checkpoints: Checkpoint) -> str:
@@ -111,10 +203,12 @@ def config_from_json(config: Mapping[str, Any]) -> FluxConfig:
         raise ConfigError(f"transformer/config.json lacks {exc.args[0]!r}") from exc
 
 
-def config_from_shapes(shapes: Mapping[str, tuple[int, ...]]) -> FluxConfig:
+def config_from_shapes(
+    shapes: Mapping[str, tuple[int, ...]], axes: Sequence[int] | None = None
+) -> FluxConfig:
     """Read the numbers of a BFL single file off its tensors.
 
-    Only the axes are not in there: BFL's models give 16, 56, 56 of 128 channels.
+    Only the axes are not in there: if they are not given, BFL's, which are 16, 56, 56 of 128.
     """
     try:
         hidden, in_channels = shapes["img_in.weight"]
@@ -130,7 +224,7 @@ def config_from_shapes(shapes: Mapping[str, tuple[int, ...]]) -> FluxConfig:
             text_dim=shapes["txt_in.weight"][1],
             pooled_dim=shapes["vector_in.in_layer.weight"][1],
             guidance="guidance_in.in_layer.weight" in shapes,
-            axes=(eighth, (head_dim - eighth) // 2, (head_dim - eighth) // 2),
+            axes=tuple(axes or (eighth, *[(head_dim - eighth) // 2] * 2)),
         )
     except KeyError as exc:
         raise ConfigError(f"the checkpoint has no tensor {exc.args[0]!r}") from exc
@@ -172,22 +266,20 @@ def _shift(scheduler: Mapping[str, Any]) -> float | DynamicShift:
     return DynamicShift(**{key: scheduler[key] for key in names if key in scheduler})
 
 
-def _text(folder: Path, length: int, device: torch.device, dtype: torch.dtype) -> TextEncoders:
-    transformers_logging.disable_progress_bar()
-    local = {"local_files_only": True, "trust_remote_code": False}  # left open, users are asked
-    options = {**local, "dtype": dtype, "use_safetensors": True}
+def _text(
+    folder: Path, t5: torch.nn.Module, length: int, device: torch.device, dtype: torch.dtype
+) -> TextEncoders:
+    options = {"dtype": dtype, "use_safetensors": True, **LOCAL}
     with _reading("text_encoder"):
         clip = CLIPTextModel.from_pretrained(folder / "text_encoder", **options)
-    with _reading("text_encoder_2"):
-        t5 = T5EncoderModel.from_pretrained(folder / "text_encoder_2", **options)
     with _reading("tokenizer"):
-        words = AutoTokenizer.from_pretrained(folder / "tokenizer", **local)
+        words = AutoTokenizer.from_pretrained(folder / "tokenizer", **LOCAL)
     with _reading("tokenizer_2"):
-        words_2 = AutoTokenizer.from_pretrained(folder / "tokenizer_2", **local)
+        words_2 = AutoTokenizer.from_pretrained(folder / "tokenizer_2", **LOCAL)
     return TextEncoders(
         clip=clip.to(device).eval(),
         clip_tokenizer=words,
-        t5=t5.to(device).eval(),
+        t5=t5,
         t5_tokenizer=words_2,
         length=length,
     )
@@ -198,6 +290,8 @@ def _reading(part: str) -> Iterator[None]:
     """Name the part that diffusers or transformers could not read; they raise what they like."""
     try:
         yield
+    except LoadError as exc:
+        raise LoadError(f"{part}/ cannot be read: {exc.message}") from exc
     except Exception as exc:
         raise LoadError(f"{part}/ cannot be read ({type(exc).__name__})") from exc
 

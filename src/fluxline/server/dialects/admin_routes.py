@@ -113,7 +113,12 @@ def admin_router(service: Service) -> APIRouter:
             "gpus": gpus,
             "replicas": service.status.engines,
             "devices": [
-                {"model": info.name, "device": info.device, "dtype": info.dtype}
+                {
+                    "model": info.name,
+                    "device": info.device,
+                    "dtype": info.dtype,
+                    "precision": info.precision,
+                }
                 for info in service.models
             ],
         }

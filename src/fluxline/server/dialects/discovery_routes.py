@@ -81,4 +81,6 @@ def model(one: Standing) -> dict[str, Any]:
         "schedules": list(info.schedules),
         "device": info.device,
         "dtype": info.dtype,
+        "precision": info.precision,
+        "notes": list(info.notes),
     }

@@ -191,6 +191,8 @@ def _known(info: ModelInfo) -> dict[str, Any]:
         "samplers": list(info.samplers),
         "schedules": list(info.schedules),
         "dtype": info.dtype,
+        "precision": info.precision,
+        "notes": list(info.notes),
         "device": info.device,
     }
 

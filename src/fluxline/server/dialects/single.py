@@ -129,10 +129,9 @@ def memory_told(memory: Memory) -> dict[str, Any]:
 
 
 def model_type(info: ModelInfo) -> str:
-    """What is loaded, in the original's words: flux_bf16_gpu, flux_fp32_cpu."""
-    short = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}.get(info.dtype, info.dtype)
+    """What is loaded, in the original's words: flux_bf16_gpu, flux_fp4_gpu, flux_fp32_cpu."""
     place = "cpu" if info.device.startswith("cpu") else "gpu"
-    return f"flux_{short}_{place}"
+    return f"flux_{info.precision}_{place}"
 
 
 def _side(fields: Fields, name: str) -> int | None:
