@@ -1,11 +1,16 @@
 """Profiles and presets are read whole from the settings, and what is wrong is named."""
 
+import os
+import subprocess
+from pathlib import Path
+
 import pytest
 
 from fluxline.errors import ConfigError
 from fluxline.profiles import Preset
 from fluxline.settings import Settings, load_settings
 
+DEPLOY = Path(__file__).parents[1] / "deploy"
 FILE = """
 model = "hub/dev"
 precision = "nf4"
@@ -91,6 +96,41 @@ def test_ports_are_listed_on_the_command_line_and_in_the_file(listen, settings):
     assert settings(listen=listen).listen == {8000: "fp4", 8001: "bf16"}
 
 
+def test_the_example_serves_each_profile_on_a_port_of_its_own():
+    both = load_settings({"config": DEPLOY / "fluxline.toml"})
+
+    assert {one.name: one.precision for one in both.served()} == {"fp4": "fp4", "bf16": "bf16"}
+    assert both.listen == {8000: "fp4", 8001: "bf16"}
+    assert both.named_presets()["draft"].profile == "fp4"
+
+
+@pytest.mark.parametrize(
+    ("script", "flags", "cards", "port", "profile"),
+    [
+        ("start_api.sh", ["-g", "0,2"], "0,2", 8000, "fp4"),
+        ("start_bf16_api.sh", ["--drain-s", "5"], "all", 8001, "bf16"),
+    ],
+)
+def test_a_start_script_chooses_cards_profile_and_port(
+    script, flags, cards, port, profile, tmp_path
+):
+    program = tmp_path / "told"
+    program.write_text('#!/bin/sh\nprintf "%s\\n" "${CUDA_VISIBLE_DEVICES:-all}" "$@"\n')
+    program.chmod(0o755)
+    environment = {"PATH": os.environ["PATH"], "FLUXLINE": str(program)}
+    command = [DEPLOY.parent / script, *flags]
+    told = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
+
+    seen, verb, *words = told.stdout.split("\n")[:-1]
+    given = {
+        name.removeprefix("--").replace("-", "_"): value
+        for name, value in zip(words[::2], words[1::2], strict=True)
+    }
+    settings = load_settings({**given, "config": DEPLOY.parent / given["config"]})
+    assert (seen, verb, settings.port, settings.listen) == (cards, "serve", port, {})
+    assert [one.name for one in settings.served()] == [profile]
+
+
 @pytest.mark.parametrize(
     ("text", "flags", "said"),
     [
@@ -113,7 +153,16 @@ def test_ports_are_listed_on_the_command_line_and_in_the_file(listen, settings):
         ("[presets.x]\nstep = 1", {}, "presets.x.step; did you mean steps"),
         ("[presets.x]\nsteps = 0", {}, "presets.x.steps"),
         (FILE, {"memory_gb": 10}, "profile fp4 must say needs_gb"),
-        ("[profiles.a]\nneeds_gb = 11", {"memory_gb": 10}, "profile a needs 11 GiB, more"),
+        (
+            '[profiles.a]\nneeds_gb = 11\nload = "lazy"',
+            {"memory_gb": 10},
+            "profile a needs 11 GiB, more",
+        ),
+        (
+            '[profiles.a]\nneeds_gb = 6\n[profiles.b]\nneeds_gb = 5\nload = "lazy"',
+            {"memory_gb": 10},
+            "profile b needs 5 GiB beside the 6 of the eager ones, more than memory_gb",
+        ),
         (
             "[profiles.a]\nneeds_gb = 6\n[profiles.b]\nneeds_gb = 6",
             {"memory_gb": 10},

@@ -106,13 +106,16 @@ PRESETS: Mapping[str, Preset] = {
 
 def misfit(profiles: Iterable[Profile], limit_bytes: int) -> str:
     """Say why profiles can not share so much memory; nothing where they can."""
-    eager_bytes = 0
+    profiles = list(profiles)
     for one in profiles:
         if one.needs_gb is None:
             return f"profile {one.name} must say needs_gb, since memory_gb bounds what is loaded"
-        if one.needs_bytes > limit_bytes:
-            return f"profile {one.name} needs {one.needs_gb:g} GiB, more than memory_gb"
-        eager_bytes += 0 if one.is_lazy else one.needs_bytes
-    if eager_bytes > limit_bytes:
-        return f"the eager profiles need {eager_bytes / GIB:g} GiB, more than memory_gb"
+    eager = [one for one in profiles if not one.is_lazy]
+    stays_bytes = sum(one.needs_bytes for one in eager)
+    if stays_bytes > limit_bytes:
+        return f"the eager profiles need {stays_bytes / GIB:g} GiB, more than memory_gb"
+    for one in profiles:
+        if one.is_lazy and stays_bytes + one.needs_bytes > limit_bytes:
+            beside = f" beside the {stays_bytes / GIB:g} of the eager ones" if eager else ""
+            return f"profile {one.name} needs {one.needs_gb:g} GiB{beside}, more than memory_gb"
     return ""

@@ -50,13 +50,15 @@ GRPC_IDLE_S = 60.0
 
 
 def _cards(given: Any) -> Any:  # Any: what stands there; pydantic checks what comes out
-    return [part.strip() for part in given.split(",")] if isinstance(given, str) else given
+    if not isinstance(given, str):
+        return given
+    return [part.strip() for part in given.split(",") if part.strip()]
 
 
 def _listeners(given: Any) -> Any:
     if not isinstance(given, str):
         return given
-    pairs = [part.partition("=") for part in given.split(",")]
+    pairs = [part.partition("=") for part in given.split(",") if part.strip()]
     if not all(sign for _, sign, _ in pairs):
         raise ValueError("must be PORT=PROFILE, with commas between")
     return {port.strip(): profile.strip() for port, _, profile in pairs}

@@ -9,9 +9,9 @@ from typing import Annotated
 import typer
 
 from fluxline import __version__
-from fluxline.cli import keys
+from fluxline.cli import keys, models
+from fluxline.cli.doctor import doctor
 from fluxline.cli.generate import generate
-from fluxline.cli.models import models
 from fluxline.cli.serve import serve
 
 app = typer.Typer(
@@ -34,7 +34,8 @@ def options(
 
 app.command()(serve)
 app.command()(generate)
-app.command()(models)
+app.command()(doctor)
+app.add_typer(models.app, name="models")
 app.add_typer(keys.app, name="keys")
 
 
