@@ -86,7 +86,7 @@ def _machine() -> Iterator[Finding]:
 
     build = f"Python {platform.python_version()}, torch {torch.__version__}"
     yield Finding("fluxline", "ok", f"{__version__} on {build}, {platform.machine()}")
-    ram, cores = psutil.virtual_memory(), len(_cores())
+    ram, cores = psutil.virtual_memory(), _cores()
     free = f"{ram.available / GIB:.1f} of {ram.total / GIB:.1f} GiB free"
     kernels = torch.backends.cpu.get_cpu_capability()
     yield Finding("cpu", "ok", f"{cores} cores, {kernels}; memory {free}")
@@ -113,10 +113,10 @@ def _card(number: int) -> str:
     return f"{card.name}, {memory}; multiplies {', '.join(able) or 'fp32'}"
 
 
-def _cores() -> Iterable[int]:
+def _cores() -> int:
     if hasattr(os, "sched_getaffinity"):
-        return os.sched_getaffinity(0)
-    return range(os.cpu_count() or 1)
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _extras() -> Iterator[Finding]:

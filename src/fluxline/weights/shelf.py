@@ -8,6 +8,7 @@ import hashlib
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import httpx2
@@ -15,7 +16,6 @@ import msgspec
 from huggingface_hub import HfApi, constants, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from huggingface_hub.file_download import repo_folder_name
-from huggingface_hub.utils import filter_repo_objects
 
 from fluxline.errors import LoadError
 
@@ -52,7 +52,7 @@ def pull(repo: str, patterns: Sequence[str], revision: str | None = None) -> Man
         told = HfApi().model_info(repo, revision=revision, files_metadata=True)
         commit, siblings = told.sha or "", told.siblings or []
         hashes = {one.rfilename: one.lfs.sha256 if one.lfs else None for one in siblings}
-        wanted = sorted(filter_repo_objects(hashes, allow_patterns=list(patterns)))
+        wanted = [name for name in hashes if any(fnmatchcase(name, p) for p in patterns)]
         folder = Path(snapshot_download(repo, revision=commit, allow_patterns=list(patterns)))
     files = {name: _kept(folder / name) for name in wanted}
     for name, kept in files.items():
