@@ -97,6 +97,7 @@ class GenerationRequest:
     mask: bytes | None = None  # the file that says what of the source is redrawn; None: all
     references: tuple[bytes, ...] = ()  # files of pictures that are looked at
     model: str | None = None  # None: the server's default
+    profile: str | None = None  # who shall draw it; None: as the model says. Read by the fleet
     params: SamplingParams = field(default_factory=SamplingParams)
     plan: tuple[Planned, ...] = ()  # every picture by itself, in place of n, seed and params
     spread: int = 1  # most replicas that may share its pictures; read by the fleet
@@ -138,6 +139,7 @@ class ImageResult:
     image_tokens: int = 0  # that it drew
     score: float | None = None  # how good it is, if top_k was asked; more is better
     scorer: ScorerName | None = None  # who says so; only a clip has read the prompt
+    profile: str = ""  # who drew it; written by the fleet, read by the doors
     stored: str | None = None  # its key in the store; written by the service, read by the doors
     backend: Backend = "native"
     warnings: tuple[str, ...] = ()  # e.g. drawn smaller and resampled
@@ -254,6 +256,11 @@ class ModelInfo:
         wide, high = side * math.sqrt(aspect), side / math.sqrt(aspect)
         return _side(wide, self.max_width), _side(high, self.max_height)
 
+    def scaled(self, factor: float) -> tuple[int, int]:
+        """The native size (width, height) times a factor, in px."""
+        wide, high = self.native_width * factor, self.native_height * factor
+        return _side(wide, self.max_width), _side(high, self.max_height)
+
     def _distance(self, size: tuple[int, int], aspect: float) -> tuple[float, float]:
         """How far a size is from a shape, and from the native area."""
         area = size[0] * size[1] / (self.native_width * self.native_height)
@@ -282,6 +289,7 @@ class EngineStats:
     batch_tokens: int = 0  # budget of one forward, now
     device_bytes: int = 0  # of the card, that tensors hold; 0 on a CPU
     device_bytes_reserved: int = 0
+    process_bytes: int = 0  # of the machine, that the process holds
 
 
 def check_pictures(request: GenerationRequest, info: ModelInfo) -> None:

@@ -7,14 +7,15 @@ A flag beats a variable, a variable beats the file, the file beats the default.
 import difflib
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
+    NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     SettingsError,
@@ -22,6 +23,18 @@ from pydantic_settings import (
 )
 
 from fluxline.errors import ConfigError
+from fluxline.profiles import (
+    GIB,
+    PRESETS,
+    Card,
+    Device,
+    Load,
+    Memory,
+    Precision,
+    Preset,
+    Profile,
+    misfit,
+)
 
 ENV_PREFIX = "FLUXLINE_"
 KEYS_VARIABLE = "API_KEYS"  # as the gRPC server before us called it
@@ -31,6 +44,29 @@ DEFAULT_MODEL = "default"
 
 _KUBERNETES_LINKS = ("FLUXLINE_PORT_", "FLUXLINE_SERVICE_")
 """Variables Kubernetes sets in every container beside a service named fluxline; not ours."""
+
+GRPC_IDLE_S = 60.0
+"""After which the profile that is for gRPC is unloaded, as the gRPC server before us did."""
+
+
+def _cards(given: Any) -> Any:  # Any: what stands there; pydantic checks what comes out
+    if not isinstance(given, str):
+        return given
+    return [part.strip() for part in given.split(",") if part.strip()]
+
+
+def _listeners(given: Any) -> Any:
+    if not isinstance(given, str):
+        return given
+    pairs = [part.partition("=") for part in given.split(",") if part.strip()]
+    if not all(sign for _, sign, _ in pairs):
+        raise ValueError("must be PORT=PROFILE, with commas between")
+    return {port.strip(): profile.strip() for port, _, profile in pairs}
+
+
+Port = Annotated[int, Field(ge=0, le=65535)]
+Table = Mapping[str, Any]  # Any: TOML; what it means is checked where the value is made
+Made = TypeVar("Made", bound=BaseModel)
 
 
 class Settings(BaseSettings):
@@ -46,17 +82,43 @@ class Settings(BaseSettings):
     )
     host: str = Field("127.0.0.1", min_length=1, description="address to listen on")
     port: int = Field(8080, ge=0, le=65535, description="port to listen on; 0 picks a free one")
-    device: Literal["auto", "cuda", "mps", "cpu"] = Field(
-        "auto", description="where the model runs; auto takes the best there is"
+    profile: str = Field(
+        "",
+        description="profiles to serve, with commas between, the first for requests that name "
+        "none; empty: all of the file",
     )
-    precision: Literal[
-        "auto", "bf16", "fp32", "int8", "int8-dynamic", "fp8", "nf4", "nf4-double", "hqq4", "fp4"
-    ] = Field(
+    device: Device = Field("auto", description="where the model runs; auto takes the best there is")
+    devices: Annotated[tuple[Card, ...], NoDecode, BeforeValidator(_cards)] = Field(
+        (), description="numbers of the cards to run on, with commas between; none: as they come"
+    )
+    precision: Precision = Field(
         "auto",
         description="how weights are held; auto takes what is fast here, or what the files have",
     )
-    replicas: int = Field(
-        1, ge=1, le=64, description="worker processes: one a device, or a share of the CPU's cores"
+    replicas: int | None = Field(
+        None,
+        ge=1,
+        le=64,
+        description="worker processes: one a device, or a share of the CPU's cores; absent: one "
+        "for each of devices, else one",
+    )
+    memory: Memory = Field(
+        "resident", description="where the weights are while the model is loaded"
+    )
+    load: Load = Field(
+        "eager", description="load the model when the server starts, or when it is first asked for"
+    )
+    idle_unload_s: float | None = Field(
+        None, gt=0, description="seconds without work after which a lazy model is unloaded"
+    )
+    memory_gb: float | None = Field(
+        None,
+        gt=0,
+        description="GiB that loaded profiles may take together; beyond, the one that was used "
+        "least recently is unloaded",
+    )
+    listen: Annotated[Mapping[Port, str], NoDecode, BeforeValidator(_listeners)] = Field(
+        {}, description="further ports, each with the profile of who names none: 8000=fp4,8001=bf16"
     )
     data: Path | None = Field(
         None,
@@ -147,6 +209,11 @@ class Settings(BaseSettings):
     grpc_port: int | None = Field(
         None, ge=0, le=65535, description="port for gRPC; 0 picks a free one; absent: no gRPC"
     )
+    grpc_profile: str = Field(
+        "",
+        description="profile that draws what gRPC asks for; empty: the first. A lazy one is "
+        "unloaded after a minute unless it says otherwise",
+    )
     grpc_exclusive: bool = Field(
         True, description="draw for one gRPC Generate at a time, and not for one of each key"
     )
@@ -158,6 +225,60 @@ class Settings(BaseSettings):
         dict.fromkeys(("gpt-image-1", "gpt-image-2", "dall-e-2", "dall-e-3"), DEFAULT_MODEL),
         description="further names a request may call a model by; accepted, never listed",
     )
+    profiles: Mapping[str, Table] = Field(
+        {}, description="named ways to draw; what one does not say, the options above say"
+    )
+    presets: Mapping[str, Table] = Field(
+        {}, description="named bundles of parameters, besides draft, standard, high and ultra"
+    )
+
+    def served(self) -> tuple[Profile, ...]:
+        """The profiles to serve, the first of them for who names none. Raises ConfigError.
+
+        Without any in the file the options make one, which is called as its model is.
+        """
+        known = {name: self._profile(name, table) for name, table in self.profiles.items()}
+        if not known:
+            alone = self._profile("", {})
+            known = {alone.name: alone}
+        names = [name.strip() for name in self.profile.split(",") if name.strip()] or [*known]
+        self._check_names("profile", names, known)
+        chosen = tuple(known[name] for name in dict.fromkeys(names))
+        served = {one.name: one for one in chosen}
+        self._check_names("listen", self.listen.values(), served)
+        self._check_names("grpc_profile", filter(None, [self.grpc_profile]), served)
+        for one in chosen:
+            self._check_names(f"profiles.{one.name}.fallback", filter(None, [one.fallback]), known)
+        if self.memory_gb is not None and (why := misfit(chosen, int(self.memory_gb * GIB))):
+            raise ConfigError(why)
+        return chosen
+
+    def named_presets(self) -> Mapping[str, Preset]:
+        """The presets by their names. Raises ConfigError."""
+        found = dict(PRESETS)
+        for name, table in self.presets.items():
+            usual = PRESETS[name].model_dump() if name in PRESETS else {}
+            found[name] = _made(Preset, f"presets.{name}", {**usual, **table})
+            if self.profiles:
+                wanted = filter(None, [found[name].profile])
+                self._check_names(f"presets.{name}.profile", wanted, self.profiles)
+        return found
+
+    def _profile(self, name: str, table: Table) -> Profile:
+        options = {key: getattr(self, key) for key in _OF_PROFILE if key not in table}
+        if {**options, **table}.get("load") != "lazy":
+            options.pop("idle_unload_s", None)
+        elif name and name == self.grpc_profile and options.get("idle_unload_s", 1) is None:
+            options["idle_unload_s"] = GRPC_IDLE_S
+        where = f"profiles.{name}" if name else "model"
+        made = _made(Profile, where, {**options, **table, "name": name or "-"})
+        return made if name else made.model_copy(update={"name": made.model_name})
+
+    def _check_names(self, option: str, names: Iterable[str], known: Mapping[str, object]) -> None:
+        for name in names:
+            if name not in known:
+                message = f"option {option}: no profile {name!r} here; there is {', '.join(known)}"
+                raise ConfigError(message)
 
     def data_folder(self, port: int) -> Path:
         """Where the server on that port keeps its jobs; made if it is not there.
@@ -217,13 +338,33 @@ def load_settings(flags: Mapping[str, object] | None = None) -> Settings:
     if keys := os.environ.get(KEYS_VARIABLE):
         given.setdefault("api_keys", keys)
     try:
-        return Settings(**given)
+        settings = Settings(**given)
+        settings.served()
+        settings.named_presets()
+        return settings
     except ValidationError as exc:
         raise ConfigError("; ".join(_in_words(error) for error in exc.errors())) from exc
     except SettingsError as exc:
         raise ConfigError(f"a {ENV_PREFIX}* variable cannot be read: {exc.__cause__}") from exc
     except tomllib.TOMLDecodeError as exc:
         raise ConfigError(f"the configuration file is not valid TOML: {exc}") from exc
+
+
+_OF_PROFILE = tuple(
+    name
+    for name in Profile.model_fields
+    if name in Settings.model_fields and name != "queue_limit"  # the server's is for all together
+)
+"""What a profile may leave to the option of the same name."""
+
+
+def _made(kind: type[Made], where: str, values: Table) -> Made:
+    """Make a profile or a preset of a table. Raises ConfigError naming what is wrong."""
+    try:
+        return kind(**values)
+    except ValidationError as exc:
+        words = [_in_words(error, where, kind) for error in exc.errors()]
+        raise ConfigError("; ".join(words)) from exc
 
 
 def _without_links(source: PydanticBaseSettingsSource) -> PydanticBaseSettingsSource:
@@ -260,9 +401,12 @@ def _refuse_unknown_variables() -> None:
             raise ConfigError(f"unknown variable {name}{hint}")
 
 
-def _in_words(error: Any) -> str:  # Any: pydantic's ErrorDetails, whose input is anything
-    name = ".".join(str(part) for part in error["loc"])
+def _in_words(error: Any, where: str = "", kind: type[BaseModel] = Settings) -> str:
+    # Any: pydantic's ErrorDetails, whose input is anything
+    name = ".".join(str(part) for part in (*filter(None, [where]), *error["loc"]))
     if error["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(name, Settings.model_fields, n=1)
+        near = difflib.get_close_matches(str(error["loc"][-1]), kind.model_fields, n=1)
         return f"unknown option {name}" + (f"; did you mean {near[0]}?" if near else "")
+    if error["type"] == "value_error":
+        return f"option {name}: {error['ctx']['error']}"
     return f"option {name}: {error['msg']}; got {error['input']!r}"

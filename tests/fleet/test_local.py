@@ -329,7 +329,7 @@ def test_back_off_doubles_up_to_a_limit_and_is_forgiven():
 
 def test_every_option_of_a_worker_is_on_its_command_line():
     command = WorkerCommand(
-        model="big", device="cuda", member=1, members=2, log_level="debug", log_format="json"
+        model="big", device="cuda:1", member=1, members=2, log_level="debug", log_format="json"
     )
 
     spelt = command.argv(7)

@@ -30,7 +30,7 @@ def accept(store: JobStore, *names: str, **fields) -> None:
 
 
 def claimed(store: JobStore, limit: int = 99, holder: str = "a") -> list[str]:
-    return [row.id for row in store.claim(holder, lease_s=10, limit=limit)]
+    return [row.id for row in store.claim(holder, profiles=[""], lease_s=10, limit=limit)]
 
 
 def test_an_accepted_job_is_there_after_the_store_is_opened_again(opened, store, clock):
@@ -45,13 +45,13 @@ def test_the_picture_a_job_starts_from_is_kept_until_it_is_done(opened, store, c
     accept(store, "y")
     assert JobStore(opened(), clock=clock).source("x") == bytes(range(256))
     assert store.source("y") is None
-    store.finish(store.claim("a", lease_s=10, limit=1)[0].token, "[]")
+    store.finish(store.claim("a", profiles=[""], lease_s=10, limit=1)[0].token, "[]")
     assert store.source("x") is None
 
 
 def test_a_job_that_failed_keeps_its_picture_until_it_is_forgotten(store, clock):
     accept(store, "x", source=b"picture")
-    (claim,) = store.claim("a", lease_s=10, limit=2)
+    (claim,) = store.claim("a", profiles=[""], lease_s=10, limit=2)
     store.fail(claim.token, "internal_error", "no")
     assert store.source("x") == b"picture"
     clock.now += 100
@@ -61,7 +61,7 @@ def test_a_job_that_failed_keeps_its_picture_until_it_is_forgotten(store, clock)
 
 def test_of_a_job_that_nobody_wants_no_picture_is_kept(store):
     accept(store, "waits", "runs", source=b"picture")
-    (claim,) = store.claim("a", lease_s=10, limit=1)
+    (claim,) = store.claim("a", profiles=[""], lease_s=10, limit=1)
     store.drop(claim.token)
     store.cancel("waits")
     store.cancel("runs")
@@ -70,7 +70,7 @@ def test_of_a_job_that_nobody_wants_no_picture_is_kept(store):
 
 def test_a_claimed_job_is_finished_with_its_result(store, clock):
     accept(store, "x")
-    (claim,) = store.claim("a", lease_s=10, limit=5)
+    (claim,) = store.claim("a", profiles=[""], lease_s=10, limit=5)
     clock.now += 3
     assert store.finish(claim.token, "[1]")
     found = store.get("x")
@@ -117,7 +117,7 @@ def test_servers_that_accept_at_once_keep_the_limit_they_have_together(store, op
 
 def test_an_end_whose_answer_was_lost_is_written_again_and_is_one_end(store):
     accept(store, "x", "y", "z")
-    x, y, z = store.claim("a", lease_s=10, limit=3)
+    x, y, z = store.claim("a", profiles=[""], lease_s=10, limit=3)
     for _ in range(2):
         assert store.finish(x.token, "[1]")
         assert store.fail(y.token, "out_of_memory", "no")
@@ -132,10 +132,10 @@ def test_what_is_no_id_of_a_job_finds_none(store, name):
 
 def test_a_lost_lease_goes_to_the_next_and_the_old_fence_writes_nothing(store, clock):
     accept(store, "x")
-    (old,) = store.claim("a", lease_s=10, limit=1)
+    (old,) = store.claim("a", profiles=[""], lease_s=10, limit=1)
     clock.now += 11
     assert [row.id for row in store.end_expired_leases()] == ["x"]
-    (new,) = store.claim("b", lease_s=10, limit=1)
+    (new,) = store.claim("b", profiles=[""], lease_s=10, limit=1)
     assert store.renew("a", [old.token], lease_s=10) == {}
     assert not store.finish(old.token, "late")
     assert not store.fail(old.token, "x", "late")
@@ -147,7 +147,7 @@ def test_a_lost_lease_goes_to_the_next_and_the_old_fence_writes_nothing(store, c
 
 def test_a_renewed_lease_is_not_lost(store, clock):
     accept(store, "x")
-    (claim,) = store.claim("a", lease_s=10, limit=1)
+    (claim,) = store.claim("a", profiles=[""], lease_s=10, limit=1)
     clock.now += 9
     assert store.renew("a", [claim.token], lease_s=10) == {"x": False}
     clock.now += 9
@@ -168,7 +168,7 @@ def test_a_job_that_was_lost_again_and_again_fails_and_says_so(store, clock):
 def test_a_job_given_back_loses_no_attempt(store):
     accept(store, "x")
     for _ in range(5):
-        (claim,) = store.claim("a", lease_s=10, limit=1)
+        (claim,) = store.claim("a", profiles=[""], lease_s=10, limit=1)
         assert store.put_back(claim.token)
     assert store.get("x").attempts == 0
 
@@ -258,7 +258,7 @@ def test_claims_go_by_priority_then_in_turn_between_owners_then_by_age(store, cl
 
 def test_cancelling_ends_what_waits_and_asks_who_runs(store):
     accept(store, "x", "y")
-    (claim,) = store.claim("a", lease_s=10, limit=1)
+    (claim,) = store.claim("a", profiles=[""], lease_s=10, limit=1)
     assert store.cancel("y").state == JobState.CANCELLED
     assert store.cancel("x").state == JobState.RUNNING
     assert store.renew("a", [claim.token], lease_s=10) == {"x": True}
@@ -288,7 +288,7 @@ def test_a_cancelled_job_that_also_had_its_attempts_is_cancelled(store, clock):
 
 def test_a_failed_job_can_be_tried_again(store):
     accept(store, "x")
-    (claim,) = store.claim("a", lease_s=10, limit=1)
+    (claim,) = store.claim("a", profiles=[""], lease_s=10, limit=1)
     store.fail(claim.token, "out_of_memory", "no memory")
     assert store.get("x").error_code == "out_of_memory"
     again = store.retry("x", WIDE)
@@ -370,7 +370,7 @@ def test_a_retry_waits_for_nobody_and_has_no_deadline_and_keeps_to_the_limits(st
 
 def test_what_is_given_back_and_not_wanted_is_cancelled(store):
     accept(store, "x")
-    (claim,) = store.claim("a", lease_s=10, limit=1)
+    (claim,) = store.claim("a", profiles=[""], lease_s=10, limit=1)
     store.cancel("x")
     assert store.put_back(claim.token)
     assert store.get("x").state == JobState.CANCELLED
@@ -379,7 +379,7 @@ def test_what_is_given_back_and_not_wanted_is_cancelled(store):
 def _work(url: str) -> None:
     database = Database(url)
     store = JobStore(database)
-    while claims := store.claim(f"p{os.getpid()}", lease_s=0.5, limit=2):
+    while claims := store.claim(f"p{os.getpid()}", profiles=[""], lease_s=0.5, limit=2):
         for claim in claims:
             store.finish(claim.token, str(os.getpid()))
     database.close()
@@ -399,3 +399,32 @@ def test_kill_9_of_holders_loses_no_job(database_url, database):
         store.end_leases_of(f"p{process.pid}")
     _work(database_url)
     assert store.counts() == {JobState.DONE: 30}
+
+
+def test_only_jobs_of_the_asked_profiles_are_claimed(store):
+    for name, profile in (("a", "fp4"), ("b", "bf16"), ("c", "fp4")):
+        accept(store, name, profile=profile)
+
+    taken = store.claim("me", profiles=["bf16", "else"], lease_s=10, limit=9)
+    rest = store.claim("me", profiles=["fp4"], lease_s=10, limit=9)
+
+    assert [[row.id for row in rows] for rows in (taken, rest)] == [["b"], ["a", "c"]]
+
+
+def test_a_profile_may_have_a_limit_of_its_own(store):
+    limits = Limits(waiting=9, of_profile=1)
+    store.accept(job("a", profile="fp4"), limits)
+    with pytest.raises(QueueFull, match="1 requests wait for fp4; at most 1 may"):
+        store.accept(job("b", profile="fp4"), limits)
+    store.accept(job("c", profile="bf16"), limits)
+
+
+def test_what_waits_for_profiles_that_are_gone_is_adopted_where_nobody_else_can_have_them(
+    store, database
+):
+    accept(store, "kept", profile="fp4")
+    accept(store, "gone", profile="old")
+
+    assert store.adopt(["fp4", "bf16"], "bf16") == (0 if database.is_shared else 1)
+    assert store.get("kept").profile == "fp4"
+    assert store.get("gone").profile == ("old" if database.is_shared else "bf16")

@@ -24,7 +24,7 @@ def accept(store, name="x"):
 
 
 def end(store):
-    for row in store.claim("a", lease_s=10, limit=9):
+    for row in store.claim("a", profiles=[""], lease_s=10, limit=9):
         store.finish(row.token, "[]")
 
 

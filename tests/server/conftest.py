@@ -20,6 +20,7 @@ from fluxline.server.uploads import Uploads
 from fluxline.service import Loras, Service
 from fluxline.storage import open_pictures
 from tests.running import Running
+from tests.service.conftest import alone
 from tests.worker.fake_engine import FakeEngine
 
 LIMITS = {"body_limit_bytes": 40_000, "upload_limit_bytes": 400_000}
@@ -99,7 +100,7 @@ def lora_folder(tmp_path):
 @pytest.fixture
 async def service(replica, database, pictures, lora_folder):
     service = Service(
-        replica,
+        alone(replica),
         JobStore(database),
         pictures,
         queue_limit=64,

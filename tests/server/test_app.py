@@ -179,7 +179,11 @@ async def test_probes_tell_alive_from_ready(http, replica):
     assert (ready.status_code, ready.json()["status"]) == (503, "starting")
     assert "the model is loading" in envelope(ready)["message"]
     replica.state, replica.reason = "ready", ""
-    assert (await http.get("/health/ready")).json() == {"status": "ready", "models": ["fake"]}
+    assert (await http.get("/health/ready")).json() == {
+        "status": "ready",
+        "models": ["fake"],
+        "profiles": {"fake": "ready"},
+    }
 
 
 @pytest.mark.parametrize(

@@ -59,5 +59,6 @@ async def test_image_hosts_names_where_pictures_are_fetched(built, listener):
 
 @pytest.mark.parametrize(("stuck_s", "patience"), [(30.0, 30.0), (0.0, None)])
 async def test_stuck_s_is_the_patience_with_a_worker(stuck_s, patience, built):
-    [replica] = built(stuck_s=stuck_s).replica._members
+    [pool] = [one._inner for one in built(stuck_s=stuck_s).router]
+    [replica] = pool._members
     assert replica._patience.stuck_s == patience

@@ -49,7 +49,7 @@ async def test_a_scraper_reads_what_happened(http):
     assert told['fluxline_rejected_total{reason="invalid_value"}'] == 1
     assert told['fluxline_images_total{backend="native",model="fake"}'] == 2
     assert told['fluxline_stage_seconds_sum{stage="denoise"}'] == 1.0
-    assert told['fluxline_engine_rows_total{replica="0"}'] == 6
+    assert told['fluxline_engine_rows_total{profile="fake",replica="0"}'] == 6
     assert told["fluxline_queue_depth"] == 0
     assert told["fluxline_replicas_ready"] == 1
     assert (await http.get("/metrics/prometheus")).text.count("# TYPE") > 15

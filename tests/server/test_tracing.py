@@ -27,6 +27,7 @@ from tests.images.pictures import photo
 from tests.otlp import collecting, collecting_by_grpc, values
 from tests.server.conftest import LIMITS, InlineReplica
 from tests.server.dialects.test_mcp import client_of, served
+from tests.service.conftest import alone
 
 URL, JOBS = "/v1/images/generations", "/v1/jobs"
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
@@ -51,7 +52,7 @@ def tracing(collector):
 
 @pytest.fixture
 async def service(replica, database, pictures, tracing):
-    service = Service(replica, JobStore(database), pictures, queue_limit=64, tracing=tracing)
+    service = Service(alone(replica), JobStore(database), pictures, queue_limit=64, tracing=tracing)
     await service.start()
     yield service
     await service.close()
@@ -295,14 +296,16 @@ class Busy(InlineReplica):
 async def test_a_job_is_in_its_trace_when_another_server_draws_it(
     replica, engine, database, pictures, tracing, collector
 ):
-    busy = Service(Busy(engine), JobStore(database), pictures, queue_limit=4, tracing=tracing)
+    busy = Service(
+        alone(Busy(engine)), JobStore(database), pictures, queue_limit=4, tracing=tracing
+    )
     await busy.start()
     with tracing.answer("door", {"traceparent": f"00-{TRACE}-{PARENT}-01"}, {}):
         asked = GenerationRequest(id="job_1", prompt="a fox", seed=7)
         async with await busy.submit(asked, Terms(is_attended=False)):
             pass
     await busy.close()
-    free = Service(replica, JobStore(database), pictures, queue_limit=4, tracing=tracing)
+    free = Service(alone(replica), JobStore(database), pictures, queue_limit=4, tracing=tracing)
     await free.start()
     await ended(free)
     await free.close()

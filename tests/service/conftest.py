@@ -4,7 +4,10 @@ import asyncio
 
 import pytest
 
+from fluxline.fleet.on_demand import OnDemand
+from fluxline.fleet.router import Router
 from fluxline.jobs import Database, JobStore
+from fluxline.profiles import Profile
 from fluxline.request import CancelledEvent, EngineStats, Failed, GenerationRequest
 from fluxline.service import Service
 from fluxline.storage import open_pictures
@@ -83,7 +86,7 @@ def opened(replica, store, pictures):
 
     async def make(replica=replica, pictures=pictures, **options):
         options = {"queue_limit": 2, "aliases": ALIASES, **options}
-        service = Service(replica, store, pictures, **options)
+        service = Service(alone(replica), store, pictures, **options)
         await service.start()
         return service
 
@@ -96,6 +99,11 @@ async def service(opened, replica):
     yield service
     await replica.stop()
     await service.close()
+
+
+def alone(replica):
+    """A router of one profile, which is that replica."""
+    return Router([OnDemand(Profile(name="fake", model="fake"), lambda: replica)])
 
 
 async def until(truth):

@@ -1,6 +1,7 @@
 """The life of a request, over a replica whose every word the test speaks."""
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
@@ -14,6 +15,7 @@ from fluxline.errors import (
     WorkerDied,
 )
 from fluxline.request import CancelledEvent, Done, Failed, Queued, Started
+from fluxline.service import Wish
 from fluxline.service.pace import Pace
 from tests.service.conftest import picture, request, until
 from tests.worker.fake_engine import INFO
@@ -75,7 +77,9 @@ async def test_a_ticket_yields_every_event_and_ends(service, replica):
             publish(event)
         heard = [event async for event in ticket]
 
-    assert heard == [Queued("a"), *said]
+    queued, started, ready, done = heard
+    assert [queued, started, done] == [Queued("a"), Started("a"), Done("a")]
+    assert ready.image == replace(said[1].image, profile="fake")
     assert replica.cancelled == []
 
 
@@ -98,7 +102,7 @@ async def test_nothing_is_admitted_before_the_model_is_loaded(service, replica):
     with pytest.raises(NotReady, match="the model is loading"):
         await service.submit(request())
     with pytest.raises(NotReady):
-        service.model(None)
+        await service.roster.opened("fake")
 
 
 async def test_a_request_waits_while_the_model_is_loaded(service, replica, monkeypatch):
@@ -109,24 +113,25 @@ async def test_a_request_waits_while_the_model_is_loaded(service, replica, monke
         return "ready"
 
     monkeypatch.setattr(replica, "settled", settled)
-    replica.state = "starting"
-    first, second = (asyncio.create_task(service.opened()) for _ in range(2))
+    replica.state = "restarting"
+    opened = service.roster.opened
+    first, second = (asyncio.create_task(opened("fake")) for _ in range(2))
     await asyncio.sleep(0)
     with pytest.raises(QueueFull, match="at most 2"):
-        await service.opened()
+        await opened("fake")
     assert not first.done()
 
     loaded.set()
     await asyncio.gather(first, second)
-    monkeypatch.setattr("fluxline.service.service.LONGEST_OPENING_S", 0.01)
+    monkeypatch.setattr("fluxline.service.roster.LONGEST_OPENING_S", 0.01)
     loaded.clear()
     with pytest.raises(NotReady):
-        await service.opened()
+        await opened("fake")
 
 
 @pytest.mark.parametrize("name", [None, "", "fake", "default", "dall-e-3", "other"])
 def test_a_model_goes_by_its_name_its_aliases_and_none(name, service):
-    assert service.model(name) is INFO
+    assert service.roster.standing(Wish(model=name)).info is INFO
 
 
 async def test_an_unknown_model_is_refused_and_the_known_are_named(service):

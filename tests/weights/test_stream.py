@@ -106,6 +106,6 @@ def test_a_name_that_is_nothing_says_what_would_be():
         locate("flux9")
 
 
-def test_offline_a_hub_id_says_what_to_do():
-    with pytest.raises(LoadError, match="hf download nobody/nothing"):
+def test_a_model_that_was_not_pulled_says_how_to():
+    with pytest.raises(LoadError, match="fluxline models pull nobody/nothing"):
         locate("nobody/nothing")

@@ -9,9 +9,9 @@ from typing import Annotated
 import typer
 
 from fluxline import __version__
-from fluxline.cli import keys
+from fluxline.cli import keys, models
+from fluxline.cli.doctor import doctor
 from fluxline.cli.generate import generate
-from fluxline.cli.models import models
 from fluxline.cli.quantize import quantize
 from fluxline.cli.serve import serve
 
@@ -35,8 +35,9 @@ def options(
 
 app.command()(serve)
 app.command()(generate)
-app.command()(models)
+app.command()(doctor)
 app.command()(quantize)
+app.add_typer(models.app, name="models")
 app.add_typer(keys.app, name="keys")
 
 

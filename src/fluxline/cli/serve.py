@@ -10,7 +10,10 @@ import typer
 from fluxline.errors import ConfigError
 from fluxline.settings import Settings, load_settings
 
-NOT_FLAGS = {"aliases", "api_keys"}  # a table; secrets, which a list of processes would show
+NOT_FLAGS = {"aliases", "profiles", "presets", "api_keys"}
+"""Tables; secrets, which a list of processes would show."""
+LISTS = {"devices", "listen"}  # as text, with commas between
+SHORT = {"devices": "-g"}  # as the dual service's start scripts have it
 
 
 def serve(**flags: Any) -> None:  # Any: the values of the flags made below
@@ -34,12 +37,16 @@ def _flag(name: str) -> inspect.Parameter:
     if get_origin(kind) is Literal:
         choices = " | ".join(get_args(kind))
         return _parameter(name, str, f"{field.description}: {choices}", field.default)
+    if name in LISTS:
+        return _parameter(name, str, field.description or "", None)
     return _parameter(name, kind, field.description or "", field.default)
 
 
 def _parameter(name: str, kind: Any, text: str, default: object) -> inspect.Parameter:
     shown = None if default is None else str(default)
-    option = typer.Option(help=text, show_default=shown or False)
+    flag = f"--{name.replace('_', '-')}"
+    spelt = (flag, SHORT[name]) if name in SHORT else ()
+    option = typer.Option(*spelt, help=text, show_default=shown or False)
     return inspect.Parameter(
         name,
         inspect.Parameter.KEYWORD_ONLY,

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import psutil
 import torch
 
 from fluxline.request import EngineStats
@@ -42,4 +43,5 @@ class Tally:
             batch_tokens=batch_tokens,
             device_bytes=torch.cuda.memory_allocated(device) if is_cuda else 0,
             device_bytes_reserved=torch.cuda.memory_reserved(device) if is_cuda else 0,
+            process_bytes=psutil.Process().memory_info().rss,
         )

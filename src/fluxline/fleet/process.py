@@ -19,7 +19,7 @@ class WorkerCommand:
     """What to start, and what it is told on its command line."""
 
     model: str
-    device: str
+    device: str  # as the engine understands it, "cuda:1" for one card of many
     precision: str = "auto"
     engine: str = ENGINE  # module:factory, imported in the worker only
     member: int = 0  # which of so many workers it is:
@@ -35,7 +35,7 @@ class WorkerCommand:
         options = {
             "--fd": fd,
             "--model": self.model,
-            "--device": self.device if self.members == 1 else f"{self.device}:{self.member}",
+            "--device": self.device,
             "--precision": self.precision,
             "--share": f"{self.member}/{self.members}",
             "--engine": self.engine,

@@ -6,7 +6,8 @@ from typing import Literal, Protocol
 from fluxline.errors import FluxlineError
 from fluxline.request import EngineStats, Event, GenerationRequest, ModelInfo
 
-ReplicaState = Literal["starting", "ready", "restarting", "failed", "stopped"]
+ReplicaState = Literal["unloaded", "starting", "ready", "restarting", "failed", "stopped"]
+"""Unloaded: it holds no memory, and is loaded when it is wanted."""
 Publish = Callable[[Event | FluxlineError], None]
 """Takes a request's events in order; an error instead means it was refused and nothing follows."""
 

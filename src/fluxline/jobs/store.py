@@ -51,6 +51,7 @@ class NewJob:
     owner: str = ""
     idempotency_key: str | None = None
     door: str = "jobs"
+    profile: str = ""
     cost: float = 0.0
     priority: int = 0
     rank: int = 0
@@ -63,10 +64,12 @@ class NewJob:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What the queue may hold at most. of_owner counts what waits and what runs."""
+    """What the queue may hold at most. of_owner counts what waits and what runs; of_profile what
+    waits for the profile of the job that is let in."""
 
     waiting: int
     cost: float = float("inf")
+    of_profile: int | None = None
     of_owner: int | None = None
 
 
@@ -88,7 +91,7 @@ class JobStore:
         with self._database.writing_alone() as db:  # the limits are those of all servers together
             if known := self._known(db, new.owner, new.idempotency_key, new.fingerprint):
                 return known, False
-            self._refuse_beyond(db, limits, owner=new.owner, cost=new.cost)
+            self._refuse_beyond(db, limits, owner=new.owner, profile=new.profile, cost=new.cost)
             row = {
                 **asdict(new),
                 "created_at": self._clock(),
@@ -174,7 +177,9 @@ class JobStore:
             if found is None or owner not in (None, found.owner):
                 return None
             if found.state in (JobState.FAILED, JobState.CANCELLED):
-                self._refuse_beyond(db, limits, owner=found.owner, cost=found.cost)
+                self._refuse_beyond(
+                    db, limits, owner=found.owner, profile=found.profile, cost=found.cost
+                )
                 db.execute(
                     update(jobs)
                     .where(jobs.c.id == job_id)
@@ -200,10 +205,14 @@ class JobStore:
 
     # ---- the holders' side
 
-    def claim(self, holder: str, *, lease_s: float, limit: int) -> list[JobRow]:
-        """Take up to `limit` jobs: by priority, then in turn between owners, then by age."""
+    def claim(
+        self, holder: str, *, profiles: Sequence[str], lease_s: float, limit: int
+    ) -> list[JobRow]:
+        """Take up to `limit` jobs of those profiles: by priority, then in turn between owners,
+        then by age."""
+        asked = {"asks": holder, "profiles": list(profiles), "most": limit}
         with self._database.writing_alone() as db:  # who else claims would choose the same
-            ids = list(db.scalars(next_in_turn(), {"asks": holder, "most": limit}))
+            ids = list(db.scalars(next_in_turn(), asked))
             if not ids:
                 return []
             waiting = select(jobs.c.id).where(jobs.c.id.in_(ids), jobs.c.state == JobState.QUEUED)
@@ -223,6 +232,17 @@ class JobStore:
             )
             rows = db.execute(select(jobs).where(jobs.c.id.in_(free))).mappings()
             return sorted((JobRow.of(row) for row in rows), key=lambda row: ids.index(row.id))
+
+    def adopt(self, profiles: Sequence[str], heir: str) -> int:
+        """Give an heir the waiting jobs of all other profiles, and return how many they were.
+
+        Only where no other server can have these profiles: who shares a database leaves them.
+        """
+        if self._database.is_shared:
+            return 0
+        strange = and_(jobs.c.state == JobState.QUEUED, jobs.c.profile.not_in(profiles))
+        with self._database.writing() as db:
+            return db.execute(update(jobs).where(strange).values(profile=heir)).rowcount
 
     def renew(
         self, holder: str, tokens: Sequence[tuple[str, int]], *, lease_s: float
@@ -361,7 +381,9 @@ class JobStore:
             raise InvalidParams(message, field="Idempotency-Key")
         return None if row is None else JobRow.of(row)
 
-    def _refuse_beyond(self, db: Connection, limits: Limits, *, owner: str, cost: float) -> None:
+    def _refuse_beyond(
+        self, db: Connection, limits: Limits, *, owner: str, profile: str, cost: float
+    ) -> None:
         waiting = select(func.count(), func.coalesce(func.sum(jobs.c.cost), 0.0)).where(
             jobs.c.state == JobState.QUEUED
         )
@@ -371,6 +393,12 @@ class JobStore:
             raise QueueFull(message, retry_after_s=1.0)
         if ahead and ahead + cost > limits.cost:
             raise QueueFull("the queue holds as much work as it may", retry_after_s=1.0)
+        if limits.of_profile is not None:
+            same = and_(jobs.c.state == JobState.QUEUED, jobs.c.profile == profile)
+            count = db.scalar(select(func.count()).where(same)) or 0
+            if count >= limits.of_profile:
+                message = f"{count} requests wait for {profile}; at most {limits.of_profile} may"
+                raise QueueFull(message, retry_after_s=1.0)
         if limits.of_owner is not None:
             states = (JobState.QUEUED, JobState.RUNNING)
             mine = and_(jobs.c.owner == owner, jobs.c.state.in_(states))

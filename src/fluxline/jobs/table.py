@@ -52,6 +52,7 @@ jobs = Table(
     Column("fingerprint", String(64), nullable=False),  # sha256 of what was asked
     Column("door", String(32), nullable=False),  # the dialect that asked
     Column("request", Text, nullable=False),  # JSON of what shall be drawn
+    Column("profile", String(255), nullable=False),  # who shall draw it
     Column("cost", Float, nullable=False),  # predicted, in pixels x evaluations
     Column("priority", Integer, nullable=False),  # before all others
     Column("rank", Integer, nullable=False),  # before its owner's others
@@ -120,6 +121,7 @@ class JobRow:
     fingerprint: str
     door: str
     request: str
+    profile: str
     cost: float
     priority: int
     rank: int

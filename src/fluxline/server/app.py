@@ -1,6 +1,6 @@
 """The HTTP application: routes, error handlers and middleware put together around a service."""
 
-from collections.abc import AsyncGenerator, Collection
+from collections.abc import AsyncGenerator, Collection, Mapping
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 
@@ -14,6 +14,7 @@ from fluxline.errors import FluxlineError
 from fluxline.jobs import KeyRing
 from fluxline.server import envelope
 from fluxline.server.auth import Auth
+from fluxline.server.choice import Ports
 from fluxline.server.dialects.a1111_routes import a1111_router
 from fluxline.server.dialects.admin_routes import admin_router
 from fluxline.server.dialects.bfl_routes import bfl_router
@@ -51,12 +52,14 @@ def create_app(
     has_grpc: bool = False,
     pages: Collection[str] = (),
     tracing: Tracing = OFF,
+    by_port: Mapping[int, str] | None = None,
 ) -> FastAPI:
     """Make the application of a service. Starts nothing and listens nowhere.
 
     ring: the keys that are good; None: no key is asked for. opens_metrics: not for the metrics.
     has_grpc: gRPC is served beside this. pages: origins whose pages may call, "*" for all.
-    tracing: whom each exchange is told to.
+    tracing: whom each exchange is told to. by_port: profiles of who names none, by the ports that
+    callers come by.
     """
     mcp = mcp_door(service, links, uploads, max_n=max_n)
     app = _empty(mcp, uploads)
@@ -70,6 +73,8 @@ def create_app(
         pages=pages,
         tracing=tracing,
     )
+    if by_port:
+        app.add_middleware(Ports, by_port=by_port)
     for router in (
         health_router(service),
         discovery_router(service, max_n=max_n, max_batch=max_batch, has_mcp=is_installed()),

@@ -20,16 +20,15 @@ from fluxline.request import (
     ScheduleName,
     random_seed,
 )
+from fluxline.server.choice import Choice, read_priority
 from fluxline.server.fields import Fields, MissingParam, UnsupportedParam
 from fluxline.server.uploads import FIELDS
-from fluxline.service import Service
 from fluxline.settings import DEFAULT_MODEL
 
 PROMPT_LIMIT = 32_000  # characters
 LARGEST_SIDE = 65_535  # px; the model's own limit is checked by the model
 MOST_STEPS = 10_000
 LARGEST_SCALE = 1_000.0
-MOST_PRIORITY = 10
 LONGEST_DEADLINE_S = 86_400
 MOST_NAMED = 16  # unknown fields; a body may have thousands
 
@@ -55,17 +54,16 @@ class BlankPrompt(InvalidParams):
 
 
 def read_request(
-    fields: Fields, service: Service, *, max_n: int, request_id: str
+    fields: Fields, choice: Choice, *, max_n: int, request_id: str
 ) -> GenerationRequest:
     """Read what is to be drawn, but for the pictures to draw from, which `uploads` reads.
 
-    Raises RequestError naming the field that is wrong, NotReady.
+    Raises RequestError naming the field that is wrong.
     """
     prompt = read_prompt(fields)
     n = fields.integer("n", low=1, high=max_n) or 1
     fields.skip(*FIELDS)
-    info = service.model(fields.text("model"))
-    params = _params(fields)
+    params = choice.fill(_params(fields), has_shape=fields.has(*FIELDS))
     output_format = read_format(fields, usual="png")
     compression = fields.integer("output_compression", low=0, high=100)
     seed = _seed(fields, n)
@@ -78,7 +76,9 @@ def read_request(
         prompt=prompt,
         seed=seed,
         n=n,
-        model=info.name,
+        model=choice.info.name,
+        profile=choice.profile,
+        priority=read_priority(fields),
         params=params,
         output_format=output_format,
         compression=compression,
@@ -159,11 +159,6 @@ def _lora(value: object, k: int) -> LoraRef:
     return LoraRef(name, 1.0 if strength is None else strength)
 
 
-def read_priority(fields: Fields) -> int:
-    """Read the rank of a request among its owner's; 0 is usual, and more goes first."""
-    return fields.integer("priority", low=-MOST_PRIORITY, high=MOST_PRIORITY) or 0
-
-
 def read_deadline(fields: Fields) -> float | None:
     """Read in how many seconds a request must be done."""
     return fields.number("deadline_s", low=0, high=LONGEST_DEADLINE_S)
@@ -199,7 +194,7 @@ def warnings_of(fields: Fields, request: GenerationRequest) -> list[str]:
     if request.output_format == "png" and request.compression is not None:
         warnings.append("output_compression has no effect on png")
     asked = fields.text("model")
-    if asked and asked not in (request.model, DEFAULT_MODEL):
+    if asked and asked not in (request.model, request.profile, DEFAULT_MODEL):
         warnings.append(f"{asked[:64]} is an alias here: drawn by {request.model}")
     sides = [name for name in ("width", "height") if fields.given(name)]
     if fields.given("size") and sides:

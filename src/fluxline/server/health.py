@@ -38,7 +38,7 @@ def health_router(service: Service) -> APIRouter:
         """Answer 200 when a picture can be asked for, 503 with the reason when not."""
         status = service.status
         if status.state == "ready":
-            return {"status": "ready", "models": status.models}
+            return {"status": "ready", "models": status.models, "profiles": states(status)}
         return refused(status)
 
     async def startup() -> Any:  # Any: a dict, or a whole response
@@ -46,7 +46,7 @@ def health_router(service: Service) -> APIRouter:
         status = service.status
         if status.state in ("starting", "failed"):
             return refused(status)
-        return {"status": "started", "models": status.models}
+        return {"status": "started", "models": status.models, "profiles": states(status)}
 
     def refused(status: Status) -> Response:
         return envelope.failure(
@@ -55,8 +55,15 @@ def health_router(service: Service) -> APIRouter:
             kind="server_error",
             code=(DatabaseDown if status.state == "cut_off" else NotReady).code,
             headers={"retry-after": "2"},
-            extra={"status": status.state, "reason": status.reason},
+            extra={
+                "status": status.state,
+                "reason": status.reason,
+                "profiles": states(status),
+            },
         )
+
+    def states(status: Status) -> dict[str, str]:
+        return {one.name: one.state for one in status.profiles}
 
     async def health() -> dict[str, Any]:
         """Tell how things stand. Always 200: probes ask the other three."""
@@ -67,6 +74,7 @@ def health_router(service: Service) -> APIRouter:
             "reason": status.reason,
             "version": VERSION,
             "models": status.models,
+            "profiles": states(status),
             "waiting": status.waiting,
             "running": status.running,
             "replicas": status.engines,

@@ -7,17 +7,23 @@ import contextlib
 import logging
 import socket
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from fastapi import FastAPI
 
 from fluxline.errors import ConfigError
+from fluxline.fleet.budget import Budget
 from fluxline.fleet.local import LocalReplica
+from fluxline.fleet.on_demand import OnDemand
 from fluxline.fleet.pool import Pool
 from fluxline.fleet.process import WorkerCommand
+from fluxline.fleet.router import Router
 from fluxline.fleet.watch import Patience
 from fluxline.jobs import Database, JobStore, KeyRing, WebhookStore
 from fluxline.loras import LoraFolder
+from fluxline.profiles import GIB, Profile
 from fluxline.server.app import create_app
 from fluxline.server.connection import listen
 from fluxline.server.dialects.webhooks import Webhooks
@@ -27,7 +33,7 @@ from fluxline.server.outside import Outside
 from fluxline.server.reader import Reader
 from fluxline.server.uploads import Uploads
 from fluxline.service import Loras, Service
-from fluxline.settings import DEFAULT_MODEL, Settings
+from fluxline.settings import Settings
 from fluxline.storage import Pictures, open_pictures
 from fluxline.tracing import OFF, Tracing, is_wanted
 
@@ -38,7 +44,7 @@ _log = logging.getLogger(__name__)
 class Ground:
     """What a server stands on."""
 
-    listener: socket.socket
+    listeners: Mapping[socket.socket, str]  # each with the profile of who names none; "": as usual
     database: Database
     pictures: Pictures
     ring: KeyRing | None  # None: no key is asked for
@@ -49,7 +55,7 @@ class Ground:
 class House:
     """What stands on it, and does not work yet."""
 
-    replica: Pool
+    router: Router
     service: Service
     webhooks: Webhooks
     uploads: Uploads
@@ -59,6 +65,10 @@ class House:
 def prepare(settings: Settings, stack: contextlib.ExitStack) -> Ground:
     """Open what the server stands on, before a model is loaded. Raises ConfigError, NotReady."""
     listener = stack.enter_context(listen(settings.host, settings.port))
+    listeners = {listener: ""} | {
+        stack.enter_context(listen(settings.host, port)): profile
+        for port, profile in settings.listen.items()
+    }
     port = listener.getsockname()[1]
     database = Database(settings.database_url(port))
     stack.callback(database.close)
@@ -75,18 +85,16 @@ def prepare(settings: Settings, stack: contextlib.ExitStack) -> Ground:
     tracing = _tracing(settings.otlp_endpoint)
     stack.callback(tracing.close)
     return Ground(
-        listener=listener, database=database, pictures=pictures, ring=ring, tracing=tracing
+        listeners=listeners, database=database, pictures=pictures, ring=ring, tracing=tracing
     )
 
 
 def build(settings: Settings, ground: Ground, engine: str) -> House:
     """Build what serves, on one event loop. engine: the module:factory that the workers open."""
     database, pictures = ground.database, ground.pictures
-    patience = Patience(stuck_s=settings.stuck_s or None)
-    commands = _commands(settings, engine)
-    replica = Pool([LocalReplica(command, patience=patience) for command in commands])
+    router = _router(settings, engine)
     service = Service(
-        replica,
+        router,
         JobStore(database),
         pictures,
         queue_limit=settings.queue_limit,
@@ -97,7 +105,8 @@ def build(settings: Settings, ground: Ground, engine: str) -> House:
         holder=f"{uuid.uuid4()}" if database.is_shared else "local",
         tracing=ground.tracing,
         loras=Loras(LoraFolder(settings.lora_folder()), fetches=settings.lora_hub),
-        aliases={settings.model: DEFAULT_MODEL, **settings.aliases},  # a hub id names what it is
+        aliases=settings.aliases,
+        presets=settings.named_presets(),
     )
     links = Links(pictures, database.secret, base_url=settings.public_url)
     webhooks = Webhooks(WebhookStore(database), links, Outside(settings.webhook_hosts))
@@ -120,28 +129,43 @@ def build(settings: Settings, ground: Ground, engine: str) -> House:
         pages=[page.strip().rstrip("/") for page in settings.cors.split(",") if page.strip()],
         opens_metrics=settings.open_metrics or is_loopback(settings.host),
         tracing=ground.tracing,
+        by_port={one.getsockname()[1]: name for one, name in ground.listeners.items() if name},
     )
-    return House(replica=replica, service=service, webhooks=webhooks, uploads=uploads, app=app)
+    return House(router=router, service=service, webhooks=webhooks, uploads=uploads, app=app)
 
 
-def _commands(settings: Settings, engine: str) -> list[WorkerCommand]:
-    """How each replica's worker is begun."""
-    return [
+def _router(settings: Settings, engine: str) -> Router:
+    """The profiles, which share what memory there is for them."""
+    limit_gb = settings.memory_gb
+    budget = Budget(None if limit_gb is None else int(limit_gb * GIB))
+    members = [
+        OnDemand(profile, partial(_pool, profile, settings, engine), budget=budget)
+        for profile in settings.served()
+    ]
+    budget.tenants = members
+    return Router(members)
+
+
+def _pool(profile: Profile, settings: Settings, engine: str) -> Pool:
+    """The replicas of a profile."""
+    patience = Patience(stuck_s=settings.stuck_s or None)
+    commands = [
         WorkerCommand(
-            model=settings.model,
-            device=settings.device,
-            precision=settings.precision,
+            model=profile.model,
+            device=profile.device_of(member),
+            precision=profile.precision,
             engine=engine,
             loras=str(settings.lora_folder()),
             lora_bytes=int(settings.lora_gb * 2**30),
             fetches_loras=settings.lora_hub,
             member=member,
-            members=settings.replicas,
+            members=profile.members,
             log_level=settings.log_level,
             log_format=settings.log_format,
         )
-        for member in range(settings.replicas)
+        for member in range(profile.members)
     ]
+    return Pool([LocalReplica(command, patience=patience) for command in commands])
 
 
 def _tracing(endpoint: str) -> Tracing:

@@ -6,7 +6,7 @@ import gc
 import logging
 import signal
 import socket
-from collections.abc import AsyncGenerator, Awaitable, Coroutine, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Coroutine, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +14,9 @@ import uvicorn
 from fastapi import FastAPI
 
 from fluxline.errors import ConfigError, NotReady, StorageError
-from fluxline.fleet.pool import Pool
+from fluxline.fleet.on_demand import OnDemand
 from fluxline.fleet.process import ENGINE
+from fluxline.fleet.router import Router
 from fluxline.server.connection import Connection, allow_many_connections
 from fluxline.server.house import Ground, House, build, prepare
 from fluxline.server.origin import is_loopback
@@ -56,7 +57,7 @@ async def _serve(settings: Settings, ground: Ground, engine: str) -> int:
     house = build(settings, ground, engine)
     gc.freeze()  # what is there now stays: no later look needs to go through it
     gc.enable()
-    service, replica = house.service, house.replica
+    service, router = house.service, house.router
     try:
         await _try_out(ground.pictures)
         rpc = await _open_rpc(settings, house, ground)
@@ -65,34 +66,34 @@ async def _serve(settings: Settings, ground: Ground, engine: str) -> int:
         _log.error("%s", exc.message)
         return EXIT_CANNOT_START
     with _signals() as signals:
-        async with _opened(house, ground.listener, rpc) as serving:
-            _announce(ground.listener, settings, rpc)
+        async with _opened(house, [*ground.listeners], rpc) as serving:
+            _announce(ground.listeners, settings, rpc)
             health = _tell_health(rpc, service)
-            with _meanwhile(_tell_when_ready(replica), health, house.webhooks.run()):
-                await _first(signals.get(), replica.ended(), asyncio.shield(serving))
-                is_broken = replica.state == "failed"
+            with _meanwhile(_tell_when_ready(router), health, house.webhooks.run()):
+                await _first(signals.get(), router.ended(), asyncio.shield(serving))
+                is_broken = router.state == "failed"
                 if not is_broken:
                     await _wind_down(service, signals, settings.drain_s)
     if is_broken:
-        _log.error("cannot go on: %s", replica.reason)
+        _log.error("cannot go on: %s", router.reason)
         return EXIT_CANNOT_START
     return EXIT_OK
 
 
 @contextlib.asynccontextmanager
 async def _opened(
-    house: House, listener: socket.socket, rpc: "GrpcServer | None"
+    house: House, listeners: Sequence[socket.socket], rpc: "GrpcServer | None"
 ) -> AsyncGenerator[asyncio.Task[None]]:
     """Load the model and let callers in; yield what serves them. At the end see them out."""
     server = _Server(_config(house.app))
     open_lines = contextlib.AsyncExitStack()
     await open_lines.enter_async_context(house.app.router.lifespan_context(house.app))
-    house.replica.start()
-    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    house.router.start()
+    serving = asyncio.create_task(server.serve(sockets=[*listeners]))
     try:
         yield serving
     finally:
-        await house.replica.stop()
+        await house.router.stop()
         await house.service.close()
         await open_lines.aclose()  # uvicorn would wait for them first
         server.should_exit = True
@@ -143,6 +144,7 @@ async def _open_rpc(settings: Settings, house: House, ground: Ground) -> "GrpcSe
         ground.ring,
         house.uploads,
         is_exclusive=settings.grpc_exclusive,
+        profile=settings.grpc_profile,
     )
     rpc = GrpcServer(door, f"{_shown(settings.host)}:{settings.grpc_port}", ground.tracing)
     await rpc.start()
@@ -166,10 +168,19 @@ async def _wind_down(service: Service, signals: "asyncio.Queue[int]", drain_s: f
     await _first(service.drain(drain_s), signals.get())
 
 
-async def _tell_when_ready(replica: Pool) -> None:
-    if await replica.settled() == "ready":
-        info = replica.models[0]
-        print(f"ready: {info.name} on {info.device}, {info.precision}", flush=True)
+async def _tell_when_ready(router: Router) -> None:
+    """Say of each profile when it can draw; of a lazy one that it will."""
+    await asyncio.gather(*map(_tell_when_there, router))
+
+
+async def _tell_when_there(one: OnDemand) -> None:
+    if one.profile.is_lazy:
+        print(f"ready: {one.name} is loaded when it is asked for", flush=True)
+    elif await one.settled() == "ready":
+        info = one.models[0]
+        words = f"{info.name} on {info.device}, {info.precision}"
+        whose = "" if one.name == info.name else f"{one.name}, "
+        print(f"ready: {whose}{words}", flush=True)
         for note in info.notes:
             print(f"note: {note}", flush=True)
 
@@ -223,15 +234,25 @@ def _signals() -> Iterator["asyncio.Queue[int]"]:
             loop.remove_signal_handler(number)
 
 
-def _announce(listener: socket.socket, settings: Settings, rpc: "GrpcServer | None") -> None:
-    port = listener.getsockname()[1]
-    where = f"http://{_shown(settings.host)}:{port}"
+def _announce(
+    listeners: Mapping[socket.socket, str], settings: Settings, rpc: "GrpcServer | None"
+) -> None:
+    (main, _), *others = listeners.items()
+    where = f"http://{_shown(settings.host)}:{_port(main)}"
     if rpc:
         where += f" and for gRPC on port {rpc.port}"
-    loads = f"listens on {where} and loads {settings.model}"
+    for listener, profile in others:
+        where += f" and for {profile} on port {_port(listener)}"
+    eager = [one.model for one in settings.served() if not one.is_lazy]
+    loads = f"listens on {where}" + (f" and loads {', '.join(eager)}" if eager else "")
     print(f"Fluxline {version('fluxline')} {loads}", flush=True)
     if settings.insecure and not is_loopback(settings.host):
         _log.warning("listening on %s: whoever can reach it can draw, without a key", settings.host)
+
+
+def _port(listener: socket.socket) -> int:
+    port: int = listener.getsockname()[1]
+    return port
 
 
 def _shown(host: str) -> str:

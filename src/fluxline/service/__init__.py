@@ -4,6 +4,17 @@ from fluxline.service.feed import Ticket
 from fluxline.service.loras import Loras
 from fluxline.service.record import Drawn
 from fluxline.service.service import Drawing, Service
-from fluxline.service.terms import Caller, Status, Terms
+from fluxline.service.terms import Caller, Standing, Status, Terms, Wish
 
-__all__ = ["Caller", "Drawing", "Drawn", "Loras", "Service", "Status", "Terms", "Ticket"]
+__all__ = [
+    "Caller",
+    "Drawing",
+    "Drawn",
+    "Loras",
+    "Service",
+    "Standing",
+    "Status",
+    "Terms",
+    "Ticket",
+    "Wish",
+]

@@ -35,16 +35,24 @@ class Admission:
             self._at_the_door -= 1
 
     @contextmanager
-    def granted(self, work: float, caller: Caller, terms: Terms | None = None) -> Iterator[Limits]:
+    def granted(
+        self,
+        work: float,
+        caller: Caller,
+        terms: Terms | None = None,
+        *,
+        of_profile: int | None = None,
+    ) -> Iterator[Limits]:
         """Let work in, within the limits that the job store keeps for all servers together.
 
-        It is not counted if it is refused all the same. Raises QueueFull, DeadlineExceeded.
+        of_profile: requests that may wait for its profile. It is not counted if it is refused all
+        the same. Raises QueueFull, DeadlineExceeded.
         """
         self.vet(work)
         if terms is not None:
             self._refuse_late(work, terms)
         with self._quota.spent(caller.owner, caller.rate, work):
-            yield self._limits(caller)
+            yield self._limits(caller, of_profile)
 
     async def paced(self, asked: Awaitable[T], work: float) -> T:
         """Ask the job store to let work in; should it be full, say when to come again."""
@@ -77,10 +85,11 @@ class Admission:
                 retry_after_s=self.retry_s(ahead),
             )
 
-    def _limits(self, caller: Caller) -> Limits:
+    def _limits(self, caller: Caller, of_profile: int | None) -> Limits:
         per_cost_s = self._register.pace.seconds(1.0)
         return Limits(
             waiting=self.queue_limit,
             cost=self._queue_s / per_cost_s if per_cost_s else float("inf"),
             of_owner=caller.most_open,
+            of_profile=of_profile,
         )

@@ -22,7 +22,8 @@ from fluxline.errors import (
     NotReady,
     StorageError,
 )
-from fluxline.fleet.replica import Replica
+from fluxline.fleet.on_demand import OnDemand
+from fluxline.fleet.router import Router
 from fluxline.jobs import JobRow, JobStore
 from fluxline.request import (
     CancelledEvent,
@@ -59,6 +60,7 @@ class Held:
     row: JobRow
     feed: Feed
     trace: JobTrace
+    drawn_by: OnDemand
     is_cancelled: bool = False
     is_drawn: bool = False  # only its pictures' store is waited for
 
@@ -74,7 +76,7 @@ class Dispatcher:
         self,
         store: JobStore,
         clerk: Clerk,
-        replica: Replica,
+        router: Router,
         pictures: Pictures,
         *,
         holder: str,
@@ -83,7 +85,7 @@ class Dispatcher:
         tracing: Tracing,
     ) -> None:
         self._store, self._clerk = store, clerk
-        self._replica, self._pictures = replica, pictures
+        self._router, self._pictures = router, pictures
         self._holder, self._window = holder, window
         self._feed_of, self._tracing = feed_of, tracing
         self._held: dict[str, Held] = {}
@@ -119,7 +121,7 @@ class Dispatcher:
         if held is None:
             return False
         held.is_cancelled = True
-        self._replica.cancel(job_id)
+        self._router.cancel(job_id)
         return True
 
     def holds(self, job_id: str) -> bool:
@@ -155,23 +157,28 @@ class Dispatcher:
             await endured(self._noticed(self._claim()))
 
     async def _claim(self) -> None:
-        while (room := self._room()) > 0:
+        for one, profiles in self._router.takers():
+            await self._claim_for(one, profiles)
+
+    async def _claim_for(self, one: OnDemand, profiles: list[str]) -> None:
+        """Claim what is there for these profiles, as far as the one that draws it has room."""
+        while (room := self._room(one)) > 0:
             rows = await self._clerk.do(
-                self._store.claim, self._holder, lease_s=LEASE_S, limit=room
+                self._store.claim, self._holder, profiles=profiles, lease_s=LEASE_S, limit=room
             )
             self.is_cut_off = False
             for row in rows:
-                await self._take(row)
+                await self._take(row, one)
             if len(rows) < room:
                 return
 
-    def _room(self) -> int:
-        if not self._is_claiming or self._replica.state != "ready":
+    def _room(self, one: OnDemand) -> int:
+        if not self._is_claiming or one.state not in ("ready", "unloaded"):
             return 0
-        drawing = sum(not held.is_drawn for held in self._held.values())
-        return self._window * self._replica.ready - drawing
+        drawing = sum(h.drawn_by is one and not h.is_drawn for h in self._held.values())
+        return self._window * one.ready - drawing
 
-    async def _take(self, row: JobRow) -> None:
+    async def _take(self, row: JobRow, one: OnDemand) -> None:
         if mine := self._held.get(row.id):  # the lease was lost, and nobody else claimed it
             if mine.is_cancelled:
                 await self._written(partial(self._store.put_back, row.token))
@@ -180,7 +187,7 @@ class Dispatcher:
             return
         feed = self._feed_of(row)
         trace = JobTrace(self._tracing, row, feed.request)
-        held = self._held[row.id] = Held(row=row, feed=feed, trace=trace)
+        held = self._held[row.id] = Held(row=row, feed=feed, trace=trace, drawn_by=one)
         self._idle.clear()
         task = asyncio.create_task(self._carry(held), name=f"service.carry {row.id}")
         self._carrying.add(task)
@@ -237,7 +244,7 @@ class Dispatcher:
             request = replace(record.request_of(row), priority=row.priority, owner=row.owner)
             if record.needs_pictures(request):
                 request = await self._with_pictures(request, held)
-            self._replica.submit(request, held.trace.hearing(news.put_nowait))
+            self._router.submit(request, held.trace.hearing(news.put_nowait))
         except NotReady as exc:
             return await self._end(held, Failed(row.id, CapacityError.code, exc.message), [])
         except FluxlineError as exc:
@@ -252,7 +259,7 @@ class Dispatcher:
                         with held.trace.picture(image, is_stored=held.feed.keeps):
                             kept = await self._kept(held, image)
                     except (Cancelled, StorageError) as exc:
-                        self._replica.cancel(row.id)
+                        self._router.cancel(row.id)
                         is_wanted = isinstance(exc, StorageError)
                         news_of_end = exc if is_wanted else CancelledEvent(row.id)
                         return await self._end(held, news_of_end, images)

@@ -3,14 +3,15 @@
 Labels come from closed sets alone: no prompt, key or path of a caller ever becomes one.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from fluxline.errors import FluxlineError
-from fluxline.fleet.replica import Replica
+from fluxline.fleet.on_demand import OnDemand
+from fluxline.fleet.router import Router
 from fluxline.request import (
     CancelledEvent,
     Done,
@@ -42,9 +43,9 @@ LEVELS = {
 class Meter:
     """Counts what happens to jobs, and reads at every scrape how things stand."""
 
-    def __init__(self, replica: Replica, waiting: Callable[[], Iterable[Feed]]) -> None:
+    def __init__(self, router: Router, waiting: Callable[[], Iterable[Feed]]) -> None:
         self.registry = registry = CollectorRegistry()
-        registry.register(_Standing(replica, waiting))
+        registry.register(_Standing(router, waiting))
         self._ended = Counter(
             "fluxline_requests", "requests that ended", ["door", "outcome"], registry=registry
         )
@@ -129,8 +130,8 @@ class Meter:
 class _Standing(Collector):
     """What is read when somebody asks."""
 
-    def __init__(self, replica: Replica, open_feeds: Callable[[], Iterable[Feed]]) -> None:
-        self._replica, self._open = replica, open_feeds
+    def __init__(self, router: Router, open_feeds: Callable[[], Iterable[Feed]]) -> None:
+        self._router, self._open = router, open_feeds
 
     def collect(self) -> Iterator[Metric]:
         """Read it."""
@@ -143,28 +144,47 @@ class _Standing(Collector):
             ("queue_oldest_seconds", "how long the oldest of them waits", oldest_s),
             ("queue_cost", "work accepted and not done, in pixels x evaluations", work),
             ("jobs_running", "requests of which a picture has begun", len(feeds) - len(waiting)),
-            ("replicas_ready", "engines that can be given work", self._replica.ready),
+            ("replicas_ready", "engines that can be given work", self._router.ready),
         ):
             yield GaugeMetricFamily(f"fluxline_{name}", text, value)
-        restarts = self._replica.restarts
+        for name, text, of in (
+            ("profile_replicas", "engines of a profile that can be given work", _loaded),
+            ("profile_bytes", "memory that a profile takes, as was said or measured", _held_bytes),
+        ):
+            level = GaugeMetricFamily(f"fluxline_{name}", text, labels=["profile"])
+            for one in self._router:
+                level.add_metric([one.name], of(one))
+            yield level
+        restarts = self._router.restarts
         yield CounterMetricFamily("fluxline_worker_restarts", "workers started again", restarts)
-        yield from _engines(self._replica.stats)
+        yield from _engines(
+            [([one.name, str(k)], told) for one in self._router for k, told in enumerate(one.stats)]
+        )
 
 
-def _engines(engines: tuple[EngineStats, ...]) -> Iterator[Metric]:
+def _loaded(one: OnDemand) -> int:
+    return one.loaded
+
+
+def _held_bytes(one: OnDemand) -> int:
+    return one.held_bytes
+
+
+def _engines(engines: Sequence[tuple[list[str], EngineStats]]) -> Iterator[Metric]:
+    """What the engines say; of each its profile and its number there, and what it says."""
     for name, text in TOTALS.items():
-        total = CounterMetricFamily(f"fluxline_engine_{name}", text, labels=["replica"])
-        for number, stats in enumerate(engines):
-            total.add_metric([str(number)], getattr(stats, name))
+        total = CounterMetricFamily(f"fluxline_engine_{name}", text, labels=["profile", "replica"])
+        for whose, stats in engines:
+            total.add_metric(whose, getattr(stats, name))
         yield total
     seconds = CounterMetricFamily(
-        "fluxline_engine_evaluated_seconds", "time in forwards", labels=["replica"]
+        "fluxline_engine_evaluated_seconds", "time in forwards", labels=["profile", "replica"]
     )
-    for number, stats in enumerate(engines):
-        seconds.add_metric([str(number)], stats.evaluated_s)
+    for whose, stats in engines:
+        seconds.add_metric(whose, stats.evaluated_s)
     yield seconds
     for name, text in LEVELS.items():
-        level = GaugeMetricFamily(f"fluxline_engine_{name}", text, labels=["replica"])
-        for number, stats in enumerate(engines):
-            level.add_metric([str(number)], getattr(stats, name))
+        level = GaugeMetricFamily(f"fluxline_engine_{name}", text, labels=["profile", "replica"])
+        for whose, stats in engines:
+            level.add_metric(whose, getattr(stats, name))
         yield level

@@ -33,6 +33,7 @@ class Drawn:
     score: float | None
     scorer: ScorerName | None = None  # rows of before have none
     warnings: tuple[str, ...]
+    profile: str = ""  # rows of before have none
 
     @classmethod
     def of(cls, image: ImageResult) -> "Drawn":
@@ -54,6 +55,7 @@ class Drawn:
             score=image.score,
             scorer=image.scorer,
             warnings=image.warnings,
+            profile=image.profile,
         )
 
     def image(self, data: bytes) -> ImageResult:
@@ -72,6 +74,7 @@ class Drawn:
             image_tokens=self.image_tokens,
             score=self.score,
             scorer=self.scorer,
+            profile=self.profile,
             stored=self.key,
             warnings=self.warnings,
         )
@@ -138,6 +141,7 @@ def new_job(
         owner=caller.owner,
         idempotency_key=terms.idempotency_key,
         door=terms.door,
+        profile=request.profile or "",
         cost=cost,
         priority=caller.priority if caller.owner else request.priority,
         rank=request.priority,

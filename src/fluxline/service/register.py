@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Iterator
 
-from fluxline.fleet.replica import Replica
+from fluxline.fleet.router import Router
 from fluxline.jobs import JobRow
 from fluxline.request import Done, ImageReady, Queued
 from fluxline.service.feed import Feed, News
@@ -17,9 +17,9 @@ LINGER_S = 15.0  # for which a job is kept at hand after its end
 class Register:
     """Feeds by the ids of their jobs, and the latest by what was sent. Lives on one event loop."""
 
-    def __init__(self, replica: Replica) -> None:
+    def __init__(self, router: Router) -> None:
         self.pace = Pace()
-        self.meter = Meter(replica, lambda: self)
+        self.meter = Meter(router, lambda: self)
         self._feeds: dict[str, Feed] = {}
         self._sent: dict[tuple[str, str], Feed] = {}  # by owner and fingerprint
 

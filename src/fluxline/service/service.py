@@ -10,10 +10,12 @@ from collections.abc import Coroutine, Iterable, Mapping
 from dataclasses import replace
 from typing import Any, Literal, NamedTuple
 
-from fluxline.errors import CapacityError, FluxlineError, NotReady, UnknownModel
-from fluxline.fleet.replica import Replica, ReplicaState
+from fluxline.errors import CapacityError, FluxlineError, NotReady
+from fluxline.fleet.replica import ReplicaState
+from fluxline.fleet.router import Router
 from fluxline.jobs import JobRow, JobState, JobStore, Limits
 from fluxline.loras import LoraFolder
+from fluxline.profiles import PRESETS, Preset
 from fluxline.request import (
     CancelledEvent,
     EngineStats,
@@ -29,20 +31,20 @@ from fluxline.request import (
 )
 from fluxline.service import record
 from fluxline.service.admission import Admission
-from fluxline.service.clerk import Clerk
+from fluxline.service.clerk import Clerk, endured
 from fluxline.service.dispatcher import Dispatcher
 from fluxline.service.elsewhere import Elsewhere
 from fluxline.service.feed import Feed, Ticket
 from fluxline.service.loras import Loras
 from fluxline.service.meter import Meter
 from fluxline.service.register import Register
+from fluxline.service.roster import Roster
 from fluxline.service.sweeper import Sweeper
 from fluxline.service.terms import Caller, Status, Terms
-from fluxline.settings import DEFAULT_MODEL
 from fluxline.storage import Pictures
 from fluxline.tracing import OFF, Tracing, open_span
 
-LONGEST_OPENING_S = 120.0  # for which a request waits while the model is loaded
+LOOK_S = 1.0  # between two looks for who waits on a profile that has failed
 
 
 class Drawing(NamedTuple):
@@ -56,11 +58,12 @@ class Service:
     """Admits requests up to a bound and follows each to its end.
 
     holder: this server's name in the job store, the same after a restart if it alone uses it.
+    aliases, presets: names that requests use for profiles and for bundles of parameters.
     """
 
     def __init__(
         self,
-        replica: Replica,
+        router: Router,
         store: JobStore,
         pictures: Pictures,
         *,
@@ -72,18 +75,19 @@ class Service:
         holder: str = "local",
         aliases: Mapping[str, str] | None = None,
         loras: Loras | None = None,
+        presets: Mapping[str, Preset] = PRESETS,
         tracing: Tracing = OFF,
     ) -> None:
-        self._replica, self._store = replica, store
+        self._router, self._store = router, store
         self._holder = holder
-        self._aliases = dict(aliases or {})
         self.loras = loras or Loras(LoraFolder(None))
-        self._clerk, self._register = Clerk(), Register(replica)
+        self._clerk, self._register = Clerk(), Register(router)
         self._admission = Admission(self._register, queue_limit=queue_limit, queue_s=queue_s)
+        self.roster = Roster(router, self._admission, aliases=aliases or {}, presets=presets)
         self._dispatcher = Dispatcher(
             store,
             self._clerk,
-            replica,
+            router,
             pictures,
             holder=holder,
             window=window,
@@ -102,26 +106,31 @@ class Service:
     async def start(self) -> None:
         """Take up what an earlier server left behind, and begin to work. Raises NotReady."""
         await self._clerk.do(self._store.end_leases_of, self._holder)
+        names = [one.name for one in self._router]
+        await self._clerk.do(self._store.adopt, names, self._router.default.name)
         for row in await self._clerk.do(self._store.recent, states=[JobState.QUEUED], limit=10_000):
             self._register.of(row)
+        for one in self._router:
+            one.on_change = self._dispatcher.wake
         self._dispatcher.start()
         self._dispatcher.wake()
         self._begin(self._sweeper.run())
         self._begin(self._elsewhere.run())
+        self._begin(self._let_nobody_wait_in_vain())
 
     # ---- what there is
 
     @property
     def models(self) -> tuple[ModelInfo, ...]:
-        """What is served; the first is the default."""
-        return self._replica.models
+        """What is served and was loaded since the start; the first is the default."""
+        return self._router.models
 
     @property
     def status(self) -> Status:
         """How things stand."""
-        replica = self._replica
-        state: ReplicaState | Literal["cut_off"] = replica.state
-        reason = replica.reason
+        router = self._router
+        state: ReplicaState | Literal["cut_off"] = router.state
+        reason = router.reason
         if self._is_closing:
             state, reason = "stopped", "the server is shutting down"
         elif state == "ready" and self._dispatcher.is_cut_off:
@@ -129,17 +138,18 @@ class Service:
         return Status(
             state=state,
             reason=reason,
-            models=tuple(model.name for model in replica.models),
+            models=tuple(model.name for model in router.models),
             waiting=self._register.waiting,
             running=self._register.running,
-            restarts=replica.restarts,
-            engines=replica.ready,
+            restarts=router.restarts,
+            engines=router.ready,
+            profiles=self.roster.all,
         )
 
     @property
     def engines(self) -> tuple[EngineStats, ...]:
-        """What the engines have done since they were opened, one each."""
-        return self._replica.stats
+        """What the engines that are there have done since they were opened, one each."""
+        return self._router.stats
 
     @property
     def queue_limit(self) -> int:
@@ -150,33 +160,6 @@ class Service:
     def meter(self) -> Meter:
         """What was measured."""
         return self._register.meter
-
-    def model(self, name: str | None) -> ModelInfo:
-        """Find a model by name, alias or None (the default). Raises UnknownModel, NotReady."""
-        if not self.models:
-            raise NotReady(f"not ready: {self.status.reason}", retry_after_s=2.0)
-        wanted = self._aliases.get(name, name) if name else DEFAULT_MODEL
-        if wanted == DEFAULT_MODEL:
-            return self.models[0]
-        for model in self.models:
-            if model.name == wanted:
-                return model
-        served = ", ".join(model.name for model in self.models)
-        raise UnknownModel(f"model {name!r} is not served here; served: {served}")
-
-    async def opened(self) -> None:
-        """Wait while the model is being loaded or the worker started again.
-
-        Raises QueueFull when as many wait as may, NotReady when it takes too long.
-        """
-        if self._is_closing or self._replica.state not in ("starting", "restarting"):
-            return
-        with self._admission.waiting(), open_span().child("load"):
-            try:
-                async with asyncio.timeout(LONGEST_OPENING_S):
-                    await self._replica.settled()
-            except TimeoutError:
-                raise NotReady(f"not ready: {self._replica.reason}", retry_after_s=10.0) from None
 
     # ---- one request
 
@@ -202,8 +185,9 @@ class Service:
         Raises NotReady, QueueFull, DeadlineExceeded, UnknownModel, InvalidParams.
         """
         here = open_span()
-        request = replace(request, traceparent=here.traceparent)
         try:
+            profile = self.roster.of(request)
+            request = replace(request, profile=profile, traceparent=here.traceparent)
             with here.child("admit") as span:
                 ticket = await self._submitted(request, terms, caller)
                 span.note({"fluxline.job.id": ticket.job_id})
@@ -272,7 +256,8 @@ class Service:
         row = await self.job(job_id, owner=caller.scope)
         if row is None or row.state not in (JobState.FAILED, JobState.CANCELLED):
             return row
-        with self._admission.granted(row.cost, caller) as limits:
+        most = self.roster.queue_limit(row.profile)
+        with self._admission.granted(row.cost, caller, of_profile=most) as limits:
             retry = self._clerk.do(self._store.retry, job_id, limits, owner=caller.scope)
             row = await self._admission.paced(retry, row.cost)
         if row is not None and row.state == JobState.QUEUED:
@@ -317,7 +302,8 @@ class Service:
             return self._followed(known, terms)
         request = await self.loras.filled(request)
         work = cost(request, info)
-        with self._admission.granted(work, caller, terms) as limits:
+        most = self.roster.queue_limit(request.profile or "")
+        with self._admission.granted(work, caller, terms, of_profile=most) as limits:
             feed = self._feed_for(request, work, terms)
             try:
                 row, is_new = await self._accepted(feed, terms, caller, limits)
@@ -350,10 +336,9 @@ class Service:
         return [feed for feed in self._register if not self._dispatcher.holds(feed.request.id)]
 
     def _admitted(self, request: GenerationRequest) -> ModelInfo:
-        status = self.status
-        if status.state not in ("ready", "restarting", "cut_off"):
-            raise NotReady(f"not ready: {status.reason}", retry_after_s=2.0)
-        info = self.model(request.model)
+        if self._is_closing:
+            raise NotReady(f"not ready: {self.status.reason}", retry_after_s=2.0)
+        info = self.roster.info(self.roster.of(request))
         for params in {picture.params for picture in request.pictures()}:
             check(params, info)
         return info
@@ -397,8 +382,17 @@ class Service:
         for feed in list(feeds):
             with contextlib.suppress(NotReady):  # then the next start does it
                 await self._clerk.do(self._store.cancel, feed.request.id)
-            reason = f"not ready: {self.status.reason}"
+            why = self.status.reason or self.roster.why_not(feed.request.profile)
+            reason = f"not ready: {why}"
             feed.publish(Failed(feed.request.id, CapacityError.code, reason))
+
+    async def _let_nobody_wait_in_vain(self) -> None:
+        """Tell who waits on a connection for a profile that has failed, and nobody stands in."""
+        while True:
+            await asyncio.sleep(LOOK_S)
+            why_not, feeds = self.roster.why_not, self._strays()
+            stranded = [f for f in feeds if f.is_fleeting and why_not(f.request.profile)]
+            await endured(self._turn_away(stranded))
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)

@@ -4,8 +4,10 @@ import time
 from dataclasses import dataclass, field
 from typing import Literal
 
+from fluxline.fleet.on_demand import OnDemand
 from fluxline.fleet.replica import ReplicaState
 from fluxline.jobs import NewWebhook
+from fluxline.request import ModelInfo
 
 RETRY_GRACE_S = 15.0  # in which the official clients repeat what they did not wait for
 MOST_OF = 0.8  # of a patience: a client's clock runs before its first byte is here
@@ -23,6 +25,44 @@ class Status:
     running: int
     restarts: int
     engines: int  # that can be given work now
+    profiles: tuple["Standing", ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """How one profile is. info: of its model, once it was loaded; engines: that are there."""
+
+    name: str
+    model: str
+    state: ReplicaState
+    reason: str
+    info: ModelInfo | None
+    engines: int
+    held_bytes: int
+
+    @classmethod
+    def of(cls, one: OnDemand) -> "Standing":
+        """Look at a profile now."""
+        info = next(iter(one.models), None)
+        return cls(
+            name=one.name,
+            model=info.name if info else one.profile.model_name,
+            state=one.state,
+            reason=one.reason,
+            info=info,
+            engines=one.loaded,
+            held_bytes=one.held_bytes,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wish:
+    """What a request says of who shall draw it. preferred: profiles, if it does not say."""
+
+    model: str | None = None
+    profile: str | None = None
+    preferred: tuple[str, ...] = ()
+    priority: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

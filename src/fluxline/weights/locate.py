@@ -3,10 +3,8 @@
 import re
 from pathlib import Path
 
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
 from fluxline.errors import LoadError
+from fluxline.weights.shelf import held
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 WANTED = [
@@ -24,7 +22,7 @@ VARIANTS = ("fp16", "bf16", "non_ema")
 
 
 def locate(model: str) -> Path:
-    """Return the folder or .safetensors file `model` names, fetched from the hub if need be.
+    """Return the folder or .safetensors file `model` names. Fetches nothing.
 
     Raises LoadError saying what would be right.
     """
@@ -36,14 +34,9 @@ def locate(model: str) -> Path:
             f"no model {model!r}: give a registry name, a folder in diffusers layout, "
             "a .safetensors file, or a hub id such as black-forest-labs/FLUX.1-schnell"
         )
-    try:
-        return Path(snapshot_download(model, allow_patterns=WANTED))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as exc:
-        raise LoadError(
-            f"cannot fetch {model} from the hub ({type(exc).__name__}). Offline, download it "
-            f"elsewhere with `hf download {model}` and give its folder; for a gated model, "
-            "accept its licence and set HF_TOKEN"
-        ) from exc
+    if (folder := held(model)) is None:
+        raise LoadError(f"{model} is not on this disk: `fluxline models pull {model}` fetches it")
+    return folder
 
 
 def safetensors_in(folder: Path) -> list[Path]:

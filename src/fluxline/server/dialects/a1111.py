@@ -36,6 +36,7 @@ from fluxline.server.body import (
     read_sides,
     refuse_unserved,
 )
+from fluxline.server.choice import Choice, read_priority
 from fluxline.server.fields import Fields, UnsupportedParam
 from fluxline.server.reader import Fit, Manner
 from fluxline.server.uploads import Found, find
@@ -115,8 +116,9 @@ class Asked:
     warnings: tuple[str, ...]
 
 
-def read(fields: Fields, info: ModelInfo, *, max_n: int, request_id: str) -> Asked:
+def read(fields: Fields, choice: Choice, *, max_n: int, request_id: str) -> Asked:
     """Understand a body. Raises RequestError naming the field that is wrong."""
+    info = choice.info
     prompt, loras = _loras_in(read_prompt(fields))
     check_prompt(prompt)
     refuse_unserved(fields, UNSERVED)
@@ -146,6 +148,8 @@ def read(fields: Fields, info: ModelInfo, *, max_n: int, request_id: str) -> Ask
         seed=seed,
         n=n,
         model=info.name,
+        profile=choice.profile,
+        priority=read_priority(fields),
         params=params,
         preview_every=max(1, steps // PREVIEWS),
     )
@@ -197,14 +201,14 @@ def progress(
     }
 
 
-def model(info: ModelInfo) -> dict[str, Any]:
-    """Spell a model."""
+def model(name: str) -> dict[str, Any]:
+    """Spell a profile as that program does a checkpoint."""
     return {
-        "title": info.name,
-        "model_name": info.name,
+        "title": name,
+        "model_name": name,
         "hash": None,
         "sha256": None,
-        "filename": info.name,
+        "filename": name,
         "config": None,
     }
 

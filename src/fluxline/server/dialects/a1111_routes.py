@@ -14,13 +14,14 @@ from fluxline.errors import FluxlineError, InvalidParams, UnsupportedFormat
 from fluxline.images import SAMPLER_TITLES, Recipe, read_recipe
 from fluxline.request import CancelledEvent, ImageReady, ImageResult, Progress, failure_of
 from fluxline.server import envelope
+from fluxline.server.choice import choose
 from fluxline.server.dialects import a1111
 from fluxline.server.dialects.a1111 import INIT_IMAGES
 from fluxline.server.exchange import caller_of, json_fields, terms_of, unless_gone
 from fluxline.server.fields import Fields, MissingParam, UnsupportedParam
 from fluxline.server.machine import memory_of
 from fluxline.server.uploads import Uploads, from_base64
-from fluxline.service import Service, Ticket
+from fluxline.service import Service, Ticket, Wish
 from fluxline.telemetry import request_id_var
 
 EMPTY = (
@@ -89,12 +90,13 @@ def a1111_router(service: Service, uploads: Uploads, *, max_n: int) -> APIRouter
 
     async def drawn(request: Request, fields: Fields) -> Response:
         try:
-            await unless_gone(request, service.opened())
-            info = service.model(a1111.checkpoint_of(fields))
-            asked = a1111.read(fields, info, max_n=max_n, request_id=request_id_var.get())
+            model = a1111.checkpoint_of(fields)
+            choosing = choose(fields, service.roster, request.scope, model=model)
+            choice = await unless_gone(request, choosing)
+            asked = a1111.read(fields, choice, max_n=max_n, request_id=request_id_var.get())
             if asked.found is not None:
                 service.vet(asked.request)
-                work = uploads.begin(asked.found, asked.request, info)
+                work = uploads.begin(asked.found, asked.request, choice.info)
                 begun, told = await unless_gone(request, work)
                 asked = replace(asked, request=begun, warnings=(*asked.warnings, *told))
             caller = caller_of(request)
@@ -133,9 +135,8 @@ def a1111_router(service: Service, uploads: Uploads, *, max_n: int) -> APIRouter
     @router.get("/options")
     async def options() -> dict[str, Any]:
         """Tell the settings that clients look at."""
-        models = service.models
         return {
-            "sd_model_checkpoint": models[0].name if models else None,
+            "sd_model_checkpoint": service.roster.all[0].name,
             "samples_format": "png",
             "enable_pnginfo": True,
             "live_previews_enable": True,
@@ -146,7 +147,7 @@ def a1111_router(service: Service, uploads: Uploads, *, max_n: int) -> APIRouter
         """Accept the settings a client sends back; only the model means anything here."""
         fields = await json_fields(request)
         try:
-            service.model(fields.text("sd_model_checkpoint"))
+            service.roster.choose(Wish(model=fields.text("sd_model_checkpoint")))
         except FluxlineError as exc:
             return _refusal(exc)
         return Response(b"null", media_type="application/json")
@@ -154,7 +155,7 @@ def a1111_router(service: Service, uploads: Uploads, *, max_n: int) -> APIRouter
     @router.get("/sd-models")
     async def models() -> list[dict[str, Any]]:
         """List what is served."""
-        return [a1111.model(info) for info in service.models]
+        return [a1111.model(one.name) for one in service.roster.all]
 
     @router.get("/loras")
     async def loras() -> list[dict[str, Any]]:

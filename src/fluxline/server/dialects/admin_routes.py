@@ -11,14 +11,16 @@ from fluxline.loras import LoraInfo
 from fluxline.request import LoraRef
 from fluxline.server import envelope
 from fluxline.server.body import MOST_WEIGHT
+from fluxline.server.choice import PRESET
 from fluxline.server.dialects.single import in_these_words, memory_told, model_type
 from fluxline.server.exchange import body_of, caller_of, json_fields, unless_gone
 from fluxline.server.fields import Fields, FormFields, MissingParam
 from fluxline.server.machine import memory_of
-from fluxline.service import Service
+from fluxline.service import Service, Standing, Wish
 
 NOTE = "a request's own lora_name or loras act on it alone, in place of the one applied"
 MEDIA_TYPES = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp", "avif": "image/avif"}
+WHICH = ("model", "profile")
 
 
 def admin_router(service: Service) -> APIRouter:
@@ -27,28 +29,53 @@ def admin_router(service: Service) -> APIRouter:
 
     @router.post("/load-model")
     async def load_model(request: Request) -> Any:  # Any: a dict, or a whole response
-        """Wait until the model is loaded; it begins to load when the server starts."""
-        was_loaded = service.status.state == "ready"
+        """Load a profile, and wait for it; one that is eager began when the server started."""
         try:
-            await unless_gone(request, service.opened())
-            info = service.model(None)
+            standing = await asked(request)
+            words = "is already loaded" if standing.state == "ready" else "loaded successfully"
+            info = await unless_gone(request, service.roster.load(standing.name))
         except FluxlineError as exc:
             return envelope.of_detail(exc)
-        words = "is already loaded" if was_loaded else "loaded successfully"
-        return {"message": f"Model {info.name} {words}", "model_type": model_type(info)}
+        told = {"model_type": model_type(info), "profile": standing.name}
+        return {"message": f"Model {info.name} {words}", **told}
 
-    @router.get("/model-status")
-    async def model_status() -> dict[str, Any]:
-        """Tell what is loaded, where, and how much memory is used."""
-        info = next(iter(service.models), None)
+    @router.post("/unload-model")
+    async def unload_model(request: Request) -> Any:  # Any: a dict, or a whole response
+        """Give a profile's memory back, if it is lazy and has nothing to draw."""
+        caller = caller_of(request)
+        if caller.owner and not caller.is_admin:
+            message = "only an administrator's key may unload a model"
+            return envelope.failure(403, message, code="forbidden", extra={"detail": message})
+        try:
+            standing = await asked(request)
+            is_gone = await service.roster.unload(standing.name)
+        except FluxlineError as exc:
+            return envelope.of_detail(exc)
+        if not is_gone:
+            message = f"profile {standing.name} stays: it draws, or is not lazy"
+            return envelope.failure(409, message, code="in_use", extra={"detail": message})
+        return {"message": f"Model {standing.model} unloaded", "profile": standing.name}
+
+    @router.get("/model-status", response_model=None)
+    async def model_status(request: Request) -> Any:  # Any: a dict, or a whole response
+        """Tell what is loaded, where, and how much memory is used; ?profile= says of which."""
+        try:
+            standing = await asked(request)
+        except FluxlineError as exc:
+            return envelope.of_detail(exc)
+        info = standing.info
         device = info.device if info else "cpu"
         return {
-            "model_loaded": service.status.state == "ready",
+            "model_loaded": standing.state == "ready",
             "model": info.name if info else None,
             "model_type": model_type(info) if info else None,
+            "profile": standing.name,
+            "state": standing.state,
+            "reason": standing.reason or None,
+            "memory_bytes": standing.held_bytes,
             "selected_gpu": None if device.startswith("cpu") else device,
             "device": device,
-            "replicas": service.status.engines,
+            "replicas": standing.engines,
             **memory_told(memory_of(service.engines)),
             **_applied(service.loras.applied),
         }
@@ -128,6 +155,16 @@ def admin_router(service: Service) -> APIRouter:
                 for info in service.models
             ],
         }
+
+    async def asked(request: Request) -> Standing:
+        """The profile that the query names, or the body; else the one of this port."""
+        named = dict(request.query_params)
+        if await request.body():
+            fields = await json_fields(request)
+            named |= {name: text for name in WHICH if (text := fields.text(name))}
+        here = filter(None, [request.scope.get(PRESET)])
+        wish = Wish(model=named.get("model"), profile=named.get("profile"), preferred=tuple(here))
+        return service.roster.standing(wish)
 
     return router
 

@@ -29,7 +29,9 @@ from fluxline.server.body import (
     read_sides,
     refuse_unserved,
 )
-from fluxline.server.dialects.diversity import Choice, Diversity, SeedPolicy
+from fluxline.server.choice import Choice, read_priority
+from fluxline.server.dialects.diversity import Choice as Drawn
+from fluxline.server.dialects.diversity import Diversity, SeedPolicy
 from fluxline.server.fields import Fields
 
 OWN = ("nof_images", "gpus", "diversity", "stream", "top_k")
@@ -46,7 +48,7 @@ class Asked:
     """A body, understood. choices: what each picture of the plan was given."""
 
     request: GenerationRequest
-    choices: tuple[Choice, ...]
+    choices: tuple[Drawn, ...]
     is_cfg_applied: bool
     eta: float
     gpus: int
@@ -54,9 +56,9 @@ class Asked:
     warnings: tuple[str, ...]
 
 
-def read(fields: Fields, info: ModelInfo, *, most: int, request_id: str) -> Asked:
+def read(fields: Fields, choice: Choice, *, most: int, request_id: str) -> Asked:
     """Understand a body. Raises RequestError naming the field that is wrong."""
-    prompt = read_prompt(fields)
+    prompt, info = read_prompt(fields), choice.info
     count = fields.integer("nof_images", low=1, high=most) or min(DEFAULT_IMAGES, most)
     gpus = fields.integer("gpus", low=1, high=MOST_GPUS) or 1
     is_cfg_applied = info.guidance is not None
@@ -72,9 +74,11 @@ def read(fields: Fields, info: ModelInfo, *, most: int, request_id: str) -> Aske
         prompt=prompt,
         seed=choices[0].seed,
         model=info.name,
+        profile=choice.profile,
+        priority=read_priority(fields),
         plan=tuple(
             replace(one, params=replace(one.params, loras=loras))
-            for one in (_planned(choice, info, width, height, eta) for choice in choices)
+            for one in (_planned(each, info, width, height, eta) for each in choices)
         ),
         spread=gpus,
         output_format=output_format,
@@ -118,6 +122,7 @@ def answer(
         "latency_ms": round(1000 * (time.monotonic() - began)),
         "id": job_id,
         "model": kept[0].model,
+        "profile": kept[0].profile,
         "drawn": len(images),
         "gpus_used": gpus_used,
         "warnings": list(said),
@@ -187,7 +192,7 @@ def _diversity(fields: Fields, info: ModelInfo) -> Diversity:
     )
 
 
-def _planned(choice: Choice, info: ModelInfo, width: int, height: int, eta: float) -> Planned:
+def _planned(choice: Drawn, info: ModelInfo, width: int, height: int, eta: float) -> Planned:
     return Planned(
         seed=choice.seed,
         params=SamplingParams(

@@ -30,6 +30,7 @@ from fluxline.server.body import (
     read_sides,
     refuse_unserved,
 )
+from fluxline.server.choice import Choice, choose, read_priority
 from fluxline.server.exchange import caller_of, json_fields, terms_of, unless_gone
 from fluxline.server.fields import Fields, MissingParam
 from fluxline.server.links import Links
@@ -70,9 +71,8 @@ def bfl_router(service: Service, links: Links, uploads: Uploads) -> APIRouter:
         """Accept a task."""
         fields = await json_fields(request)
         try:
-            await unless_gone(request, service.opened())
-            info = service.model(None)
-            wanted, found = _read(fields, info), _found(fields, info, name)
+            choice = await unless_gone(request, choose(fields, service.roster, request.scope))
+            wanted, found = _read(fields, choice), _found(fields, choice.info, name)
             warnings = [f"{name} has no effect" for name in WITHOUT_EFFECT if fields.given(name)]
             warnings += ignored(fields)
             if found is not None:
@@ -116,8 +116,8 @@ def bfl_router(service: Service, links: Links, uploads: Uploads) -> APIRouter:
     return router
 
 
-def _read(fields: Fields, info: ModelInfo) -> GenerationRequest:
-    prompt = read_prompt(fields)
+def _read(fields: Fields, choice: Choice) -> GenerationRequest:
+    prompt, info = read_prompt(fields), choice.info
     refuse_unserved(fields, UNSERVED)
     output_format = read_format(fields, usual="jpeg")
     seed = read_seed(fields)
@@ -130,13 +130,17 @@ def _read(fields: Fields, info: ModelInfo) -> GenerationRequest:
         prompt=prompt,
         seed=seed,
         model=info.name,
+        profile=choice.profile,
+        priority=read_priority(fields),
         output_format=output_format,
-        params=SamplingParams(
-            width=width,
-            height=height,
-            steps=fields.integer("steps", low=1, high=MOST_STEPS),
-            guidance=guidance if info.is_guided else None,
-            strength=fields.number("strength", low=0, high=1),
+        params=choice.fill(
+            SamplingParams(
+                width=width,
+                height=height,
+                steps=fields.integer("steps", low=1, high=MOST_STEPS),
+                guidance=guidance if info.is_guided else None,
+                strength=fields.number("strength", low=0, high=1),
+            )
         ),
     )
 

@@ -4,8 +4,7 @@ from typing import Any
 
 from fastapi import APIRouter
 
-from fluxline.request import ModelInfo
-from fluxline.service import Service
+from fluxline.service import Service, Standing
 
 PROTOCOLS = ["openai", "jobs", "batch", "single", "a1111", "bfl"]
 
@@ -18,7 +17,8 @@ def discovery_router(service: Service, *, max_n: int, max_batch: int, has_mcp: b
     async def capabilities() -> dict[str, Any]:
         """Tell all that a page or a program must know to ask well."""
         return {
-            "models": [model(info) for info in service.models],
+            "models": [model(one) for one in service.roster.all],
+            "presets": list(service.roster.presets),
             "limits": {"n": max_n, "batch": max_batch, "queue": service.queue_limit},
             "features": {
                 "stream": True,
@@ -37,8 +37,8 @@ def discovery_router(service: Service, *, max_n: int, max_batch: int, has_mcp: b
     async def of_models() -> dict[str, Any]:
         """List models with what they can do, as LocalAI does."""
         data = [
-            {"id": info.name, "object": "model", "capabilities": ["image"]}
-            for info in service.models
+            {"id": one.name, "object": "model", "capabilities": ["image"]}
+            for one in service.roster.all
         ]
         return {"object": "list", "data": data}
 
@@ -48,22 +48,27 @@ def discovery_router(service: Service, *, max_n: int, max_batch: int, has_mcp: b
         return {
             "models": [
                 {
-                    "name": info.name,
-                    "model": info.name,
+                    "name": one.name,
+                    "model": one.name,
                     "capabilities": ["image"],
-                    "details": {"family": info.family, "format": "safetensors"},
+                    "details": {
+                        "family": one.info and one.info.family,
+                        "format": "safetensors",
+                    },
                 }
-                for info in service.models
+                for one in service.roster.all
             ]
         }
 
     return router
 
 
-def model(info: ModelInfo) -> dict[str, Any]:
-    """Spell a model with what may be asked of it."""
-    return {
-        "name": info.name,
+def model(one: Standing) -> dict[str, Any]:
+    """Spell a profile with what may be asked of it, as far as its model was loaded ever."""
+    told: dict[str, Any] = {"name": one.name, "model": one.model, "state": one.state}
+    if (info := one.info) is None:
+        return told
+    return told | {
         "family": info.family,
         "size": {
             "default": [info.native_width, info.native_height],

@@ -4,7 +4,7 @@ A body with a field that only the batch has, null or not, is a batch; any other 
 """
 
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -15,13 +15,14 @@ from fluxline.errors import FluxlineError, RequestError
 from fluxline.request import ImageReady, ImageResult, failure_of
 from fluxline.server import envelope, sse
 from fluxline.server.body import BlankPrompt
+from fluxline.server.choice import Choice, choose
 from fluxline.server.dialects import batch, single
 from fluxline.server.exchange import caller_of, json_fields, terms_of, unless_gone
 from fluxline.server.fields import Fields
 from fluxline.server.links import Links
 from fluxline.server.machine import memory_of
 from fluxline.server.uploads import Uploads
-from fluxline.service import Service, Terms, Ticket
+from fluxline.service import Service, Terms, Ticket, Wish
 from fluxline.telemetry import request_id_var
 
 NDJSON = "application/x-ndjson"
@@ -36,17 +37,26 @@ def generate_router(service: Service, links: Links, uploads: Uploads, *, most: i
         fields = await json_fields(request)
         return await answered(request, fields, is_batch=fields.has(*batch.OWN))
 
+    async def generate_by(profile: str, request: Request) -> Response:
+        """Draw one picture, or a batch of many, with a profile."""
+        fields = await json_fields(request)
+        is_batch = fields.has(*batch.OWN)
+        return await answered(request, fields, is_batch=is_batch, profile=profile)
+
     async def generate_batch(request: Request) -> Response:
         """Draw a batch: many pictures, as different as asked, and the best of them."""
         return await answered(request, await json_fields(request), is_batch=True)
 
-    async def answered(request: Request, fields: Fields, *, is_batch: bool) -> Response:
+    async def answered(
+        request: Request, fields: Fields, *, is_batch: bool, profile: str | None = None
+    ) -> Response:
         try:
-            await unless_gone(request, service.opened())
+            choosing = choose(fields, service.roster, request.scope, profile=profile)
+            choice = await unless_gone(request, choosing)
             terms = await terms_of(request, door="batch" if is_batch else "single", keeps=True)
             if is_batch:
-                return await many(request, fields, terms)
-            return await one(request, fields, terms)
+                return await many(request, fields, choice, terms)
+            return await one(request, fields, choice, terms)
         except RequestError as exc:
             # The original promised 400 for a blank prompt, and FastAPI's 422 for all else.
             is_blank = not is_batch and isinstance(exc, BlankPrompt)
@@ -55,10 +65,9 @@ def generate_router(service: Service, links: Links, uploads: Uploads, *, most: i
         except FluxlineError as exc:
             return envelope.of_detail(exc)
 
-    async def one(request: Request, fields: Fields, terms: Terms) -> Response:
+    async def one(request: Request, fields: Fields, choice: Choice, terms: Terms) -> Response:
         began = time.monotonic()
-        info = service.model(fields.text("model"))
-        asked = single.read(fields, info, request_id=request_id_var.get())
+        asked = single.read(fields, choice, request_id=request_id_var.get())
         if asked.found is not None:
             begun = uploads.begin(asked.found, asked.request, service.vet(asked.request))
             asked = single.started(asked, *await unless_gone(request, begun))
@@ -66,16 +75,14 @@ def generate_router(service: Service, links: Links, uploads: Uploads, *, most: i
         job_id, [image] = await unless_gone(request, work)
         link = await links.of(image.stored or "", request)
         memory = memory_of(service.engines)
-        body = single.answer(
-            asked, image, link, job_id=job_id, info=info, memory=memory, began=began
-        )
+        body = single.answer(asked, image, link, job_id=job_id, memory=memory, began=began)
         return Response(msgspec.json.encode(body), media_type="application/json")
 
-    async def many(request: Request, fields: Fields, terms: Terms) -> Response:
+    async def many(request: Request, fields: Fields, choice: Choice, terms: Terms) -> Response:
         began = time.monotonic()
-        info = service.model(fields.text("model"))
-        asked = batch.read(fields, info, most=most, request_id=request_id_var.get())
-        gpus_used = min(asked.gpus, max(service.status.engines, 1), len(asked.choices))
+        asked = batch.read(fields, choice, most=most, request_id=request_id_var.get())
+        engines = service.roster.standing(Wish(profile=choice.profile)).engines
+        gpus_used = min(asked.gpus, max(engines, 1), len(asked.choices))
         answer = _Answer(asked, links, request, gpus_used=gpus_used, began=began)
         if asked.is_streamed:
             ticket = await service.submit(asked.request, terms, caller_of(request))
@@ -84,7 +91,12 @@ def generate_router(service: Service, links: Links, uploads: Uploads, *, most: i
         body = await answer.whole(*await unless_gone(request, work))
         return Response(msgspec.json.encode(body), media_type="application/json")
 
-    for path, answer in (("/generate", generate), ("/v1/batches/generate", generate_batch)):
+    routes: dict[str, Callable[..., Any]] = {  # Any: each has its own parameters
+        "/generate": generate,
+        "/v1/batches/generate": generate_batch,
+        "/{profile}/generate": generate_by,
+    }
+    for path, answer in routes.items():
         router.add_api_route(path, answer, methods=["POST"], response_model=None)
     return router
 

@@ -59,6 +59,7 @@ def asked(request: GenerationRequest) -> dict[str, Any]:
     given = {
         "prompt": request.prompt,
         "model": request.model,
+        "profile": request.profile,
         "n": request.count,
         "seed": request.seed,
         "width": params.width,
@@ -101,6 +102,7 @@ def _image(drawn: Drawn, link: str | None, rank: int | None) -> dict[str, Any]:
         "width": drawn.width,
         "height": drawn.height,
         "format": drawn.format,
+        "profile": drawn.profile or None,
         "bytes": drawn.size,
         "sha256": drawn.sha256,
         "score": drawn.score,

@@ -14,10 +14,10 @@ from fluxline.server import sse
 from fluxline.server.body import (
     in_callers_words,
     read_deadline,
-    read_priority,
     read_request,
     warnings_of,
 )
+from fluxline.server.choice import choose
 from fluxline.server.dialects import jobs
 from fluxline.server.dialects.webhooks import Webhooks
 from fluxline.server.exchange import caller_of, fields_of, terms_of, unless_gone
@@ -36,10 +36,9 @@ def jobs_router(
     async def submit(request: Request) -> Response:
         """Ask for pictures; they are drawn whether anybody waits or not."""
         fields = await fields_of(request)
-        await unless_gone(request, service.opened())
         try:
-            asked = read_request(fields, service, max_n=max_n, request_id=f"job_{uuid.uuid4().hex}")
-            priority = read_priority(fields)
+            choice = await unless_gone(request, choose(fields, service.roster, request.scope))
+            asked = read_request(fields, choice, max_n=max_n, request_id=f"job_{uuid.uuid4().hex}")
             deadline_s = read_deadline(fields)
             previews = fields.integer("preview_every", low=1, high=1000) or 0
             webhook = webhooks.read(fields, request)
@@ -50,13 +49,13 @@ def jobs_router(
                 warnings += more
             terms = await terms_of(request, door="jobs", is_attended=False, deadline_s=deadline_s)
             terms = replace(terms, webhook=webhook)
-            asked = replace(asked, priority=priority, preview_every=previews)
+            asked = replace(asked, preview_every=previews)
             ticket = await service.submit(asked, terms, caller_of(request))
         except RequestError as exc:
             raise in_callers_words(exc, fields) from exc
         async with ticket:
             row = await row_of(ticket.job_id, request)
-        told = {**await spelt(row, request), "warnings": warnings}
+        told = {**await spelt(row, request), "preset": choice.preset, "warnings": warnings}
         where = {"location": f"/v1/jobs/{row.id}"}
         return Response(msgspec.json.encode(told), 202, where, media_type="application/json")
 

@@ -52,6 +52,7 @@ from fluxline.server.body import (
     refuse_unread,
     warnings_of,
 )
+from fluxline.server.choice import choose
 from fluxline.server.dialects import discovery_routes, mcp_tools
 from fluxline.server.exchange import caller_of, unless_gone
 from fluxline.server.fields import Fields, MissingParam
@@ -164,9 +165,9 @@ class Tools:
     # ---- the tools
 
     async def _generate(self, fields: Fields, context: Context) -> types.CallToolResult:
-        await self._service.opened()
-        request_id = f"job_{uuid.uuid4().hex}"
-        asked = read_request(fields, self._service, max_n=self._max_n, request_id=request_id)
+        request_id, scope = f"job_{uuid.uuid4().hex}", _request(context).scope
+        choice = await choose(fields, self._service.roster, scope)
+        asked = read_request(fields, choice, max_n=self._max_n, request_id=request_id)
         if not fields.given("output_format"):
             asked = replace(asked, output_format=mcp_tools.FORMAT)
         waits = fields.boolean("wait") is not False
@@ -187,9 +188,9 @@ class Tools:
 
     async def _list_models(self, fields: Fields, context: Context) -> types.CallToolResult:
         refuse_unread(fields)
-        await self._service.opened()
-        self._service.model(None)  # raises NotReady
-        return _answer({"models": [discovery_routes.model(info) for info in self._service.models]})
+        roster = self._service.roster
+        await roster.opened(roster.choose())
+        return _answer({"models": [discovery_routes.model(one) for one in roster.all]})
 
     async def _get_job(self, fields: Fields, context: Context) -> types.CallToolResult:
         job_id = _job_id(fields)

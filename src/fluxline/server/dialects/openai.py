@@ -17,12 +17,10 @@ from fluxline.request import (
     walked_steps,
 )
 from fluxline.server.body import read_deadline, read_request, warnings_of
+from fluxline.server.choice import Choice
 from fluxline.server.fields import Fields, UnsupportedParam
-from fluxline.service import Service
+from fluxline.service import Standing
 
-QUALITY = {"low": 0.5, "medium": 1.0, "high": 1.5, "xhigh": 2.0, "max": 3.0}
-"""Steps of each, in the model's own default."""
-SAME_QUALITY = {"auto": "medium", "standard": "medium", "hd": "high"}
 MOST_PARTIALS = 3
 BACKGROUNDS = ("auto", "opaque", "transparent")
 IGNORED = (
@@ -44,8 +42,7 @@ class Asked:
     """A body, understood."""
 
     request: GenerationRequest
-    quality: str  # a key of QUALITY
-    native: tuple[int, int]  # px, the model's own size
+    choice: Choice
     wants_url: bool
     is_streamed: bool
     partials: int  # of each picture, at most
@@ -53,20 +50,22 @@ class Asked:
     warnings: tuple[str, ...]
 
     @property
+    def quality(self) -> str:
+        """Of the pictures, in OpenAI's words."""
+        return self.choice.quality
+
+    @property
     def size(self) -> str:
         """Of the pictures, as far as is known before they are drawn."""
-        params = self.request.params
-        return f"{params.width or self.native[0]}x{params.height or self.native[1]}"
+        params, info = self.request.params, self.choice.info
+        return f"{params.width or info.native_width}x{params.height or info.native_height}"
 
 
-def read(fields: Fields, service: Service, *, max_n: int, request_id: str) -> Asked:
-    """Understand a body. Raises RequestError naming the field that is wrong, NotReady."""
-    request = read_request(fields, service, max_n=max_n, request_id=request_id)
+def read(fields: Fields, choice: Choice, *, max_n: int, request_id: str) -> Asked:
+    """Understand a body. Raises RequestError naming the field that is wrong."""
+    request = read_request(fields, choice, max_n=max_n, request_id=request_id)
     _refuse_unserved(fields)
-    word = fields.choice("quality", of=(*QUALITY, *SAME_QUALITY)) or "auto"
-    quality = SAME_QUALITY.get(word, word)
-    info = service.model(request.model)
-    steps = request.params.steps or _steps(quality, info)
+    steps = request.params.steps or choice.steps
     is_streamed = bool(fields.boolean("stream"))
     partials = fields.integer("partial_images", low=0, high=MOST_PARTIALS) or 0
     wants_url = fields.choice("response_format", of=("b64_json", "url")) == "url"
@@ -89,8 +88,7 @@ def read(fields: Fields, service: Service, *, max_n: int, request_id: str) -> As
             params=replace(request.params, steps=steps),
             preview_every=_preview_every(steps, partials),
         ),
-        quality=quality,
-        native=(info.native_width, info.native_height),
+        choice=choice,
         wants_url=wants_url,
         is_streamed=is_streamed,
         partials=partials,
@@ -123,11 +121,13 @@ def answer(
         "background": "opaque",
         "output_format": first.format,
         "quality": asked.quality,
+        "preset": asked.choice.preset,
         "size": f"{first.width}x{first.height}",
         "usage": usage(asked.request, images),
         "id": job_id,
         "model": first.model,
         "backend": first.backend,
+        "profile": first.profile,
         "gen_time": max(_drawing_s(image) for image in images),
         "timings": {f"{stage}_ms": round(1000 * s, 3) for stage, s in timings_s.items()},
         "warnings": list(said),
@@ -155,10 +155,13 @@ def usage(request: GenerationRequest, images: Sequence[ImageResult]) -> dict[str
     }
 
 
-def model(info: ModelInfo, created: int, max_n: int) -> dict[str, Any]:
-    """Spell a model as OpenAI does, with what clients and people look for beside it."""
-    return {
-        "id": info.name,
+def model(one: Standing, created: int, max_n: int) -> dict[str, Any]:
+    """Spell a profile as OpenAI does a model, with what clients and people look for beside it.
+
+    Of one that was never loaded nobody knows more than what it is called.
+    """
+    told = {
+        "id": one.name,
         "object": "model",
         "created": created,
         "owned_by": "fluxline",
@@ -166,6 +169,19 @@ def model(info: ModelInfo, created: int, max_n: int) -> dict[str, Any]:
         "capabilities": ["image"],
         "architecture": {"input_modalities": ["text", "image"], "output_modalities": ["image"]},
         "supported_endpoints": ["/v1/images/generations", "/v1/images/edits"],
+        "model": one.model,
+        "profile": one.name,
+        "state": one.state,
+        "reason": one.reason or None,
+        "memory_bytes": one.held_bytes,
+        "max_n": max_n,
+    }
+    return told if one.info is None else {**told, **_known(one.info)}
+
+
+def _known(info: ModelInfo) -> dict[str, Any]:
+    """Spell what a model that was loaded has said of itself."""
+    return {
         "family": info.family,
         "native_size": f"{info.native_width}x{info.native_height}",
         "max_size": f"{info.max_width}x{info.max_height}",
@@ -173,7 +189,6 @@ def model(info: ModelInfo, created: int, max_n: int) -> dict[str, Any]:
         "max_steps": info.max_steps,
         "default_guidance": info.guidance,
         "default_cfg_scale": info.cfg_scale,
-        "max_n": max_n,
         "references": info.references,
         "fills": info.fills,
         "needs_picture": info.needs_picture,
@@ -199,10 +214,6 @@ def _refuse_unserved(fields: Fields) -> None:
 
 def _preview_every(steps: int, partials: int) -> int:
     return -(-steps // (partials + 1)) if partials else 0
-
-
-def _steps(quality: str, info: ModelInfo) -> int:
-    return min(max(round(QUALITY[quality] * info.default_steps), 1), info.max_steps)
 
 
 def _datum(image: ImageResult, links: Mapping[str, str]) -> dict[str, Any]:

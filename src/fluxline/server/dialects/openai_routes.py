@@ -13,12 +13,13 @@ from fluxline.errors import FluxlineError, RequestError
 from fluxline.request import ImageReady, ImageResult, Progress, best, failure_of, ranks
 from fluxline.server import envelope, sse
 from fluxline.server.body import in_callers_words
+from fluxline.server.choice import choose
 from fluxline.server.dialects import openai
 from fluxline.server.exchange import caller_of, fields_of, json_fields, terms_of, unless_gone
 from fluxline.server.fields import Fields, MissingParam
 from fluxline.server.links import Links
 from fluxline.server.uploads import Uploads, find
-from fluxline.service import Service, Ticket
+from fluxline.service import Service, Ticket, Wish
 from fluxline.telemetry import request_id_var
 
 AZURE = "/openai/deployments/{deployment}"
@@ -42,9 +43,9 @@ def openai_router(service: Service, links: Links, uploads: Uploads, *, max_n: in
         return await _drawn(request, fields, event="image_edit")
 
     async def _drawn(request: Request, fields: Fields, *, event: str) -> Response:
-        await unless_gone(request, service.opened())
         try:
-            asked = openai.read(fields, service, max_n=max_n, request_id=request_id_var.get())
+            choice = await unless_gone(request, choose(fields, service.roster, request.scope))
+            asked = openai.read(fields, choice, max_n=max_n, request_id=request_id_var.get())
             if found := find(fields):
                 info = service.vet(asked.request)
                 beginning = uploads.begin(found, asked.request, info)
@@ -68,12 +69,12 @@ def openai_router(service: Service, links: Links, uploads: Uploads, *, max_n: in
 
     async def list_models() -> dict[str, Any]:
         """List what is served."""
-        data = [openai.model(info, started_at, max_n) for info in service.models]
+        data = [openai.model(one, started_at, max_n) for one in service.roster.all]
         return {"object": "list", "data": data}
 
     async def one_model(name: str) -> dict[str, Any]:
         """Tell of one model."""
-        return openai.model(service.model(name), started_at, max_n)
+        return openai.model(service.roster.standing(Wish(model=name)), started_at, max_n)
 
     for path, posted in (("/images/generations", generate), ("/images/edits", edit)):
         router.add_api_route(AZURE + path, posted, methods=["POST"], include_in_schema=False)
@@ -154,6 +155,8 @@ def _completed(
         "background": "opaque",
         "output_format": image.format,
         "usage": openai.usage(asked.request, [image]),
+        "preset": asked.choice.preset,
+        "profile": image.profile,
         "image_index": image.index,
         "seed": image.seed,
         **openai.judged(image, places),

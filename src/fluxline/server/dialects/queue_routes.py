@@ -1,7 +1,6 @@
 """The dual service's queue: one picture asked now and fetched later. Jobs by other names."""
 
 import uuid
-from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -11,7 +10,7 @@ from fastapi import APIRouter, Request, Response
 from fluxline.errors import FluxlineError, RequestError
 from fluxline.jobs import JobRow, JobState
 from fluxline.server import envelope
-from fluxline.server.body import read_priority
+from fluxline.server.choice import choose
 from fluxline.server.dialects import single
 from fluxline.server.exchange import caller_of, json_fields, terms_of, unless_gone
 from fluxline.server.links import Links
@@ -38,16 +37,13 @@ def queue_router(service: Service, links: Links, uploads: Uploads) -> APIRouter:
         """Ask for one picture, by the fields of the single dialect, and a priority."""
         fields = await json_fields(request)
         try:
-            await unless_gone(request, service.opened())
-            info = service.model(fields.text("model"))
-            priority = read_priority(fields)
-            asked = single.read(fields, info, request_id=f"job_{uuid.uuid4().hex}")
+            choice = await unless_gone(request, choose(fields, service.roster, request.scope))
+            asked = single.read(fields, choice, request_id=f"job_{uuid.uuid4().hex}")
             if asked.found is not None:
                 begun = uploads.begin(asked.found, asked.request, service.vet(asked.request))
                 asked = single.started(asked, *await unless_gone(request, begun))
             terms = await terms_of(request, door=DOOR, is_attended=False)
-            wanted = replace(asked.request, priority=priority)
-            ticket = await service.submit(wanted, terms, caller_of(request))
+            ticket = await service.submit(asked.request, terms, caller_of(request))
         except RequestError as exc:
             return envelope.of_detail(single.in_these_words(exc), status=422)
         except FluxlineError as exc:

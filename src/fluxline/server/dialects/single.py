@@ -20,6 +20,7 @@ from fluxline.server.body import (
     read_prompt,
     read_seed,
 )
+from fluxline.server.choice import Choice, read_priority
 from fluxline.server.fields import Fields
 from fluxline.server.machine import GIB, Memory
 from fluxline.server.uploads import Found, find
@@ -35,44 +36,55 @@ class Asked:
     """A body, understood."""
 
     request: GenerationRequest
+    choice: Choice
     found: Found | None  # pictures to draw from
     warnings: tuple[str, ...]
 
 
-def read(fields: Fields, info: ModelInfo, *, request_id: str) -> Asked:
+def read(fields: Fields, choice: Choice, *, request_id: str) -> Asked:
     """Understand a body. Raises RequestError naming the field that is wrong."""
-    prompt = read_prompt(fields)
+    prompt, info = read_prompt(fields), choice.info
     negative_prompt = fields.text("negative_prompt") or ""
     scale = fields.number("true_cfg_scale", low=0, high=LARGEST_SCALE)
     seed = read_seed(fields, high=2**32 - 1)
     output_format = read_format(fields, usual="png")
     steps = fields.integer("num_inference_steps", "steps", low=1, high=MOST_STEPS)
     guidance = fields.number("guidance_scale", "guidance", low=0, high=MOST_GUIDANCE)
-    strength = fields.number("strength", "denoising_strength", low=0, high=1)
     found = find(fields)
+    params = choice.fill(
+        SamplingParams(
+            width=_side(fields, "width"),
+            height=_side(fields, "height"),
+            steps=steps,
+            guidance=guidance,
+            cfg_scale=_true_scale(scale, negative_prompt, info),
+            negative_prompt=negative_prompt,
+            strength=fields.number("strength", "denoising_strength", low=0, high=1),
+            loras=read_lora_name(fields),
+        ),
+        has_shape=found is not None,
+    )
     usual = None if found else DEFAULT_SIDE  # else it follows the picture
-    loras = read_lora_name(fields)
     request = GenerationRequest(
         id=request_id,
         prompt=prompt,
         seed=seed,
         model=info.name,
+        profile=choice.profile,
+        priority=read_priority(fields),
         output_format=output_format,
-        params=SamplingParams(
-            width=_side(fields, "width") or usual,
-            height=_side(fields, "height") or usual,
-            steps=steps or min(DEFAULT_STEPS, info.max_steps),
-            guidance=_guidance(guidance, info),
-            cfg_scale=_true_scale(scale, negative_prompt, info),
-            negative_prompt=negative_prompt,
-            strength=strength,
-            loras=loras,
+        params=replace(
+            params,
+            width=params.width or usual,
+            height=params.height or usual,
+            steps=params.steps or min(DEFAULT_STEPS, info.max_steps),
+            guidance=_guidance(params.guidance, info),
         ),
     )
     warnings = ignored(fields)
-    if loras is None and fields.given("lora_weight"):
+    if params.loras is None and fields.given("lora_weight"):
         warnings.insert(0, "lora_weight has no effect without lora_name")
-    return Asked(request=request, found=found, warnings=tuple(warnings))
+    return Asked(request=request, choice=choice, found=found, warnings=tuple(warnings))
 
 
 def started(asked: Asked, request: GenerationRequest, told: Sequence[str]) -> Asked:
@@ -86,7 +98,6 @@ def answer(
     link: str,
     *,
     job_id: str,
-    info: ModelInfo,
     memory: Memory,
     began: float,
 ) -> dict[str, Any]:
@@ -98,7 +109,7 @@ def answer(
         "generation_time": f"{took_s:.2f}s",
         "generation_time_s": round(took_s, 3),
         **memory_told(memory),
-        "model_type": model_type(info),
+        "model_type": model_type(asked.choice.info),
         **_lora(image),
         "num_inference_steps": params.steps,
         "guidance_scale": params.guidance,
@@ -108,6 +119,8 @@ def answer(
         "negative_prompt": params.negative_prompt or None,
         "id": job_id,
         "model": image.model,
+        "profile": image.profile,
+        "preset": asked.choice.preset,
         "warnings": list(dict.fromkeys((*asked.warnings, *image.warnings))),
     }
 

@@ -43,7 +43,7 @@ from fluxline.server.machine import MIB, cpu_percent, memory_of
 from fluxline.server.rpc import image_gen_pb2 as pb
 from fluxline.server.rpc.image_gen_pb2_grpc import ImageGenServicer
 from fluxline.server.uploads import Found, Part, Uploads, check_expand
-from fluxline.service import Caller, Drawn, Service, Terms
+from fluxline.service import Caller, Drawn, Service, Terms, Wish
 from fluxline.service.record import result_of
 from fluxline.storage import Pictures
 
@@ -69,7 +69,10 @@ _CODES: tuple[tuple[type[FluxlineError], grpc.StatusCode], ...] = (  # the first
 
 
 class ImageGen(ImageGenServicer):
-    """Answers the calls. is_exclusive: one Generate at a time, and not one of each key."""
+    """Answers the calls. is_exclusive: one Generate at a time, and not one of each key.
+
+    profile: who draws; empty: the server's first.
+    """
 
     def __init__(
         self,
@@ -79,7 +82,9 @@ class ImageGen(ImageGenServicer):
         uploads: Uploads,
         *,
         is_exclusive: bool,
+        profile: str = "",
     ) -> None:
+        self._wish = Wish(profile=profile or None)
         self._service, self._pictures, self._ring = service, pictures, ring
         self._uploads = uploads
         self._is_exclusive = is_exclusive
@@ -97,7 +102,7 @@ class ImageGen(ImageGenServicer):
             wanted, warnings = await self._wanted(request)
             self._enter(caller)
             try:
-                await self._service.opened()
+                await self._opened(wanted)
                 job_id, [image] = await self._service.draw(wanted, _terms(context), caller)
             finally:
                 self._drawing.discard(caller.owner)
@@ -111,7 +116,7 @@ class ImageGen(ImageGenServicer):
         caller = await self._caller(context)
         try:
             wanted, warnings = await self._wanted(request)
-            await self._service.opened()
+            await self._opened(wanted)
             async with await self._service.submit(wanted, _terms(context), caller) as ticket:
                 async for event in ticket:
                     if error := failure_of(event):
@@ -137,7 +142,7 @@ class ImageGen(ImageGenServicer):
         caller = await self._caller(context)
         try:
             wanted, _ = await self._wanted(request.request)
-            await self._service.opened()
+            await self._opened(wanted)
             key = request.idempotency_key if request.HasField("idempotency_key") else None
             if key is not None:
                 check_idempotency_key(key, "idempotency_key")
@@ -195,11 +200,14 @@ class ImageGen(ImageGenServicer):
 
     async def _wanted(self, request: Any) -> tuple[GenerationRequest, list[str]]:
         """Read what is to be drawn, and what its caller should know. Raises RequestError."""
-        wanted = _read(request)
+        wanted = replace(_read(request), profile=self._service.roster.choose(self._wish))
         if (found := _found(request)) is None:
             return wanted, []
-        await self._service.opened()
+        await self._opened(wanted)
         return await self._uploads.begin(found, wanted, self._service.vet(wanted))
+
+    async def _opened(self, wanted: GenerationRequest) -> None:
+        await self._service.roster.opened(wanted.profile or "")
 
     async def _caller(self, context: Context) -> Caller:
         """Who calls, by the api-key in the metadata."""

@@ -1,0 +1,106 @@
+"""A real server of two profiles of the embedded model: loaded, killed, idle, on its own ports."""
+
+import os
+import signal
+import socket
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import psutil
+import pytest
+
+from fluxline.fleet.process import ENGINE
+
+pytestmark = pytest.mark.slow
+
+FILE = """
+[profiles.one]
+fallback = "two"
+[profiles.two]
+load = "lazy"
+idle_unload_s = 1.0
+"""
+
+
+@pytest.fixture
+def server(start, tmp_path):
+    """Serve profile one on a further port, and two on another; they share the model mini."""
+    (tmp_path / "profiles.toml").write_text(FILE)
+    ports = [_free_port() for _ in range(2)]
+    running = start(
+        engine=ENGINE,
+        model="mini",
+        device="cpu",
+        data=str(tmp_path / "data"),
+        config=str(tmp_path / "profiles.toml"),
+        listen=f"{ports[0]}=one,{ports[1]}=two",
+    )
+    running.ports = ports
+    said = {running.line(), running.line()}
+    assert "ready: two is loaded when it is asked for\n" in said
+    assert any(line.startswith("ready: one, mini on cpu") for line in said)
+    return running
+
+
+def _free_port():
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return probe.getsockname()[1]
+
+
+def drawn(url, **body):
+    body = {"prompt": "a red fox", "size": "64x64", "steps": 1, "seed": 3, **body}
+    answer = httpx.post(f"{url}/v1/images/generations", json=body, timeout=120)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def states(url):
+    return httpx.get(f"{url}/health/ready", timeout=10).json()["profiles"]
+
+
+def wait_for(truth):
+    until = time.monotonic() + 60
+    while not truth():
+        assert time.monotonic() < until, "it did not come about"
+        time.sleep(0.02)
+
+
+def test_a_lazy_profile_is_loaded_once_for_all_and_gives_its_memory_back(server):
+    [eager] = server.workers
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(lambda _: drawn(server.url, profile="two"), range(4)))
+    assert {said["profile"] for said in answers} == {"two"}
+    assert len({said["image"] for said in answers}) == 1
+    assert server.log.count("profile two is being loaded") == 1
+    held = [worker for worker in server.workers if worker.pid != eager.pid]
+    assert len(held) == 1
+
+    wait_for(lambda: not psutil.pid_exists(held[0].pid))
+
+    assert states(server.url) == {"one": "ready", "two": "unloaded"}
+    assert drawn(server.url, profile="two")["profile"] == "two"  # and it comes again
+    assert eager.is_running()
+
+
+def test_another_profile_draws_while_one_is_down_and_the_answer_says_so(server):
+    [worker] = server.workers
+    assert drawn(server.url)["warnings"] == []
+    os.kill(worker.pid, signal.SIGKILL)
+    wait_for(lambda: states(server.url)["one"] == "restarting")
+    said = drawn(server.url)
+
+    assert said["profile"] == "two"
+    assert said["warnings"][0] == "profile one is down: drawn with two"
+    wait_for(lambda: states(server.url)["one"] == "ready")
+    assert drawn(server.url)["profile"] == "one"
+
+
+def test_each_port_has_its_profile_and_all_paths(server):
+    one, two = (f"http://127.0.0.1:{port}" for port in server.ports)
+
+    assert [drawn(url)["profile"] for url in (server.url, one, two)] == ["one", "one", "two"]
+    assert drawn(two, profile="one")["profile"] == "one"
+    assert httpx.get(f"{two}/metrics").json()["worker_alive"] is True
+    code, _, _ = server.end()
+    assert code == 0
