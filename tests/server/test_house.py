@@ -9,7 +9,7 @@ from fluxline.errors import InvalidParams
 from fluxline.fleet.process import ENGINE
 from fluxline.images import encode
 from fluxline.request import GenerationRequest
-from fluxline.server.house import build, prepare
+from fluxline.server.house import _commands, build, prepare
 from fluxline.server.uploads import Found
 from fluxline.settings import load_settings
 from tests.images.pictures import noise
@@ -61,3 +61,9 @@ async def test_image_hosts_names_where_pictures_are_fetched(built, listener):
 async def test_stuck_s_is_the_patience_with_a_worker(stuck_s, patience, built):
     [replica] = built(stuck_s=stuck_s).replica._members
     assert replica._patience.stuck_s == patience
+
+
+def test_workers_are_told_the_precision():
+    [command] = _commands(load_settings({"precision": "nf4"}), ENGINE)
+
+    assert "--precision=nf4" in command.argv(fd=3)
