@@ -62,3 +62,9 @@ async def test_stuck_s_is_the_patience_with_a_worker(stuck_s, patience, built):
     [pool] = [one._inner for one in built(stuck_s=stuck_s).router]
     [replica] = pool._members
     assert replica._patience.stuck_s == patience
+
+
+async def test_workers_are_told_the_precision(built):
+    [pool] = [one._inner for one in built(precision="nf4").router]
+    [replica] = pool._members
+    assert "--precision=nf4" in replica._command.argv(fd=3)

@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from fluxline.worker.__main__ import _keep_to
+from fluxline.worker.__main__ import _keep_to, _open, _parser
 
 
 def _cores(member: int, members: int) -> set[int]:
@@ -22,3 +22,15 @@ def test_workers_share_the_cores_and_none_is_left_out(members):
     assert set().union(*shares) == all_cores
     if members <= len(all_cores):
         assert sum(map(len, shares)) == len(all_cores)
+
+
+def told(model, device, on_lost, precision):
+    """An engine factory that gives back what it was told."""
+    return model, device, precision
+
+
+def test_an_engine_is_opened_as_the_command_line_says():
+    words = ["--fd=3", "--model=mini", "--device=cpu", "--precision=nf4"]
+    options = _parser().parse_args([*words, "--engine=tests.worker.test_main:told"])
+
+    assert _open(options) == ("mini", "cpu", "nf4")

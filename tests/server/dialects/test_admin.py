@@ -4,7 +4,8 @@ import asyncio
 
 import pytest
 
-from tests.worker.fake_engine import picture
+from fluxline.request import ModelInfo
+from tests.worker.fake_engine import INFO, picture
 
 
 @pytest.fixture
@@ -100,3 +101,15 @@ async def test_a_wrong_field_of_a_queued_request_is_refused_at_once(http):
     answer = await http.post("/submit-request", json={"prompt": "a fox", "width": 1})
 
     assert (answer.status_code, answer.json()["detail"][0]["loc"]) == (422, ["body", "width"])
+
+
+async def test_what_is_really_in_memory_is_named_wherever_a_model_is(http, engine):
+    facts = {name: getattr(INFO, name) for name in ModelInfo.__slots__}
+    engine.models = (ModelInfo(**{**facts, "precision": "nf4", "notes": ("T5 is not",)}),)
+
+    status, gpus = (await http.get("/model-status")).json(), (await http.get("/gpu-info")).json()
+    [listed] = (await http.get("/v1/models")).json()["data"]
+
+    assert status["model_type"] == "flux_nf4_cpu"
+    assert gpus["devices"][0]["precision"] == "nf4"
+    assert (listed["precision"], listed["notes"]) == ("nf4", ["T5 is not"])
