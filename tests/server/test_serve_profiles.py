@@ -1,6 +1,8 @@
-"""A real server of two profiles of the embedded model: loaded, killed, idle, on its own ports."""
+"""A real server of two profiles: loaded, killed, idle, on ports of their own.
 
-import os
+Of an engine without a model, and of the embedded model.
+"""
+
 import signal
 import socket
 import time
@@ -11,25 +13,25 @@ import psutil
 import pytest
 
 from fluxline.fleet.process import ENGINE
-
-pytestmark = pytest.mark.slow
+from tests.running import FAKE
 
 FILE = """
 [profiles.one]
 fallback = "two"
 [profiles.two]
+device = "auto"  # by which its worker is told from the other's
 load = "lazy"
 idle_unload_s = 1.0
 """
 
 
-@pytest.fixture
-def server(start, tmp_path):
-    """Serve profile one on a further port, and two on another; they share the model mini."""
+@pytest.fixture(params=[FAKE, pytest.param(ENGINE, marks=pytest.mark.slow)], ids=["fake", "mini"])
+def server(request, start, tmp_path):
+    """Serve profile one on a further port, and two on another; they have one model."""
     (tmp_path / "profiles.toml").write_text(FILE)
     ports = [_free_port() for _ in range(2)]
     running = start(
-        engine=ENGINE,
+        engine=request.param,
         model="mini",
         device="cpu",
         data=str(tmp_path / "data"),
@@ -39,7 +41,7 @@ def server(start, tmp_path):
     running.ports = ports
     said = {running.line(), running.line()}
     assert "ready: two is loaded when it is asked for\n" in said
-    assert any(line.startswith("ready: one, mini on cpu") for line in said)
+    assert any(line.startswith("ready: one, ") for line in said)
     return running
 
 
@@ -50,7 +52,7 @@ def _free_port():
 
 def drawn(url, **body):
     body = {"prompt": "a red fox", "size": "64x64", "steps": 1, "seed": 3, **body}
-    answer = httpx.post(f"{url}/v1/images/generations", json=body, timeout=120)
+    answer = httpx.post(f"{url}/v1/images/generations", json=body, timeout=110)
     assert answer.status_code == 200, answer.text
     return answer.json()
 
@@ -60,7 +62,7 @@ def states(url):
 
 
 def wait_for(truth):
-    until = time.monotonic() + 60
+    until = time.monotonic() + 90
     while not truth():
         assert time.monotonic() < until, "it did not come about"
         time.sleep(0.02)
@@ -84,11 +86,14 @@ def test_a_lazy_profile_is_loaded_once_for_all_and_gives_its_memory_back(server)
 
 
 def test_another_profile_draws_while_one_is_down_and_the_answer_says_so(server):
-    [worker] = server.workers
-    assert drawn(server.url)["warnings"] == []
-    os.kill(worker.pid, signal.SIGKILL)
-    wait_for(lambda: states(server.url)["one"] == "restarting")
-    said = drawn(server.url)
+    assert not any("down" in line for line in drawn(server.url)["warnings"])
+    for _ in range(8):  # each death keeps one away for longer
+        [eager] = [one for one in server.workers if "--device=cpu" in one.cmdline()]
+        eager.send_signal(signal.SIGKILL)
+        wait_for(lambda: states(server.url)["one"] == "restarting")
+        if (said := drawn(server.url))["profile"] == "two":
+            break
+        wait_for(lambda: states(server.url)["one"] == "ready")
 
     assert said["profile"] == "two"
     assert said["warnings"][0] == "profile one is down: drawn with two"

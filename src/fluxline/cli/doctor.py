@@ -152,7 +152,7 @@ def _ports(settings: Settings) -> Iterator[Finding]:
             with socket.create_server((settings.host, port), family=family):
                 yield Finding(f"port {port}", "ok", f"free on {settings.host}")
         except OSError as exc:
-            said = f"cannot be had on {settings.host}: {exc.strerror}"
+            said = f"cannot be had on {settings.host}: {os.strerror(exc.errno or 0)}"
             yield Finding(f"port {port}", "fault", said)
 
 
