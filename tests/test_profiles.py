@@ -52,7 +52,7 @@ def test_without_profiles_the_options_make_one_that_is_called_as_its_model(setti
     [one] = settings("", model="some/where/flux", replicas=3, device="cpu").served()
 
     assert (one.name, one.model, one.members, one.device) == ("flux", "some/where/flux", 3, "cpu")
-    assert (one.load, one.memory, one.device_of(2)) == ("eager", "resident", "cpu:2")
+    assert (one.load, one.memory, one.device_of(2)) == ("eager", "auto", "cpu:2")
 
 
 def test_what_a_profile_does_not_say_the_options_say(settings):
@@ -136,7 +136,9 @@ def test_a_start_script_chooses_cards_profile_and_port(
     [
         ("[profiles.a]\nfoo = 1", {}, "unknown option profiles.a.foo"),
         ("[profiles.a]\nreplica = 1", {}, "profiles.a.replica; did you mean replicas"),
-        ('[profiles.a]\nmemory = "offload"', {}, "profiles.a.memory: .*resident"),
+        ('[profiles.a]\nmemory = "disk"', {}, "profiles.a.memory: .*resident"),
+        ('[profiles.a]\nmemory = "resident"\nweights_gb = 4', {}, "memory is resident"),
+        ('[profiles.a]\nmemory = "spread"\ndevices = [0, 1]', {}, "takes all cards"),
         ('[profiles.a]\nload = "late"', {}, "profiles.a.load"),
         ('[profiles."a/b"]', {}, r"profiles.a/b.name"),
         ("[profiles.a]\nidle_unload_s = 1", {}, "idle_unload_s needs load"),

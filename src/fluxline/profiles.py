@@ -10,7 +10,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Device = Literal["auto", "cuda", "mps", "cpu"]
-Memory = Literal["resident"]
+Memory = Literal["auto", "resident", "offload", "stream", "spread"]
 Precision = Literal[
     "auto", "bf16", "fp32", "int8", "int8-dynamic", "fp8", "nf4", "nf4-double", "hqq4", "fp4"
 ]
@@ -24,7 +24,7 @@ GIB = 2**30
 class Profile(BaseModel):
     """A named way to draw: a model, where it runs, when it is loaded, and who stands in for it.
 
-    needs_gb: memory it takes, as long as nobody has measured it. from_priority: requests of at
+    loras: strengths of those that act where a request names none. needs_gb: memory it takes, as long as nobody has measured it. from_priority: requests of at
     least that priority go there, if they name nothing else.
     """
 
@@ -36,7 +36,9 @@ class Profile(BaseModel):
     devices: tuple[Card, ...] = ()
     replicas: int | None = Field(default=None, ge=1, le=64)
     precision: Precision = "auto"
-    memory: Memory = "resident"
+    memory: Memory = "auto"
+    weights_gb: float | None = Field(default=None, gt=0)
+    loras: Mapping[str, float] = Field(default_factory=dict)
     load: Load = "eager"
     idle_unload_s: float | None = Field(default=None, gt=0)
     needs_gb: float | None = Field(default=None, gt=0)
@@ -76,6 +78,12 @@ class Profile(BaseModel):
             raise ValueError(f"devices are numbers of cards, and device {self.device} has none")
         if self.idle_unload_s is not None and not self.is_lazy:
             raise ValueError('idle_unload_s needs load = "lazy": an eager profile stays loaded')
+        if self.weights_gb is not None and self.memory not in ("auto", "offload", "stream"):
+            raise ValueError(
+                f"weights_gb bounds weights that visit a card; memory is {self.memory}"
+            )
+        if self.memory == "spread" and (self.devices or self.members > 1):
+            raise ValueError('memory "spread" takes all cards: leave out devices and replicas')
         if self.fallback == self.name:
             raise ValueError("fallback must name another profile")
         return self

@@ -103,7 +103,14 @@ class Settings(BaseSettings):
         "for each of devices, else one",
     )
     memory: Memory = Field(
-        "resident", description="where the weights are while the model is loaded"
+        "auto",
+        description="where the weights lie: resident on the card, visiting it a component "
+        "(offload) or a block (stream) at a time, spread over all cards; auto: as they fit",
+    )
+    weights_gb: float | None = Field(
+        None,
+        gt=0,
+        description="GiB of weights that visit a card at once; absent: most of what is free",
     )
     load: Load = Field(
         "eager", description="load the model when the server starts, or when it is first asked for"

@@ -4,14 +4,17 @@ import asyncio
 
 import httpx
 import pytest
+from safetensors.torch import save_file
 
 from fluxline.fleet.on_demand import OnDemand
 from fluxline.fleet.router import Router
 from fluxline.jobs import JobStore
+from fluxline.loras import LoraFolder
 from fluxline.profiles import PRESETS, Preset, Profile
-from fluxline.request import ModelInfo
+from fluxline.request import LoraRef, ModelInfo
 from fluxline.server.choice import Ports
-from fluxline.service import Service
+from fluxline.service import Loras, Service
+from tests.lora_files import random_lora
 from tests.server.conftest import InlineReplica
 from tests.worker.fake_engine import INFO, FakeEngine
 
@@ -60,10 +63,12 @@ def replicas(engines):
 
 
 @pytest.fixture
-async def service(engines, replicas, database, pictures):
+async def service(engines, replicas, database, pictures, lora_folder):
+    save_file(random_lora({"a": (8, 8)}), lora_folder / "ink.safetensors")
+    save_file(random_lora({"a": (8, 8)}), lora_folder / "oil.safetensors")
     rules = {
         "fp4": {"model": "dev", "fallback": "bf16"},
-        "bf16": {"model": "dev", "from_priority": 5, "queue_limit": 1},
+        "bf16": {"model": "dev", "from_priority": 5, "queue_limit": 1, "loras": {"ink": 0.5}},
         "lazy": {"model": "fake", "load": "lazy"},
     }
     members = [
@@ -76,7 +81,12 @@ async def service(engines, replicas, database, pictures):
         "ultra": Preset(steps=3, size=2, guidance=5, profile="bf16"),
     }
     service = Service(
-        Router(members), JobStore(database), pictures, queue_limit=64, presets=presets
+        Router(members),
+        JobStore(database),
+        pictures,
+        queue_limit=64,
+        loras=Loras(LoraFolder(lora_folder)),
+        presets=presets,
     )
     await service.start()
     yield service
@@ -259,3 +269,16 @@ async def test_a_port_says_the_profile_of_who_names_none(port, body, name, app, 
     url = f"http://localhost:{port}"
     async with httpx.AsyncClient(transport=httpx.ASGITransport(ports), base_url=url) as http:
         assert (await drawn(http, **body))["profile"] == name
+
+
+async def test_a_profiles_loras_act_where_a_request_names_none(http, engines):
+    await drawn(http, profile="bf16")
+    await drawn(http, profile="bf16", loras=["oil"])
+    await drawn(http, profile="bf16", loras=[])
+    await drawn(http, profile="fp4")
+    assert [request.params.loras for request in engines["bf16"].started] == [
+        (LoraRef("ink", 0.5),),
+        (LoraRef("oil", 1.0),),
+        (),
+    ]
+    assert [request.params.loras for request in engines["fp4"].started] == [()]

@@ -8,6 +8,7 @@ from fluxline.engine.loras import CACHE_BYTES, LoraSources
 from fluxline.engine.scheduler import Budget
 from fluxline.engine.ticket import Ticket
 from fluxline.engine.tune import keep_memory
+from fluxline.request import MemoryName
 
 __all__ = ["Budget", "Engine", "LoraSources", "Ticket", "keep_memory", "open_engine"]
 
@@ -18,6 +19,8 @@ def open_engine(
     on_lost: Callable[[], None],
     *,
     precision: str = "auto",
+    memory: MemoryName = "auto",
+    weights_gb: float | None = None,
     loras: Path | None = None,
     lora_bytes: int = CACHE_BYTES,
     fetches_loras: bool = False,
@@ -28,4 +31,12 @@ def open_engine(
     """
     keep_memory()
     sources = LoraSources(folder=loras, paths=False, fetch=fetches_loras, cache_bytes=lora_bytes)
-    return Engine(model, device=device, precision=precision, loras=sources, on_lost=on_lost)
+    return Engine(
+        model,
+        device=device,
+        precision=precision,
+        memory=memory,
+        weights_gb=weights_gb,
+        loras=sources,
+        on_lost=on_lost,
+    )

@@ -21,6 +21,8 @@ class WorkerCommand:
     model: str
     device: str  # as the engine understands it, "cuda:1" for one card of many
     precision: str = "auto"
+    memory: str = "auto"  # where its weights lie
+    weights_gb: float | None = None  # of those that visit a card at once
     engine: str = ENGINE  # module:factory, imported in the worker only
     member: int = 0  # which of so many workers it is:
     members: int = 1  # each has its own card, or its own share of the cores
@@ -37,6 +39,7 @@ class WorkerCommand:
             "--model": self.model,
             "--device": self.device,
             "--precision": self.precision,
+            "--memory": self.memory,
             "--share": f"{self.member}/{self.members}",
             "--engine": self.engine,
             "--lora-bytes": self.lora_bytes,
@@ -45,6 +48,7 @@ class WorkerCommand:
         }
         # -P: a file in the working directory must not stand in for a module of ours.
         spelt = [f"{name}={value}" for name, value in options.items()]
+        spelt += [f"--weights-gb={self.weights_gb}"] if self.weights_gb else []
         spelt += [f"--loras={self.loras}"] if self.loras else []
         spelt += ["--fetch-loras"] if self.fetches_loras else []
         return [sys.executable, "-P", "-m", "fluxline.worker", *spelt]

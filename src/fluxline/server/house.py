@@ -154,6 +154,8 @@ def _pool(profile: Profile, settings: Settings, engine: str) -> Pool:
             model=profile.model,
             device=profile.device_of(member),
             precision=profile.precision,
+            memory=profile.memory,
+            weights_gb=profile.weights_gb,
             engine=engine,
             loras=str(settings.lora_folder()),
             lora_bytes=int(settings.lora_gb * 2**30),

@@ -42,9 +42,14 @@ class Loras:
         """The picture beside a LoRA, if there is one. Raises UnknownLora."""
         return await asyncio.to_thread(self._preview, name)
 
-    async def filled(self, request: GenerationRequest) -> GenerationRequest:
-        """The request with the LoRAs that it is drawn with. Raises UnknownLora."""
-        usual = () if self.applied is None else (self.applied,)
+    async def filled(
+        self, request: GenerationRequest, usual: tuple[LoraRef, ...] = ()
+    ) -> GenerationRequest:
+        """The request with the LoRAs that it is drawn with: its own, else what was applied, else
+        the usual ones of its profile. Raises UnknownLora.
+        """
+        if self.applied is not None:
+            usual = (self.applied,)
 
         def fill(params: SamplingParams) -> SamplingParams:
             return replace(params, loras=usual if params.loras is None else params.loras)

@@ -7,7 +7,7 @@ from fluxline.errors import NotReady
 from fluxline.fleet.on_demand import OnDemand
 from fluxline.fleet.router import Router
 from fluxline.profiles import Preset
-from fluxline.request import GenerationRequest, ModelInfo
+from fluxline.request import GenerationRequest, LoraRef, ModelInfo
 from fluxline.service.admission import Admission
 from fluxline.service.terms import Standing, Wish
 from fluxline.settings import DEFAULT_MODEL
@@ -66,6 +66,11 @@ class Roster:
         """How many requests may wait for a profile; None: as many as for all."""
         one, _ = self._router.standing(profile)
         return one.profile.queue_limit
+
+    def loras(self, profile: str) -> tuple[LoraRef, ...]:
+        """Those that act on a profile's pictures where a request names none."""
+        one, _ = self._router.standing(profile)
+        return tuple(LoraRef(name, strength) for name, strength in one.profile.loras.items())
 
     async def opened(self, profile: str) -> ModelInfo:
         """Wait while a profile is loaded or its worker started again; one of which nothing is

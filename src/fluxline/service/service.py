@@ -300,7 +300,8 @@ class Service:
         check_pictures(request, info)
         if known := await self._known(terms, caller):
             return self._followed(known, terms)
-        request = await self.loras.filled(request)
+        usual = self.roster.loras(request.profile or "")
+        request = await self.loras.filled(request, usual)
         work = cost(request, info)
         most = self.roster.queue_limit(request.profile or "")
         with self._admission.granted(work, caller, terms, of_profile=most) as limits:

@@ -39,6 +39,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--model", required=True)
     parser.add_argument("--device", required=True)
     parser.add_argument("--precision", default="auto", help="how its weights are held")
+    parser.add_argument("--memory", default="auto", help="where its weights lie")
+    parser.add_argument("--weights-gb", type=float, help="of weights that visit a card at once")
     parser.add_argument("--share", default="0/1", help="of the cores: which/of how many workers")
     parser.add_argument("--engine", default="fluxline.engine:open_engine", help="module:factory")
     parser.add_argument("--loras", type=Path, help="folder of LoRA files")
@@ -58,6 +60,8 @@ def _open(options: argparse.Namespace) -> Engine:
         options.device,
         _die,
         precision=options.precision,
+        memory=options.memory,
+        weights_gb=options.weights_gb,
         loras=options.loras,
         lora_bytes=options.lora_bytes,
         fetches_loras=options.fetch_loras,
