@@ -24,8 +24,9 @@ GIB = 2**30
 class Profile(BaseModel):
     """A named way to draw: a model, where it runs, when it is loaded, and who stands in for it.
 
-    loras: strengths of those that act where a request names none. needs_gb: memory it takes, as long as nobody has measured it. from_priority: requests of at
-    least that priority go there, if they name nothing else.
+    loras: strengths of those that act where a request names none. needs_gb: memory it takes, as
+    long as nobody has measured it. from_priority: requests of at least that priority go there, if
+    they name nothing else.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

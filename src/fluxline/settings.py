@@ -357,10 +357,9 @@ def load_settings(flags: Mapping[str, object] | None = None) -> Settings:
         raise ConfigError(f"the configuration file is not valid TOML: {exc}") from exc
 
 
+_OTHERS = {"queue_limit", "loras"}  # of the server: the bound of all together, a folder
 _OF_PROFILE = tuple(
-    name
-    for name in Profile.model_fields
-    if name in Settings.model_fields and name != "queue_limit"  # the server's is for all together
+    name for name in Profile.model_fields if name in Settings.model_fields and name not in _OTHERS
 )
 """What a profile may leave to the option of the same name."""
 
