@@ -194,7 +194,7 @@ def test_every_setting_is_a_flag_of_serve_but_for_tables_and_secrets():
     serve = typer.main.get_command(app).commands["serve"]
     flags = {parameter.name for parameter in serve.params}
 
-    assert Settings.model_fields.keys() - flags == {"aliases", "api_keys"}
+    assert Settings.model_fields.keys() - flags == {"aliases", "api_keys", "profiles", "presets"}
 
 
 def test_the_version_is_said():

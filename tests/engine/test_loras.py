@@ -327,3 +327,19 @@ def test_the_embedded_model_draws_its_example():
         return np.ptp(pixels(image), axis=2).mean()
 
     assert colourfulness(plain) > 1.3 * colourfulness(half) > 1.3 * colourfulness(inked)
+
+
+@pytest.mark.proves("lora", "flux1", "{kind}")
+@pytest.mark.parametrize("kind", ["int8", "fp8", "nf4"])
+def test_beside_quantized_weights_a_lora_does_what_it_does_beside_full_ones(
+    schnell_folder, engine, sources, kind
+):
+    requests = [asked(5), asked(5, LoraRef("one", 0.2))]
+    full = [pixels(engine.submit(request).result()[0]) for request in requests]
+    model = open_model(str(schnell_folder), "cpu", kind)
+    with Engine(model, budget=TOGETHER, loras=sources) as quantized:
+        held = [pixels(quantized.submit(request).result()[0]) for request in requests]
+
+    effect, same = (full[1] - full[0]).ravel(), (held[1] - held[0]).ravel()
+    assert np.abs(effect).mean() > 3, "the LoRA does nothing"
+    assert np.corrcoef(effect, same)[0, 1] > 0.9

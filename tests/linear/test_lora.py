@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from fluxline.linear.lora import Adapted, Adapter, AdapterBank
+from fluxline.linear.quantized import OWN_KINDS, QuantizedLinear
 
 ROWS, TOKENS, WIDTH, HEIGHT = 4, 3, 10, 12
 
@@ -32,7 +33,7 @@ def network():
 
 def adapter(digest, *, rank=2, **layers):
     """layers: name -> (first row, rows)."""
-    g = torch.Generator().manual_seed(hash(digest) % 1000)
+    g = torch.Generator().manual_seed(sum(map(ord, digest)))
     parts = {
         f"net.{name.replace('_', '.')}": [
             (row, torch.randn(rank, WIDTH, generator=g), torch.randn(rows, rank, generator=g))
@@ -144,3 +145,19 @@ def test_an_adapter_that_changes_is_seen_at_the_next_forward(network):
                 answers.append(network["a"](x))
 
     assert len({answer.sum().item() for answer in answers}) == 4
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("kind", OWN_KINDS)
+def test_beside_a_quantized_layer_the_same_is_added(kind):
+    weight = torch.randn(HEIGHT, WIDTH, generator=torch.Generator().manual_seed(0))
+    base = QuantizedLinear(OWN_KINDS[kind], nn.Linear(WIDTH, HEIGHT))
+    base.take_rows(0, weight)
+    network, one = nn.ModuleDict({"a": base}), adapter("one", a=(0, HEIGHT))
+    x = torch.randn(ROWS, TOKENS, WIDTH)
+    bank = AdapterBank({"net": network})
+
+    with bank.rows([((one, 0.7),)] * ROWS):
+        added = network["a"](x) - base(x)
+
+    torch.testing.assert_close(added, 0.7 * x @ delta(one, "net.a", HEIGHT).T, rtol=1e-4, atol=1e-4)

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from fluxline.jobs import JobState
-from fluxline.request import Done, GenerationRequest, ImageReady
+from fluxline.request import Done, GenerationRequest, ImageReady, SamplingParams
 from fluxline.service import Terms
 from fluxline.service.record import request_of
 from tests.service.conftest import ScriptedReplica, picture, request, until, vanished
@@ -145,7 +145,9 @@ async def test_the_largest_seed_comes_back_whole(server, store):
     await service.submit(work, STORED)
     await replica.given("a")
     assert replica.requests["a"].seed == LARGEST_SEED
-    assert request_of(store.get("a")) == replace(work, profile="fake")
+    assert request_of(store.get("a")) == replace(
+        work, profile="fake", params=SamplingParams(loras=())
+    )
 
 
 async def test_who_follows_here_what_was_asked_and_is_drawn_there_hears_its_end(server, store):

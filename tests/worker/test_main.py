@@ -2,9 +2,11 @@
 
 import multiprocessing
 import os
+from pathlib import Path
 
 import pytest
 
+from fluxline.fleet.process import WorkerCommand
 from fluxline.worker.__main__ import _keep_to, _open, _parser
 
 
@@ -24,13 +26,35 @@ def test_workers_share_the_cores_and_none_is_left_out(members):
         assert sum(map(len, shares)) == len(all_cores)
 
 
-def told(model, device, on_lost, precision):
+def told(model, device, on_lost, **more):
     """An engine factory that gives back what it was told."""
-    return model, device, precision
+    return model, device, more
 
 
 def test_an_engine_is_opened_as_the_command_line_says():
-    words = ["--fd=3", "--model=mini", "--device=cpu", "--precision=nf4"]
-    options = _parser().parse_args([*words, "--engine=tests.worker.test_main:told"])
+    command = WorkerCommand(
+        model="mini",
+        device="cpu",
+        precision="nf4",
+        memory="stream",
+        weights_gb=1.5,
+        engine="tests.worker.test_main:told",
+        loras="/loras",
+        lora_bytes=7,
+        fetches_loras=True,
+    )
+    spelt = command.argv(fd=3)
+    options = _parser().parse_args(spelt[spelt.index("fluxline.worker") + 1 :])
 
-    assert _open(options) == ("mini", "cpu", "nf4")
+    assert _open(options) == (
+        "mini",
+        "cpu",
+        {
+            "precision": "nf4",
+            "memory": "stream",
+            "weights_gb": 1.5,
+            "loras": Path("/loras"),
+            "lora_bytes": 7,
+            "fetches_loras": True,
+        },
+    )

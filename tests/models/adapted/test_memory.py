@@ -26,7 +26,9 @@ def pixels(model):
 
 @pytest.mark.proves("stream", "{name}")
 @pytest.mark.parametrize("name", sorted(ORACLES))
-def test_weights_that_visit_draw_the_same_picture(opened, name, tmp_path):
-    model = open_model(str(SAVERS[name](tmp_path / name)), "cpu")
+def test_weights_that_visit_draw_the_same_picture(name, tmp_path):
+    folder = str(SAVERS[name](tmp_path / name))
+    expected = pixels(open_model(folder, "cpu"))
+    model = open_model(folder, "cpu")
     place(model, "stream", [torch.device("cpu")], budget_bytes=20_000)
-    assert np.array_equal(pixels(model), pixels(opened(name)))
+    assert np.array_equal(pixels(model), expected)

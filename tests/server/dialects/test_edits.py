@@ -56,7 +56,7 @@ async def test_a_form_is_drawn_from_its_file(prefix, http, engine):
     [request] = engine.started
     assert np.array_equal(decode(request.source), ramp(64, 48))
     assert (request.n, request.seed) == (2, 7)
-    assert request.params == SamplingParams(width=64, height=48, steps=4, strength=0.5)
+    assert request.params == SamplingParams(width=64, height=48, steps=4, strength=0.5, loras=())
     assert base64.b64decode(said["data"][1]["b64_json"]) == picture(request, 1)
     assert said["warnings"] == ["input_fidelity is ignored"]
     assert said["usage"]["input_tokens_details"] == {"text_tokens": 64, "image_tokens": 16}

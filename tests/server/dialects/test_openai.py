@@ -43,7 +43,7 @@ async def test_flues_body_gives_flues_answer(http, engine):
     [request] = engine.started
     assert base64.b64decode(said["image"]) == picture(request, 0)
     assert said["gen_time"] == 1.0
-    assert request.params == SamplingParams(width=256, height=256, steps=4, guidance=7.5)
+    assert request.params == SamplingParams(width=256, height=256, steps=4, guidance=7.5, loras=())
     assert "guidance has no effect" in said["warnings"]
     assert said["timings"]["queue_ms"] == 9000
 
@@ -75,6 +75,7 @@ async def test_every_name_of_a_field_reaches_the_engine(http, engine):
         sampler="heun",
         schedule="karras",
         eta=0.5,
+        loras=(),
     )
     assert (request.seed, request.n, request.model) == (2**63 - 2, 2, "fake")
     assert (request.output_format, request.compression) == ("jpeg", 80)
