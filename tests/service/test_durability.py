@@ -424,7 +424,9 @@ async def test_what_a_stopped_replica_held_goes_back_with_its_attempt(opened, re
 
 async def test_a_row_that_cannot_be_read_fails_and_stops_nothing_else(opened, replica, store):
     for name, text in (("odd", "{}"), ("later", record.request_text(request("later")))):
-        store.accept(NewJob(id=name, request=text, fingerprint=name), Limits(waiting=9))
+        store.accept(
+            NewJob(id=name, request=text, fingerprint=name, profile="fake"), Limits(waiting=9)
+        )
     service = await opened(queue_limit=9)
     await drawn(replica, "later")
 

@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from fluxline.engine import Engine
+from fluxline.engine.build import open_model
 from fluxline.engine.ticket import new_request
 from fluxline.models.adapted.load import FAMILIES as KINDS
 from fluxline.models.registry import FAMILIES as OPENERS
-from fluxline.models.registry import FAMILY_OF_CLASS, MODELS, open_family
+from fluxline.models.registry import FAMILY_OF_CLASS, MODELS
 from fluxline.request import Progress
-from fluxline.weights.stream import Checkpoint
 from tests.models.adapted.oracle import (
     BUDGET,
     ORACLES,
@@ -163,14 +163,7 @@ def test_requests_of_every_kind_share_the_engine(opened, name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(ORACLES))
 def test_every_family_draws_in_bfloat16(name, tmp_path):
-    model = open_family(
-        "sd",  # its loader reads the folder's own
-        SAVERS[name](tmp_path),
-        name=name,
-        device=torch.device("cpu"),
-        dtype=torch.bfloat16,
-        checkpoint_at=lambda part: Checkpoint(sorted(part.glob("*.safetensors")), source=name),
-    )
+    model = open_model(str(SAVERS[name](tmp_path)), "cpu", "bf16")
 
     drawn = draw_ours(model, 'a sign that says "fox"', steps=2, seed=1, negative_prompt="blue")
 
