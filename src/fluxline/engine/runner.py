@@ -22,8 +22,7 @@ from fluxline.engine.faults import is_lost, is_out_of_memory
 from fluxline.engine.job import Job, Outcome, Picture, Plan, Score
 from fluxline.engine.tally import Tally
 from fluxline.errors import DeviceLost, EngineError, FluxlineError, NotFinite, OutOfMemory
-from fluxline.linear.lora import AdapterBank
-from fluxline.linear.lora import Mix as Worn
+from fluxline.linear.lora import AdapterBank, Mix
 from fluxline.models.base import (
     Adaptable,
     Conditioning,
@@ -31,10 +30,10 @@ from fluxline.models.base import (
     DynamicShift,
     EmpiricalShift,
     Guide,
-    Mix,
     ModelSpec,
     Pictures,
     Stage,
+    Steer,
 )
 from fluxline.models.scorers import Scorer
 from fluxline.request import ScheduleName, steps_left
@@ -45,7 +44,7 @@ CONDITIONING_BYTES = 256 * 2**20  # 60 prompts of FLUX.1 dev; thousands of the e
 CLEAN_TOKENS_BYTES = 16 * 2**20  # 64 pictures of a megapixel
 GUIDE_BYTES = 64 * 2**20
 
-Asked = tuple[str, Worn]
+Asked = tuple[str, Mix]
 """A text, and the adapters that it is encoded with."""
 
 
@@ -86,7 +85,7 @@ class Sample:
     x: Tensor  # (N, C) float32, what the sampler wants evaluated, or the result
     sigma: float
     contexts: list[Any]  # the family's: one per row; the second is the negative prompt's
-    mix: Mix  # makes one velocity of two rows'
+    steer: Steer  # makes one velocity of two rows'
     kept: "Kept | None" = None
     evaluation: int = 0
 
@@ -254,8 +253,8 @@ class Runner:
         ]
         x, sigma = next(sampling)
         assert job.params.cfg_scale is not None  # resolved
-        mix = self._model.spec.mix(job.params.cfg_scale, conditioning[_asked(job)[0]])
-        return Sample(sampling, x, sigma, contexts, mix, kept)
+        steer = self._model.spec.steering(job.params.cfg_scale, conditioning[_asked(job)[0]])
+        return Sample(sampling, x, sigma, contexts, steer, kept)
 
     def _clean(self, picture: Picture) -> Tensor:
         """The tokens of a picture that a job starts from; jobs that start from the same share."""
@@ -298,12 +297,12 @@ class Runner:
         guide: Guide | None,
     ) -> Any:
         """What a row needs in all evaluations; rows in flight that need the same share it."""
-        worn = _acting(job, "context")
-        key = (asked, worn, job.drawn, job.params.guidance, sigmas, self._looked_at(job))
+        mix = _acting(job, "context")
+        key = (asked, mix, job.drawn, job.params.guidance, sigmas, self._looked_at(job))
         context = self._contexts.get(key)
         if context is None:
             width, height = job.drawn
-            with self._bank.rows([worn]):
+            with self._bank.rows([mix]):
                 context = self._model.context(
                     conditioning,
                     width=width,
@@ -339,7 +338,7 @@ class Runner:
                 outcome.failed[job.id] = self._narrowed(exc, (job,))
 
     def _advance(self, job: Job, sample: Sample, rows: Tensor, outcome: Outcome) -> None:
-        velocity = rows[0] if len(rows) == 1 else sample.mix(rows[0], rows[1])
+        velocity = rows[0] if len(rows) == 1 else sample.steer(rows[0], rows[1])
         if sample.kept is not None:
             velocity = sample.kept.hold(velocity, sample.x, sample.sigma)
         sample.evaluation += 1
@@ -411,7 +410,7 @@ def _asked(job: Job) -> tuple[Asked, ...]:
     ]
 
 
-def _acting(job: Job, stage: Stage) -> Worn:
+def _acting(job: Job, stage: Stage) -> Mix:
     """Those of a job's adapters that do something in a stage."""
     return tuple((adapter, s) for adapter, s in job.mix if stage in adapter.stages)
 

@@ -78,7 +78,7 @@ class ModelSpec:
     text_length: int  # tokens
     guidance: float | None  # the default; None: the model has no such input
     cfg_scale: float = 1.0  # the default of true guidance; 1: off
-    mix: "Mixer" = field(default_factory=lambda: plain_mix)  # how true guidance is done
+    steering: "Steering" = field(default_factory=lambda: plain_steer)  # how true guidance is done
     shift: float | DynamicShift | EmpiricalShift = 1.0  # how far schedules bend toward noise
     levels: "Levels | None" = None  # None: all from 1, the lowest as steps and shift have it
     terminal: float | None = None  # to which the lowest sigma is stretched; None: it is not
@@ -343,15 +343,15 @@ class Conditioning:
         return self.text.nbytes + self.pooled.nbytes + more
 
 
-Mix = Callable[[Tensor, Tensor], Tensor]
+Steer = Callable[[Tensor, Tensor], Tensor]
 """Takes a row's velocity and its negative's, (N, C) both, gives the one that the sampler is sent.
 Each job has its own, asked in the order of its evaluations: it may remember."""
 
-Mixer = Callable[[float, Conditioning], Mix]
-"""Makes a job's mix, from its cfg_scale and what its prompt became."""
+Steering = Callable[[float, Conditioning], Steer]
+"""Makes a job's steer, from its cfg_scale and what its prompt became."""
 
 
-def plain_mix(cfg_scale: float, conditioning: Conditioning) -> Mix:
+def plain_steer(cfg_scale: float, conditioning: Conditioning) -> Steer:
     """Go on from the negative's velocity through the row's own.
 
     Source: Ho and Salimans 2022, Classifier-Free Diffusion Guidance (arXiv:2207.12598).

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fluxline.models.adapted.levels import TrainedLevels, levels_of
-from fluxline.models.base import Conditioning, Mix, plain_mix
+from fluxline.models.base import Conditioning, Steer, plain_steer
 
 Texts = Mapping[str, Tensor]
 """What the encoders made of one prompt, by names that the family's `predict` reads; "text" is the
@@ -90,9 +90,9 @@ class Family:
             return self.levels.timestep(sigma)
         return 1000 * sigma
 
-    def mix(self, cfg_scale: float, conditioning: Conditioning) -> Mix:
+    def steer(self, cfg_scale: float, conditioning: Conditioning) -> Steer:
         """How a row and its negative become one velocity."""
-        return plain_mix(cfg_scale, conditioning)
+        return plain_steer(cfg_scale, conditioning)
 
 
 def stacked(rows: Sequence[Row], name: str) -> Tensor:

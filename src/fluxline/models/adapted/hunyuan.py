@@ -13,7 +13,7 @@ from diffusers.pipelines.hunyuandit.pipeline_hunyuandit import (
 from torch import Tensor
 
 from fluxline.models.adapted.family import Family, Row, Texts, by_prompt, stacked, tokens_of
-from fluxline.models.base import Conditioning, Mix, plain_mix
+from fluxline.models.base import Conditioning, Steer, plain_steer
 
 
 class HunyuanDiT(Family):
@@ -128,7 +128,7 @@ class HunyuanImage(Family):
         )
         return answer[0]
 
-    def mix(self, cfg_scale: float, conditioning: Conditioning) -> Mix:
+    def steer(self, cfg_scale: float, conditioning: Conditioning) -> Steer:
         """As the model's own guider has it: plain at first, then projected, with a memory.
 
         cfg_scale acts on the plain steps; what follows has a scale of its own in the checkpoint.
@@ -137,7 +137,7 @@ class HunyuanImage(Family):
         if self.pipe.ocr_guider is not None and bool(conditioning.more["glyphs"].any()):
             guider = self.pipe.ocr_guider
         if guider is None:
-            return plain_mix(cfg_scale, conditioning)
+            return plain_steer(cfg_scale, conditioning)
         return _Guided(guider, cfg_scale)
 
 

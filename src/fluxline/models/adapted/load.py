@@ -137,7 +137,7 @@ def _spec(name: str, family: Family, vae: Vae, about: Mapping[str, Any]) -> Mode
         shift=_shift(config),
         levels=family.levels,
         terminal=config.get("shift_terminal"),
-        mix=family.mix,
+        steering=family.steer,
     )
 
 

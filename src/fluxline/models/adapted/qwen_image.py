@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from fluxline.models.adapted.family import Family, Row, Texts, tokens_of
-from fluxline.models.base import Conditioning, Mix
+from fluxline.models.base import Conditioning, Steer
 
 
 class QwenImage(Family):
@@ -55,7 +55,7 @@ class QwenImage(Family):
         )
         return velocity
 
-    def mix(self, cfg_scale: float, conditioning: Conditioning) -> Mix:
+    def steer(self, cfg_scale: float, conditioning: Conditioning) -> Steer:
         """Guided, then brought back to the length it had."""
 
         def mixed(velocity: Tensor, negative: Tensor) -> Tensor:
