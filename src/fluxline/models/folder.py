@@ -28,6 +28,8 @@ def reading(part: str) -> Iterator[None]:
     """Name the part that diffusers or transformers could not read; they raise what they like."""
     try:
         yield
+    except LoadError as exc:
+        raise LoadError(f"{part}/ cannot be read: {exc.message}") from exc
     except Exception as exc:
         raise LoadError(f"{part}/ cannot be read ({type(exc).__name__})") from exc
 

@@ -16,7 +16,7 @@ from diffusers import (
 from fluxline.engine import Engine
 from fluxline.engine.ticket import new_request
 from fluxline.models.adapted.levels import levels_of
-from fluxline.models.adapted.model import Adapted
+from fluxline.models.adapted.model import AdaptedModel
 from tests.models.adapted.oracle import BUDGET, draw_ours, draw_theirs, psnr, theirs
 
 
@@ -102,7 +102,7 @@ def spaced(model, spacing):
     family = copy.copy(model.family)
     family.levels = replace(family.levels, spacing=spacing)
     spec = replace(model.spec, levels=family.levels)
-    return Adapted(spec, family=family, vae=model.vae, weights=model.weights)
+    return AdaptedModel(spec, family=family, vae=model.vae, weights=model.weights)
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from fluxline.errors import LoadError
 from fluxline.models.adapted.aura_flow import AuraFlow
 from fluxline.models.adapted.family import Family
 from fluxline.models.adapted.hunyuan import HunyuanDiT, HunyuanImage
-from fluxline.models.adapted.model import Adapted
+from fluxline.models.adapted.model import AdaptedModel
 from fluxline.models.adapted.pixart import PixArtSigma
 from fluxline.models.adapted.qwen_image import QwenImage
 from fluxline.models.adapted.sana import Sana
@@ -53,7 +53,7 @@ def load(
     device: torch.device,
     dtype: torch.dtype,
     checkpoint_at: Callable[[Path], Checkpoint],
-) -> Adapted:
+) -> AdaptedModel:
     """Open the model in the folder `path`. Raises LoadError: it is none, or a part is wrong."""
     if not path.is_dir():
         raise LoadError(f"{name} must be a folder in diffusers' layout; got a file")
@@ -63,7 +63,7 @@ def load(
     vae = Vae(family.pipe.vae)
     _check_channels(name, family, vae)
     weights = _fingerprint(path, family.pipe, checkpoint_at)
-    return Adapted(_spec(name, family, vae, about), family=family, vae=vae, weights=weights)
+    return AdaptedModel(_spec(name, family, vae, about), family=family, vae=vae, weights=weights)
 
 
 def _family_of(index: Mapping[str, Any], name: str) -> type[Family]:

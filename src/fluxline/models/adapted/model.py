@@ -45,7 +45,7 @@ class AdaptedContext:
         return Row(texts, self.width, self.height, self.guidance, sigma, after)
 
 
-class Adapted:
+class AdaptedModel:
     """A model of one of diffusers' families. Thread: the engine's.
 
     weights: a fingerprint of all of them.

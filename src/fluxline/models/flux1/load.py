@@ -5,10 +5,7 @@ in as `checkpoint_at`, into layers that hold them as `precision` says. A model m
 itself in a `fluxline.json`: trained sizes, defaults, sizes of pictures it looks at, a preview map.
 """
 
-import hashlib
-import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -43,10 +40,17 @@ from fluxline.models.flux1.redux import Projection, Redux
 from fluxline.models.flux1.text import TextEncoders
 from fluxline.models.flux1.transformer import FluxConfig, FluxTransformer
 from fluxline.models.flux1.variants import Variant, variant_of, with_controlnet, with_redux
+from fluxline.models.folder import (
+    LOCAL,
+    config_of,
+    fingerprint_of,
+    read_json,
+    reading,
+    said_of_itself,
+)
 
 PARTS = ("text_encoder", "text_encoder_2", "vae", "tokenizer", "tokenizer_2", "scheduler")
 REDUX = ("image_encoder", "image_embedder")
-LOCAL = {"local_files_only": True, "trust_remote_code": False}  # left open, users are asked
 
 
 def load(
@@ -71,11 +75,11 @@ def load(
         if (folder / "image_embedder").is_dir():
             message += "; a Redux is laid into a model's folder, or opened as flux1-redux-dev"
         raise LoadError(message)
-    about = _json(folder / "fluxline.json") if (folder / "fluxline.json").exists() else {}
+    about = said_of_itself(folder)
     config, of_transformer = transformer_part(path, checkpoint_at)
     transformer, held = _transformer(config, of_transformer, device, dtype, precision)
     options = {"dtype": dtype, "local_files_only": True, "use_safetensors": True}
-    with _reading("vae"):
+    with reading("vae"):
         vae = AutoencoderKL.from_pretrained(
             folder, subfolder="vae", low_cpu_mem_usage=False, **options
         )
@@ -94,7 +98,7 @@ def load(
     t5, t5_held = _t5(folder, of_t5, device, dtype, precision)
     of_clip, of_vae = (_checkpoint(folder, it, checkpoint_at) for it in ("text_encoder", "vae"))
     spec = replace(
-        _spec(name, about, variant, config, _json_of(folder, "scheduler"), grid),
+        _spec(name, about, variant, config, config_of(folder, "scheduler"), grid),
         precision=held.precision,
         notes=held.notes + _notes(held, t5_held),
     )
@@ -103,7 +107,7 @@ def load(
         transformer=transformer,
         text=_text(folder, t5, spec.text_length, device, dtype),
         vae=vae,
-        weights=_fingerprint(of_transformer.checkpoint, of_clip, of_t5.checkpoint, of_vae, *more),
+        weights=fingerprint_of(of_transformer.checkpoint, of_clip, of_t5.checkpoint, of_vae, *more),
         preview=_preview(about.get("preview"), device),
         redux=redux,
         controlnet=controlnet,
@@ -129,10 +133,10 @@ def transformer_part(
     about = (weights if weights.is_dir() else folder_of(path) / "transformer") / "config.json"
     names = list(checkpoint.shapes)
     if is_bfl(names):
-        said = _json(about) if about.exists() else {}
+        said = read_json(about) if about.exists() else {}
         config = config_from_shapes(checkpoint.shapes, said.get("axes_dims_rope"))
     else:
-        config = config_from_json(_json(about))
+        config = config_from_json(read_json(about))
     layout = layout_for(config, names)
     return config, Part(
         name="transformer", checkpoint=checkpoint, layout=layout, linears=recipe.TRANSFORMER
@@ -185,11 +189,11 @@ def _t5(
     """Read by transformers, or by us if a layer is to be held otherwise than transformers would."""
     transformers_logging.disable_progress_bar()
     if not precision.changes(part):
-        with _reading(part.name):
+        with reading(part.name):
             options = {"dtype": dtype, "use_safetensors": True, **LOCAL}
             t5 = T5EncoderModel.from_pretrained(folder / part.name, **options)
         return t5.to(device).eval(), Held()
-    with _reading(part.name), torch.device("meta"):
+    with reading(part.name), torch.device("meta"):
         t5 = T5EncoderModel(T5Config.from_pretrained(folder / part.name, **LOCAL)).to(dtype)
     held = precision.place(t5, part, device)
     t5.to_empty(device=device)
@@ -199,7 +203,7 @@ def _t5(
 
 
 def _checkpoint(folder: Path, part: str, checkpoint_at: Callable[[Path], Checkpoint]) -> Checkpoint:
-    with _reading(part):
+    with reading(part):
         return checkpoint_at(folder / part)
 
 
@@ -209,11 +213,6 @@ def _notes(transformer: Held, t5: Held) -> tuple[str, ...]:
         return t5.notes
     how = f"is held as {t5.precision}" if t5.precision else "is not quantized"
     return (f"text_encoder_2 {how}", *t5.notes)
-
-
-def _fingerprint(*checkpoints: Checkpoint) -> str:
-    parts = "".join(checkpoint.fingerprint() for checkpoint in checkpoints)
-    return hashlib.blake2b(parts.encode(), digest_size=16).hexdigest()
 
 
 def config_from_json(config: Mapping[str, Any], part: str = "transformer") -> FluxConfig:
@@ -312,11 +311,11 @@ def _text(
     folder: Path, t5: torch.nn.Module, length: int, device: torch.device, dtype: torch.dtype
 ) -> TextEncoders:
     options = {"dtype": dtype, "use_safetensors": True, **LOCAL}
-    with _reading("text_encoder"):
+    with reading("text_encoder"):
         clip = CLIPTextModel.from_pretrained(folder / "text_encoder", **options)
-    with _reading("tokenizer"):
+    with reading("tokenizer"):
         words = AutoTokenizer.from_pretrained(folder / "tokenizer", **LOCAL)
-    with _reading("tokenizer_2"):
+    with reading("tokenizer_2"):
         words_2 = AutoTokenizer.from_pretrained(folder / "tokenizer_2", **LOCAL)
     return TextEncoders(
         clip=clip.to(device).eval(),
@@ -337,11 +336,11 @@ def _redux(
     if not (folder / "image_embedder").is_dir():
         return None
     local = {"local_files_only": True}
-    with _reading("image_encoder"):
+    with reading("image_encoder"):
         siglip = SiglipVisionModel.from_pretrained(
             folder / "image_encoder", dtype=dtype, use_safetensors=True, **local
         )
-    with _reading("feature_extractor"):
+    with reading("feature_extractor"):
         eye = SiglipImageProcessorPil.from_pretrained(folder / "feature_extractor", **local)
     projection = Projection(siglip.config.hidden_size, config.text_dim).to(device, dtype)
     checkpoint_at(folder / "image_embedder").fill(projection, lambda name, part: [(name, 0, part)])
@@ -361,7 +360,7 @@ def _controlnet(
 ) -> ControlNet | None:
     if not folder.is_dir():
         return None
-    said = _json(folder / "config.json")
+    said = read_json(folder / "config.json")
     for word, what in (
         ("num_mode", "modes (a union of several)"),
         ("conditioning_embedding_channels", "layers that read pixels (x-labs' kind)"),
@@ -376,17 +375,6 @@ def _controlnet(
     return net.eval().requires_grad_(False)
 
 
-@contextmanager
-def _reading(part: str) -> Iterator[None]:
-    """Name the part that diffusers or transformers could not read; they raise what they like."""
-    try:
-        yield
-    except LoadError as exc:
-        raise LoadError(f"{part}/ cannot be read: {exc.message}") from exc
-    except Exception as exc:
-        raise LoadError(f"{part}/ cannot be read ({type(exc).__name__})") from exc
-
-
 def _preview(about: Mapping[str, Any] | None, device: torch.device) -> PreviewMap | None:
     if about is None:
         return None
@@ -397,16 +385,4 @@ def _preview(about: Mapping[str, Any] | None, device: torch.device) -> PreviewMa
 def _pipeline(folder: Path) -> str:
     """What diffusers calls the pipeline; empty: nobody says."""
     index = folder / "model_index.json"
-    return str(_json(index).get("_class_name", "")) if index.exists() else ""
-
-
-def _json_of(folder: Path, part: str) -> dict[str, Any]:
-    return _json(next(iter(sorted((folder / part).glob("*config.json"))), folder / part))
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        found: dict[str, Any] = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as exc:
-        raise ConfigError(f"cannot read {path.parent.name}/{path.name}: {exc}") from exc
-    return found
+    return str(read_json(index).get("_class_name", "")) if index.exists() else ""
