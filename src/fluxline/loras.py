@@ -3,6 +3,7 @@
 Reads headers and hashes bytes; what the tensors mean is the engine's business. No torch.
 """
 
+import contextlib
 import difflib
 import hashlib
 import json
@@ -74,7 +75,11 @@ class LoraFolder:
 
     def infos(self) -> list[LoraInfo]:
         """What is known of each, by name."""
-        return [self._info(name, path) for name, path in sorted(self._files().items())]
+        found = []
+        for name, path in sorted(self._files().items()):
+            with contextlib.suppress(OSError):  # gone since, or a link to nowhere
+                found.append(self._info(name, path))
+        return found
 
     def info(self, name: str) -> LoraInfo:
         """What is known of one. Raises UnknownLora."""

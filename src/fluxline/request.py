@@ -227,6 +227,7 @@ class ModelInfo:
     references: int = 0  # most pictures it looks at
     fills: bool = False  # it redraws the masked part of a picture and draws nothing else
     needs_picture: bool = False  # it draws nothing without one
+    wears_loras: bool = True  # LoRAs of its family can be read
     footprint: Footprint | None = None  # None: not measured
     backend: Backend = "native"
 

@@ -343,3 +343,33 @@ def test_beside_quantized_weights_a_lora_does_what_it_does_beside_full_ones(
     effect, same = (full[1] - full[0]).ravel(), (held[1] - held[0]).ravel()
     assert np.abs(effect).mean() > 3, "the LoRA does nothing"
     assert np.corrcoef(effect, same)[0, 1] > 0.9
+
+
+def test_a_file_written_anew_changes_nothing_that_is_under_way(schnell, tmp_path):
+    sizes = bfl_layers(schnell.transformer.config)
+    file = tmp_path / "one.safetensors"
+    save_file(random_lora(sizes, prefix="diffusion_model.", by=0.5, seed=1), file)
+    [(adapter, _)] = Library(schnell, LoraSources()).mix([LoraRef(str(file))])
+    before = {name: [a.clone() for _, a, _ in parts] for name, parts in adapter.parts.items()}
+
+    file.write_bytes(bytes(file.stat().st_size))  # in place, as cp does
+
+    for name, parts in adapter.parts.items():
+        assert all(map(torch.equal, before[name], [a for _, a, _ in parts]))
+
+
+def test_pictures_of_one_request_wear_one_copy_of_an_adapter(engine):
+    jobs = engine._jobs_of(planned(*(asked(seed, LoraRef("one")) for seed in range(3))))
+    assert len({id(adapter) for job in jobs for adapter, _ in job.mix}) == 1
+
+
+def test_no_prompt_is_taken_for_another_with_a_lora(schnell, sources, folder):
+    [(adapter, _)] = Library(schnell, sources).mix([LoraRef("words")])
+    sly = f"a fox\0{adapter.digest} 1.0"
+    with Engine(schnell, budget=TOGETHER, loras=sources) as engine:
+        alone = pixels(engine.generate(sly, seed=5, steps=2)[0])
+        engine.generate("a fox", seed=5, steps=2, loras=(LoraRef("words"),))
+        assert np.array_equal(pixels(engine.generate(sly, seed=5, steps=2)[0]), alone)
+    with Engine(schnell, budget=TOGETHER, loras=sources) as engine:
+        engine.generate("a fox", seed=5, steps=2, loras=(LoraRef("words"),))
+        assert np.array_equal(pixels(engine.generate(sly, seed=5, steps=2)[0]), alone)

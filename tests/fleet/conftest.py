@@ -18,7 +18,7 @@ class Scripted:
     def __init__(self):
         self.state, self.reason, self.models, self.restarts = "starting", "it loads", (), 0
         self.stats = (EngineStats(process_bytes=2 * GIB),)
-        self.held, self.cancelled, self.stops = {}, [], 0
+        self.held, self.given, self.cancelled, self.stops = {}, {}, [], 0
         self.may_end = asyncio.Event()
         self.may_end.set()
         self._settled, self._ended = asyncio.Event(), asyncio.Event()
@@ -50,6 +50,7 @@ class Scripted:
         if self.state != "ready":
             raise NotReady(self.reason, retry_after_s=1)
         self.held[request.id] = publish
+        self.given[request.id] = request
 
     def cancel(self, request_id):
         self.cancelled.append(request_id)

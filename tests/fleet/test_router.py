@@ -145,3 +145,30 @@ async def test_cancelling_finds_who_draws_it(router, made):
     router.cancel("r")
 
     assert made.replicas["bf16"][0].held == {}
+
+
+async def test_who_stands_in_is_not_told_the_model_of_whom_it_stands_for(made):
+    one = made.profile("one", model="hub/dev", fallback="two")
+    two = made.profile("two", model="hub/schnell")
+    for profile, state in ((one, "failed"), (two, "ready")):
+        profile.start()
+        made.replicas[profile.name][0].turn(state)
+    Router([one, two]).submit(asked(profile="one", model="dev"), [].append)
+    assert made.replicas["two"][0].given["r"].model is None
+
+
+async def test_a_profile_that_is_gone_is_stood_in_for_as_the_first_is(router, made):
+    made.replicas["fp4"][0].turn("restarting")
+    router.submit(asked(profile="gone"), [].append)
+    assert "r" in made.replicas["bf16"][0].held
+
+
+async def test_for_one_that_is_back_soon_no_other_is_loaded(made):
+    one = made.profile("one", fallback="two")
+    two = made.profile("two", load="lazy")
+    one.start()
+    router = Router([one, two])
+    made.replicas["one"][0].turn("restarting")
+    assert router.standing("one") == (one, "")
+    made.replicas["one"][0].turn("failed")
+    assert router.standing("one")[0] is two

@@ -282,3 +282,32 @@ async def test_a_profiles_loras_act_where_a_request_names_none(http, engines):
         (),
     ]
     assert [request.params.loras for request in engines["fp4"].started] == [()]
+
+
+async def test_a_preset_fills_in_what_is_open_at_every_door(http, engines):
+    for door, body in (
+        (URL, {}),
+        ("/sdapi/v1/txt2img", {}),
+        ("/generate", {"num_inference_steps": None}),
+        ("/v1/flux-dev", {}),
+    ):
+        before = len(engines["bf16"].started)
+        answer = await http.post(door, json={"prompt": "a fox", "preset": "ultra", **body})
+        assert answer.status_code in (200, 202), answer.text
+        async with asyncio.timeout(20):
+            while len(engines["bf16"].started) == before:  # a job is begun later
+                await asyncio.sleep(0.002)
+        params = engines["bf16"].started[-1].params
+        assert (params.steps, params.width, params.guidance) == (12, 128, 5), door
+
+
+async def test_a_key_of_one_port_does_not_answer_at_another(service, http, engines):
+    ports = Ports(http._transport.app, {8001: "bf16"})
+    told = {"idempotency-key": "one"}
+    async with httpx.AsyncClient(
+        transport=httpx.ASGITransport(app=ports), base_url="http://localhost:8001"
+    ) as other:
+        first = await http.post(URL, json={"prompt": "a fox"}, headers=told)
+        second = await other.post(URL, json={"prompt": "a fox"}, headers=told)
+    assert first.status_code == 200
+    assert "another request" in second.json()["error"]["message"], second.text

@@ -38,7 +38,8 @@ from fluxline.errors import (
     LoadError,
     UnknownModel,
 )
-from fluxline.models.base import DiffusionModel
+from fluxline.linear.lora import Mix
+from fluxline.models.base import Adaptable, DiffusionModel
 from fluxline.models.registry import entry_for
 from fluxline.models.scorers import Scorer
 from fluxline.request import (
@@ -46,6 +47,7 @@ from fluxline.request import (
     EngineStats,
     GenerationRequest,
     ImageResult,
+    LoraRef,
     MemoryName,
     ModelInfo,
     Planned,
@@ -125,7 +127,8 @@ class Engine:
         model = self._model
         dtype = str(model.dtype).removeprefix("torch.")
         info = model.spec.info(device=str(model.device), dtype=dtype)
-        return (replace(info, footprint=self._footprint),)
+        wears_loras = isinstance(model, Adaptable)
+        return (replace(info, footprint=self._footprint, wears_loras=wears_loras),)
 
     @property
     def stats(self) -> EngineStats:
@@ -319,8 +322,9 @@ class Engine:
         and the LoRAs that are named."""
         self._check(request)
         sources = Sources(request, self._model.spec)
+        mix_of = functools.cache(self._library.mix)  # pictures that wear the same share it
         return [
-            self._job(request, index, picture, sources)
+            self._job(request, index, picture, sources, mix_of)
             for index, picture in enumerate(request.pictures())
         ]
 
@@ -345,7 +349,12 @@ class Engine:
                 raise InvalidParams(message, field="seed")
 
     def _job(
-        self, request: GenerationRequest, index: int, picture: Planned, sources: Sources
+        self,
+        request: GenerationRequest,
+        index: int,
+        picture: Planned,
+        sources: Sources,
+        mix_of: Callable[[tuple[LoraRef, ...]], Mix],
     ) -> Job:
         spec = self._model.spec
         params, warnings = spec.resolve(
@@ -385,7 +394,7 @@ class Engine:
             drawn=drawn,
             source=sources.start(asked, drawn),
             references=references,
-            mix=self._library.mix(params.loras or ()),
+            mix=mix_of(params.loras or ()),
             key=BatchKey(spec.image_tokens(*drawn), spec.text_length + read, seen),
             rows=rows,
             evaluations=evaluations(params.sampler, steps),

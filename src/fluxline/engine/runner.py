@@ -335,7 +335,11 @@ class Runner:
             try:
                 self._advance(job, sample, rows, outcome)
             except Exception as exc:  # noqa: BLE001 - one job's solver: the others go on
-                outcome.failed[job.id] = self._narrowed(exc, (job,))
+                fault = self._narrowed(exc, (job,))
+                if isinstance(fault, OutOfMemory):
+                    outcome.no_room.add(job.id)
+                else:
+                    outcome.failed[job.id] = fault
 
     def _advance(self, job: Job, sample: Sample, rows: Tensor, outcome: Outcome) -> None:
         velocity = rows[0] if len(rows) == 1 else sample.steer(rows[0], rows[1])
@@ -417,4 +421,4 @@ def _acting(job: Job, stage: Stage) -> Mix:
 
 def _key(asked: Asked) -> str:
     text, mix = asked
-    return "\0".join((text, *(f"{adapter.digest} {strength!r}" for adapter, strength in mix)))
+    return repr((text, [(adapter.digest, strength) for adapter, strength in mix]))

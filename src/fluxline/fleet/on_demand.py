@@ -128,6 +128,7 @@ class OnDemand:
     def idle_since(self) -> float | None:
         """Since when it could be unloaded; None: it has work, or stays for ever."""
         may_go = self.profile.is_lazy and self._is_idle and not self._is_stopped
+        may_go = may_go and self.state != "failed"  # it is tried again by `load` alone
         return self._idle_since if may_go else None
 
     def start(self) -> None:

@@ -61,7 +61,7 @@ class Router:
             return self.default, ""
         asked = self._members.get(profile)
         if asked is None:
-            heir = self.default
+            heir, _ = self.standing(self.default.name)
             return heir, f"profile {profile} is not served any more: drawn with {heir.name}"
         if asked.is_down and (other := self._stand_in(asked)):
             return other, f"profile {asked.name} is down: drawn with {other.name}"
@@ -126,6 +126,8 @@ class Router:
     def submit(self, request: GenerationRequest, publish: Publish) -> None:
         """Draw a request with its profile, or with who stands in for it. Raises NotReady."""
         one, note = self.standing(request.profile)
+        if request.model is not None and not _has(one, request.model):
+            request = replace(request, model=None)  # the door named whom it stood for then
         one.submit(request, _noting(note, publish) if note else publish)
 
     def cancel(self, request_id: str) -> None:
@@ -151,8 +153,10 @@ class Router:
 
     def _stand_in(self, asked: OnDemand) -> OnDemand | None:
         seen, name = {asked.name}, asked.profile.fallback
+        is_back_soon = asked.state == "restarting"  # sooner than another is loaded
         while name in self._members and name not in seen:
-            if not (other := self._members[name]).is_down:
+            other = self._members[name]
+            if not other.is_down and not (is_back_soon and other.state == "unloaded"):
                 return other
             seen.add(name)
             name = other.profile.fallback

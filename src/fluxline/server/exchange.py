@@ -13,6 +13,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
 
 from fluxline.errors import InvalidParams
+from fluxline.server.choice import PRESET
 from fluxline.server.fields import Fields, FormFields, MalformedBody, parse_object
 from fluxline.service import Caller, Terms
 
@@ -96,7 +97,8 @@ async def terms_of(
     key = request.headers.get("idempotency-key") or None
     if key is not None:
         check_idempotency_key(key, "Idempotency-Key")
-    sent = hashlib.sha256(f"{request.method} {request.url.path}\n".encode())
+    by_port = request.scope.get(PRESET, "")  # the same words mean another profile there
+    sent = hashlib.sha256(f"{request.method} {request.url.path} {by_port}\n".encode())
     sent.update(await _sent(request))
     return Terms(
         door=door,

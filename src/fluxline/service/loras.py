@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from fluxline.errors import UnknownLora
 from fluxline.loras import Hashes, LoraFolder, LoraInfo, is_in_hub_cache
-from fluxline.request import GenerationRequest, LoraRef, SamplingParams, check_loras
+from fluxline.request import GenerationRequest, LoraRef, ModelInfo, SamplingParams, check_loras
 
 
 class Loras:
@@ -43,13 +43,15 @@ class Loras:
         return await asyncio.to_thread(self._preview, name)
 
     async def filled(
-        self, request: GenerationRequest, usual: tuple[LoraRef, ...] = ()
+        self, request: GenerationRequest, usual: tuple[LoraRef, ...], info: ModelInfo
     ) -> GenerationRequest:
         """The request with the LoRAs that it is drawn with: its own, else what was applied, else
-        the usual ones of its profile. Raises UnknownLora.
+        the usual ones of its profile; none for a model that wears none. Raises UnknownLora.
         """
         if self.applied is not None:
             usual = (self.applied,)
+        if not info.wears_loras:
+            usual = ()
 
         def fill(params: SamplingParams) -> SamplingParams:
             return replace(params, loras=usual if params.loras is None else params.loras)

@@ -69,7 +69,7 @@ class Roster:
 
     def loras(self, profile: str) -> tuple[LoraRef, ...]:
         """Those that act on a profile's pictures where a request names none."""
-        one, _ = self._router.standing(profile)
+        one = next((one for one in self._router if one.name == profile), self._router.default)
         return tuple(LoraRef(name, strength) for name, strength in one.profile.loras.items())
 
     async def opened(self, profile: str) -> ModelInfo:

@@ -301,7 +301,7 @@ class Service:
         if known := await self._known(terms, caller):
             return self._followed(known, terms)
         usual = self.roster.loras(request.profile or "")
-        request = await self.loras.filled(request, usual)
+        request = await self.loras.filled(request, usual, info)
         work = cost(request, info)
         most = self.roster.queue_limit(request.profile or "")
         with self._admission.granted(work, caller, terms, of_profile=most) as limits:

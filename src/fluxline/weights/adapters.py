@@ -58,7 +58,8 @@ def read_adapter(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """
     try:
         with safe_open(file, framework="pt") as handle:
-            tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118 - not a dict
+            # copies: the file may be written anew while its adapter is in use
+            tensors = {name: handle.get_tensor(name).clone() for name in handle.keys()}  # noqa: SIM118
             about = dict(handle.metadata() or {})
         config = file.with_name(PEFT_CONFIG)
         if config.exists():

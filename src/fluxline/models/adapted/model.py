@@ -68,7 +68,8 @@ class AdaptedModel:
         return (
             *(Network(part, (part,)) for part in read),
             Network(self.family.network, _blocks_of(self.family.network)),
-            Network(self.vae.vae, (self.vae.vae.encoder, self.vae.vae.decoder)),
+            Network(self.vae.vae, (self.vae.vae.encoder,)),
+            Network(self.vae.vae, (self.vae.vae.decoder,)),
         )
 
     def compute_on(self, device: torch.device) -> None:

@@ -101,7 +101,8 @@ class Flux1:
             *self.text.networks(),
             *(self._redux.networks() if self._redux else ()),
             *(Network(trunk, trunk.blocks, once=("modulation",)) for trunk in trunks),
-            Network(self.vae, (self.vae.encoder, self.vae.decoder)),
+            Network(self.vae, (self.vae.encoder,)),
+            Network(self.vae, (self.vae.decoder,)),
         )
 
     def compute_on(self, device: torch.device) -> None:

@@ -101,7 +101,8 @@ class Flux2:
         return (
             self.text.network(),
             Network(self.transformer, blocks),
-            Network(self.vae, (self.vae.encoder, self.vae.decoder)),
+            Network(self.vae, (self.vae.encoder,)),
+            Network(self.vae, (self.vae.decoder,)),
         )
 
     def compute_on(self, device: torch.device) -> None:

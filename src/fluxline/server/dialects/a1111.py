@@ -22,7 +22,6 @@ from fluxline.request import (
     GenerationRequest,
     ImageResult,
     LoraRef,
-    ModelInfo,
     SamplerName,
     SamplingParams,
     ScheduleName,
@@ -127,7 +126,7 @@ def read(fields: Fields, choice: Choice, *, max_n: int, request_id: str) -> Aske
     if n > max_n:
         raise InvalidParams(f"batch_size x n_iter must be at most {max_n}; got {n}", field="n_iter")
     seed = read_seed(fields, low=-1, high=SEED_LIMIT - 1 - n)
-    params, warnings = _params(fields, info)
+    params, warnings = _params(fields, choice)
     fields.skip("include_init_images")  # read where what was sent is echoed
     found, more = _pictures(fields)
     warnings += more
@@ -213,8 +212,8 @@ def model(name: str) -> dict[str, Any]:
     }
 
 
-def _params(fields: Fields, info: ModelInfo) -> tuple[SamplingParams, list[str]]:
-    warnings = []
+def _params(fields: Fields, choice: Choice) -> tuple[SamplingParams, list[str]]:
+    warnings, info = [], choice.info
     sampler, schedule = _sampler(fields)
     scale = fields.number("cfg_scale", low=0, high=LARGEST_SCALE)
     distilled = fields.number("distilled_cfg_scale", low=0, high=LARGEST_SCALE)
@@ -228,20 +227,27 @@ def _params(fields: Fields, info: ModelInfo) -> tuple[SamplingParams, list[str]]
     if negative and true_scale is None and info.cfg_scale <= 1:
         warnings.append("negative_prompt has no effect; give true_cfg_scale, at twice the work")
         negative = ""
-    steps = fields.integer("steps", low=1, high=MOST_STEPS) or DEFAULT_STEPS
-    if steps > info.max_steps:
-        warnings.append(f"steps are {info.max_steps}, the most that {info.name} takes")
-    width, height = (side or DEFAULT_SIDE for side in read_sides(fields))
-    params = SamplingParams(
+    width, height = read_sides(fields)
+    asked = SamplingParams(
         width=width,
         height=height,
-        steps=min(steps, info.max_steps),
+        steps=fields.integer("steps", low=1, high=MOST_STEPS),
         sampler=sampler,
         schedule=schedule,
         guidance=guidance,
         cfg_scale=true_scale,
         negative_prompt=negative,
         strength=fields.number("denoising_strength", low=0, high=1),
+    )
+    params = choice.fill(asked)
+    steps = params.steps or DEFAULT_STEPS
+    if steps > info.max_steps:
+        warnings.append(f"steps are {info.max_steps}, the most that {info.name} takes")
+    params = replace(
+        params,
+        width=params.width or DEFAULT_SIDE,
+        height=params.height or DEFAULT_SIDE,
+        steps=min(steps, info.max_steps),
     )
     return params, warnings
 

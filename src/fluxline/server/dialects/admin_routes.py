@@ -159,7 +159,7 @@ def admin_router(service: Service) -> APIRouter:
     async def asked(request: Request) -> Standing:
         """The profile that the query names, or the body; else the one of this port."""
         named = dict(request.query_params)
-        if await request.body():
+        if await body_of(request):
             fields = await json_fields(request)
             named |= {name: text for name in WHICH if (text := fields.text(name))}
         here = filter(None, [request.scope.get(PRESET)])

@@ -140,7 +140,8 @@ def _read(fields: Fields, choice: Choice) -> GenerationRequest:
                 steps=fields.integer("steps", low=1, high=MOST_STEPS),
                 guidance=guidance if info.is_guided else None,
                 strength=fields.number("strength", low=0, high=1),
-            )
+            ),
+            has_shape=fields.has(*IMAGES, *AFTER),
         ),
     )
 

@@ -26,7 +26,7 @@ def discovery_router(service: Service, *, max_n: int, max_batch: int, has_mcp: b
                 "top_k": True,
                 "cancel": True,
                 "img2img": True,
-                "mask": False,
+                "mask": True,
                 "lora": True,
             },
             "protocols": [*PROTOCOLS, "mcp"] if has_mcp else PROTOCOLS,

@@ -71,7 +71,7 @@ def asked(request: GenerationRequest) -> dict[str, Any]:
         "cfg_scale": params.cfg_scale,
         "eta": params.eta or None,
         "strength": params.strength,
-        "loras": [asdict(lora) for lora in params.loras or ()] or None,
+        "loras": None if params.loras is None else [asdict(lora) for lora in params.loras],
         "from_image": True if request.source is not None else None,
         "with_mask": True if request.mask is not None else None,
         "references": len(request.references) or None,
