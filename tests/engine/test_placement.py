@@ -11,6 +11,7 @@ from fluxline.engine import Engine
 from fluxline.engine.build import open_model
 from fluxline.engine.placement import place
 from fluxline.engine.scheduler import Budget
+from fluxline.engine.tune import tune
 from fluxline.errors import ConfigError
 from fluxline.linear.distant import Distant
 
@@ -60,6 +61,14 @@ def test_on_a_card_weights_that_visit_draw_the_same_picture(dev_folder, memory):
     model = open_model(str(dev_folder), "cpu")
     place(model, memory, [torch.device("cuda")], budget_bytes=10**6)
     assert np.abs(pixels(model).astype(int) - expected).max() <= 2
+
+
+@pytest.mark.gpu
+def test_on_a_card_what_drawing_takes_is_told_without_the_weights_that_come(dev_folder):
+    resident = tune(open_model(str(dev_folder), "cuda")).footprint
+    model = open_model(str(dev_folder), "cpu")
+    place(model, "stream", [torch.device("cuda")], budget_bytes=2 * 10**6)
+    assert tune(model).footprint.token_bytes == pytest.approx(resident.token_bytes, rel=0.3)
 
 
 @pytest.mark.parametrize("memory", ["offload", "stream", "spread"])

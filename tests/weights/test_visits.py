@@ -133,6 +133,19 @@ def test_buffers_visit_too(x):
     assert visits.here_bytes == WIDTH * WIDTH
 
 
+@pytest.mark.parametrize("units", [1, 3, 4, 9])
+def test_filled_it_takes_all_that_it_will_ever_take(x, units):
+    text, body = Chain(2, seed=1), Chain(4, seed=2)
+    expected = run(body, run(text, x))
+    parts = [text.component(), body.component()]
+    visits = Visits(parts, CPU, budget_bytes=units * UNIT)
+    visits.fill()
+    assert visits.here_bytes == min(units, 4) * UNIT
+    for _ in range(2):
+        assert torch.equal(run(body, run(text, x)), expected)
+    assert visits.here_bytes <= units * UNIT
+
+
 @pytest.mark.gpu
 def test_on_a_card_the_numbers_are_the_same_and_homes_are_pinned(x):
     expected = run(Chain(8).cuda(), x.cuda())

@@ -43,7 +43,8 @@ def place(
     if memory == "spread":
         spread(units, devices)
     else:
-        Visits(units, devices[0], budget_bytes=budget_bytes, together=memory == "offload")
+        together = memory == "offload"
+        Visits(units, devices[0], budget_bytes=budget_bytes, together=together).fill()
 
 
 def _settle(

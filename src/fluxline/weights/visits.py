@@ -57,6 +57,17 @@ class Visits:
         for unit in self._units():
             unit.module.register_forward_pre_hook(lambda *_, unit=unit: self._call(unit))
 
+    def fill(self) -> None:
+        """Let as many come as there is room for, of the largest component.
+
+        What is free afterwards is free for good: weights that come later take others' place.
+        """
+        for unit in max(self._components, key=lambda units: sum(unit.bytes for unit in units)):
+            if self.here_bytes + unit.bytes <= self._budget:
+                self._fetch(unit)
+        if self._copies is not None:
+            self._copies.synchronize()
+
     def _unit(self, module: nn.Module, component: int, place: int) -> _Unit:
         weights = [*module.parameters(), *module.buffers()]
         pinned = self._copies is not None
