@@ -161,14 +161,3 @@ async def test_a_profile_that_is_gone_is_stood_in_for_as_the_first_is(router, ma
     made.replicas["fp4"][0].turn("restarting")
     router.submit(asked(profile="gone"), [].append)
     assert "r" in made.replicas["bf16"][0].held
-
-
-async def test_for_one_that_is_back_soon_no_other_is_loaded(made):
-    one = made.profile("one", fallback="two")
-    two = made.profile("two", load="lazy")
-    one.start()
-    router = Router([one, two])
-    made.replicas["one"][0].turn("restarting")
-    assert router.standing("one") == (one, "")
-    made.replicas["one"][0].turn("failed")
-    assert router.standing("one")[0] is two

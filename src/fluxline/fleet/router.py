@@ -153,10 +153,8 @@ class Router:
 
     def _stand_in(self, asked: OnDemand) -> OnDemand | None:
         seen, name = {asked.name}, asked.profile.fallback
-        is_back_soon = asked.state == "restarting"  # sooner than another is loaded
         while name in self._members and name not in seen:
-            other = self._members[name]
-            if not other.is_down and not (is_back_soon and other.state == "unloaded"):
+            if not (other := self._members[name]).is_down:
                 return other
             seen.add(name)
             name = other.profile.fallback
