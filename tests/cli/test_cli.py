@@ -235,3 +235,10 @@ def test_the_picture_is_shown_in_a_terminal(schnell_folder, tmp_path):
 
     assert process.wait() == 0
     assert b"\x1b_G" in shown
+
+
+def test_a_memory_that_this_machine_cannot_give_is_refused_in_words(run):
+    result = run("a fox", "-o", "fox.png", "--memory", "stream", "--device", "cpu")
+
+    assert result.exit_code == 2
+    assert "memory stream is for cards: on cpu use auto" in " ".join(result.output.split())

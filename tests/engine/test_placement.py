@@ -75,3 +75,16 @@ def test_on_a_card_what_drawing_takes_is_told_without_the_weights_that_come(dev_
 def test_without_a_card_weights_have_nowhere_to_visit(memory):
     with pytest.raises(ConfigError, match=f"memory {memory} is for cards: on cpu use auto"):
         Engine("mini", device="cpu", memory=memory)
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ({"memory": "disk"}, "memory must be one of auto, resident, .*; got 'disk'"),
+        ({"weights_gb": 1.0}, "weights_gb is of weights that visit a card; none would"),
+        ({"memory": "resident", "weights_gb": 1.0}, "none would"),
+    ],
+)
+def test_what_would_have_no_effect_is_refused(asked, words):
+    with pytest.raises(ConfigError, match=words):
+        Engine("mini", device="cpu", **asked)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, get_args
+from typing import TYPE_CHECKING, Annotated, cast, get_args
 
 import typer
 
@@ -29,6 +29,7 @@ from fluxline.request import (
     ImageReady,
     ImageResult,
     LoraRef,
+    MemoryName,
     PrecisionName,
     SamplingParams,
     best,
@@ -116,6 +117,9 @@ def generate(
     precision: Annotated[
         str, typer.Option(help=f"how weights are held: {' | '.join(get_args(PrecisionName))}")
     ] = "auto",
+    memory: Annotated[
+        str, typer.Option(help=f"where weights lie: {' | '.join(get_args(MemoryName))}")
+    ] = "auto",
     again: Annotated[
         Path | None,
         typer.Option(
@@ -161,7 +165,9 @@ def generate(
             asked = given.expanded(asked, expand)
         _check_folder(output)
         if again is None:
-            with _engine(model, device, precision, scorer, console, request=asked) as engine:
+            with _engine(
+                model, device, precision, memory, scorer, console, request=asked
+            ) as engine:
                 _deliver(engine, asked, output, console, show=show)
         else:
             from fluxline.cli import replay
@@ -178,7 +184,7 @@ def generate(
             if "precision" not in typed and receipt is not None:
                 precision = _precision_of(receipt)
             with _engine(
-                model, device, precision, scorer, console, request=request, like=like
+                model, device, precision, memory, scorer, console, request=request, like=like
             ) as engine:
                 request = replace(request, model=engine.models[0].name)
                 _draw_again(engine, original, request, output, console, show=show)
@@ -272,6 +278,7 @@ def _engine(
     model: str,
     device: str,
     precision: str,
+    memory: str,
     scorer: str | None,
     console: "Console",
     *,
@@ -289,6 +296,7 @@ def _engine(
             model,
             device=device,
             precision=precision,
+            memory=cast(MemoryName, memory),  # checked as it is opened
             scorer=scorer,
             budget=budget,
             threads=threads,

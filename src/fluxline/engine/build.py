@@ -5,7 +5,7 @@ Here the rooms below meet: the registry, the checkpoint reader and the family.
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
@@ -57,6 +57,11 @@ def _placed(
     memory: MemoryName,
     weights_gb: float | None,
 ) -> DiffusionModel[Any]:
+    if memory not in (known := get_args(MemoryName)):
+        raise ConfigError(f"memory must be one of {', '.join(known)}; got {memory!r}")
+    stay = memory in ("resident", "spread") or (memory == "auto" and where.type != "cuda")
+    if weights_gb is not None and stay:
+        raise ConfigError("weights_gb is of weights that visit a card; none would")
     if memory == "resident" or (memory == "auto" and where.type != "cuda"):
         return _opened(model, where, precision)
     if where.type != "cuda":
