@@ -6,6 +6,8 @@ import pytest
 import torch
 
 from fluxline.engine import Engine, tune
+from fluxline.engine.build import open_model
+from fluxline.engine.placement import place
 from fluxline.errors import LoadError
 
 
@@ -89,3 +91,81 @@ def test_a_batch_that_does_not_fit_ends_the_search_and_a_row_that_does_not_is_an
     model.rows = 0
     with pytest.raises(LoadError, match="no memory to draw 64x64"):
         Engine(model)
+
+
+def test_one_row_is_timed_however_many_tokens_it_has(schnell, clock, monkeypatch):
+    tokens = 16 + schnell.spec.text_length
+    monkeypatch.setattr(tune, "LARGEST_BATCH_TOKENS", tokens - 1)
+
+    tuning = tune.tune(Paced(schnell, clock, 0.01, 0.0))
+
+    assert tuning.batch_tokens == tokens
+    assert tuning.seconds_per_token == pytest.approx(0.01 / tokens)
+
+
+@pytest.fixture
+def mini():
+    return open_model("mini", "cpu")
+
+
+def with_room_for(model, monkeypatch, pixels):
+    """A model on a device that has room for so many pixels of a picture or of a band at once."""
+    decode = model.decode
+
+    def decode_what_fits(x, width, height):
+        wanted = len(x) * width * height
+        if wanted > model.banded.whole_pixels:
+            wanted = min(wanted, model.banded.band_pixels)
+        if wanted > pixels:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return decode(x, width, height)
+
+    monkeypatch.setattr(model, "decode", decode_what_fits)
+
+
+@pytest.mark.parametrize("pixels", [127 * 128, 64 * 64])
+def test_a_card_that_decodes_in_bands_alone_is_measured_by_smaller_pictures(
+    mini, monkeypatch, pixels
+):
+    """The second has no room for a half of the picture as a band either."""
+    monkeypatch.setattr(mini.banded, "band_pixels", 64 * 64)
+    there = tune.tune(mini).footprint
+    with_room_for(mini, monkeypatch, pixels)
+
+    with Engine(mini) as engine:
+        footprint = engine.models[0].footprint
+
+    assert footprint.pixel_bytes == pytest.approx(there.pixel_bytes, rel=0.1)
+    assert footprint.in_bands.kept_bytes == pytest.approx(there.in_bands.kept_bytes, rel=0.2)
+    assert footprint.in_bands.band_bytes == pytest.approx(there.in_bands.band_bytes, rel=0.2)
+
+
+def test_a_card_without_room_for_the_smallest_is_an_error(mini, monkeypatch):
+    with_room_for(mini, monkeypatch, 63 * 64)
+    with pytest.raises(LoadError, match="no memory to draw"):
+        Engine(mini)
+
+
+@pytest.mark.parametrize("memory", ["offload", "stream"])
+@pytest.mark.parametrize("budget_bytes", [100_000, 10**6, 10**9])
+def test_what_is_free_is_what_is_left_while_the_most_weights_visit(
+    schnell_folder, monkeypatch, memory, budget_bytes
+):
+    """Some components and some blocks are larger than the budget, and come none the less."""
+    model = open_model(str(schnell_folder), "cpu")
+    units = [unit for network in model.networks() for unit in network.units]
+    weights = [w for unit in units for w in (*unit.parameters(), *unit.buffers())]
+    home = {weight: weight.data_ptr() for weight in weights}
+    place(model, memory, [model.device], budget_bytes=budget_bytes)
+    left = []
+
+    def free(device):
+        here = sum(w.nbytes for w, at_home in home.items() if w.data_ptr() != at_home)
+        return 10**9 - here
+
+    for unit in units:
+        unit.register_forward_pre_hook(lambda *_: left.append(free(None)))
+    monkeypatch.setattr(tune, "free_bytes", free)
+    footprint = tune.tune(model).footprint
+    assert footprint.free_bytes <= tune.USABLE * min(left)
+    assert footprint.free_bytes > 0.999 * tune.USABLE * min(left)

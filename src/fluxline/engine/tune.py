@@ -8,23 +8,35 @@ import ctypes
 import math
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import torch
 
+from fluxline.ability import Footprint, InBands
 from fluxline.engine.faults import is_out_of_memory
 from fluxline.engine.peak import free_bytes, peak_of
-from fluxline.models.base import DiffusionModel, ModelSpec, Pictures
-from fluxline.request import Footprint
+from fluxline.models.base import Banded, DiffusionModel, Pictures, PicturesInBands, taking
+from fluxline.models.spec import ModelSpec
+from fluxline.wire import Prepare, TrialDecoding, TrialForward
 
-LARGEST_BATCH_TOKENS = 8192
+LARGEST_BATCH_TOKENS = 8192  # of two rows or more
 PAYS = 0.95  # stop at the smallest batch with this share of the best throughput
 MALLOC = {"trim": (-1, 2**30), "top pad": (-2, 2**26), "mmap": (-3, 2**25)}  # malloc.h, bytes
 ROUNDS = 3  # of trying thread counts
 PATIENCE_S = 3.0  # measuring ends after about this long
 DECODED_SIDE = 128  # px, on a CPU, where a picture of a large model takes minutes
+SMALLEST_DECODED_SIDE = 64  # px, where larger pictures have no room to be measured
 USABLE = 0.9  # of the free memory: the allocator's own and other programs' share is the rest
+
+MeasuredT = TypeVar("MeasuredT")
+Tell = Callable[[Prepare | TrialForward | TrialDecoding], None]
+
+
+def nobody(said: Prepare | TrialForward | TrialDecoding) -> None:
+    """There is no other rank."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,10 +52,10 @@ class Tuning:
         """Tokens of a forward and pixels of a decoding that pay and fit into the memory."""
         if self.footprint is None:
             return self.batch_tokens, decode_pixels
-        room = self.footprint.free_bytes
+        most_tokens = int(self.footprint.free_bytes / self.footprint.token_bytes)
         return (
-            min(self.batch_tokens, int(room / self.footprint.token_bytes)),
-            min(decode_pixels, int(room / self.footprint.pixel_bytes)),
+            min(self.batch_tokens, most_tokens),
+            min(decode_pixels, self.footprint.whole_pixels),
         )
 
 
@@ -70,52 +82,68 @@ def keep_memory() -> None:
             libc.mallopt(option, value)
 
 
-def tune(model: DiffusionModel[Any]) -> Tuning:
+def tune(model: DiffusionModel[Any], tell: Tell | None = None) -> Tuning:
     """Time forwards of the native size with random input, and see what memory they take.
 
-    Leaves the thread count changed.
+    tell: hears of each before it, where other ranks have a part in it. Leaves the thread count
+    changed.
     """
     deadline = time.perf_counter() + PATIENCE_S
-    probe = _Probe(model)
+    probe = Probe(model, tell or nobody)
     threads = 1
     if model.device.type == "cpu":
         threads = _best_threads(probe, deadline)
         use_threads(threads)
-    rates: dict[int, float] = {}  # rows -> tokens a second
-    rows = 1
-    while rows * probe.tokens <= LARGEST_BATCH_TOKENS:
-        try:
-            rates[rows] = rows * probe.tokens / probe.seconds(rows)
-        except Exception as exc:
-            if rows == 1 or not is_out_of_memory(exc):
-                raise
-            break
-        rows *= 2
-        if time.perf_counter() > deadline:
-            break
-    best = max(rates.values(), default=1e5)
-    enough = min((r for r, rate in rates.items() if rate >= PAYS * best), default=1)
+    rates = _rates(probe, deadline)
+    best = max(rates.values())
+    enough = min(rows for rows, rate in rates.items() if rate >= PAYS * best)
+    footprint = _footprint(model, probe, tell, row_s=probe.tokens / rates[1])
     return Tuning(
         threads=threads,
         batch_tokens=enough * probe.tokens,
         seconds_per_token=1.0 / best,
-        footprint=_footprint(model, probe, row_s=probe.tokens / rates[1]),
+        footprint=footprint,
     )
 
 
-def _footprint(model: DiffusionModel[Any], probe: "_Probe", *, row_s: float) -> Footprint:
+def _rates(probe: "Probe", deadline: float) -> dict[int, float]:
+    """Tokens a second by rows of a forward: of one, and of more while they fit and time is left."""
+    rates = {1: probe.tokens / probe.seconds(1)}
+    rows = 2
+    while rows * probe.tokens <= LARGEST_BATCH_TOKENS and time.perf_counter() <= deadline:
+        try:
+            rates[rows] = rows * probe.tokens / probe.seconds(rows)
+        except Exception as exc:
+            if not is_out_of_memory(exc):
+                raise
+            break
+        rows *= 2
+    return rates
+
+
+def _footprint(
+    model: DiffusionModel[Any], probe: "Probe", tell: Tell | None, *, row_s: float
+) -> Footprint:
     """Fit a line to memory and a parabola to time. row_s: of a forward of one row."""
     token_s, pair_s = row_s / probe.tokens, 0.0
     if row_s < PATIENCE_S / 3:
-        small = _Probe(model, shrunk=2)
+        small = Probe(model, tell or nobody, shrunk=2)
         bend = token_s - small.seconds(1) / small.tokens
         pair_s = max(0.0, min(bend / (probe.tokens - small.tokens), token_s / probe.tokens))
         token_s -= pair_s * probe.tokens
-    pixel_bytes, pixel_s = _decoding(model)
+    in_bands = None
+    if isinstance(model, Banded) and tell is None:  # ranks have bands of their own
+        vae = model.banded
+        in_bands = _as_fits(model, partial(_in_bands, model, vae))
+        with taking(vae, whole_pixels=math.inf):
+            pixel_bytes, pixel_s = _as_fits(model, partial(_decoding, model))
+    else:
+        pixel_bytes, pixel_s = _decoding(model, *_decoded_size(model), tell or nobody)
     return Footprint(
-        free_bytes=int(USABLE * free_bytes(model.device)),
+        free_bytes=int(USABLE * (free_bytes(model.device) - model.awaited_bytes())),
         token_bytes=probe.token_bytes,
         pixel_bytes=pixel_bytes,
+        in_bands=in_bands,
         token_s=token_s,
         pair_s=pair_s,
         pixel_s=pixel_s,
@@ -123,21 +151,70 @@ def _footprint(model: DiffusionModel[Any], probe: "_Probe", *, row_s: float) -> 
     )
 
 
-def _decoding(model: DiffusionModel[Any]) -> tuple[float, float]:
+def _as_fits(model: DiffusionModel[Any], measure: Callable[[int, int], MeasuredT]) -> MeasuredT:
+    """Measure how pictures of the native size are decoded or, as what is decoded in bands need not
+    fit whole, with sides of a half, a quarter, and so on.
+    """
+    size = _decoded_size(model)
+    while True:
+        try:
+            return measure(*size)
+        except Exception as exc:
+            if min(size) < 2 * SMALLEST_DECODED_SIDE or not is_out_of_memory(exc):
+                raise
+        size = model.spec.snapped(size[0] // 2, size[1] // 2)
+
+
+def _decoding(
+    model: DiffusionModel[Any], width: int, height: int, tell: Tell = nobody
+) -> tuple[float, float]:
     """Bytes and seconds a pixel of decoding a picture takes."""
-    size = model.spec.native_size
-    if model.device.type != "cuda":
-        size = (min(size[0], DECODED_SIDE), min(size[1], DECODED_SIDE))
-    width, height = model.spec.snapped(*size)
-    x = model.noise(torch.Generator("cpu").manual_seed(0), width, height)[None]
+    tell(TrialDecoding(width, height))
     with peak_of(model.device) as peak:
-        model.decode(x, width, height)  # the first one finds its kernels
+        decode_noise(model, width, height)  # the first one finds its kernels
+    tell(TrialDecoding(width, height))
     began = time.perf_counter()
-    model.decode(x, width, height)
+    decode_noise(model, width, height)
     return peak.bytes / (width * height), (time.perf_counter() - began) / (width * height)
 
 
-def _best_threads(probe: "_Probe", deadline: float) -> int:
+def decode_noise(model: DiffusionModel[Any], width: int, height: int) -> None:
+    """Decode a picture of nothing."""
+    x = model.noise(torch.Generator("cpu").manual_seed(0), width, height)[None]
+    model.decode(x, width, height)
+
+
+def _in_bands(model: DiffusionModel[Any], vae: PicturesInBands, width: int, height: int) -> InBands:
+    """What decoding in bands takes: a line through an eighth of a picture and a half, as bands."""
+    pixels = width * height
+    small, large = pixels // 8, pixels // 2
+    small_peak, large_peak = (
+        _peak_in_bands(model, vae, width, height, band_pixels) for band_pixels in (small, large)
+    )
+    band_bytes = max(0.0, (large_peak - small_peak) / (large - small))
+    kept_bytes = (large_peak - large * band_bytes) / pixels
+    return InBands(kept_bytes=kept_bytes, band_bytes=band_bytes, band_pixels=vae.band_pixels)
+
+
+def _peak_in_bands(
+    model: DiffusionModel[Any], vae: PicturesInBands, width: int, height: int, band_pixels: int
+) -> int:
+    with (
+        taking(vae, whole_pixels=0, band_pixels=band_pixels),
+        peak_of(model.device) as peak,
+    ):
+        decode_noise(model, width, height)
+    return peak.bytes
+
+
+def _decoded_size(model: DiffusionModel[Any]) -> tuple[int, int]:
+    size = model.spec.native_size
+    if model.device.type != "cuda":
+        size = (min(size[0], DECODED_SIDE), min(size[1], DECODED_SIDE))
+    return model.spec.snapped(*size)
+
+
+def _best_threads(probe: "Probe", deadline: float) -> int:
     """The count with the fastest forward of one row, among 1, 2, 4, … and all cores.
 
     Taken in turn, so that a neighbour's moment does not decide; more threads if it is all the same.
@@ -154,12 +231,13 @@ def _best_threads(probe: "_Probe", deadline: float) -> int:
     return max(count for count, seconds in timed.items() if seconds <= enough)
 
 
-class _Probe:
+class Probe:
     """A forward with random input at the native size, or at one with sides so much smaller."""
 
-    def __init__(self, model: DiffusionModel[Any], shrunk: int = 1) -> None:
-        self._model = model
+    def __init__(self, model: DiffusionModel[Any], tell: Tell, shrunk: int = 1) -> None:
+        self._model, self._tell, self._shrunk = model, tell, shrunk
         self.token_bytes = 0.0  # the most that a forward took so far
+        tell(Prepare(shrunk))
         width, height = model.spec.snapped(*(side // shrunk for side in model.spec.native_size))
         self._x = model.noise(torch.Generator("cpu").manual_seed(0), width, height)
         (conditioning,) = model.encode(["a picture"])
@@ -175,13 +253,15 @@ class _Probe:
 
     def seconds(self, rows: int) -> float:
         """The faster of two forwards after one to warm up; the warm-up alone if it is slow."""
-        x = self._x.expand(rows, *self._x.shape).contiguous()
         with peak_of(self._model.device) as peak:
-            first = self._timed(x, rows)
+            first = self.once(rows)
         self.token_bytes = max(self.token_bytes, peak.bytes / (rows * self.tokens))
-        return first if first > PATIENCE_S / 3 else min(self._timed(x, rows) for _ in range(2))
+        return first if first > PATIENCE_S / 3 else min(self.once(rows) for _ in range(2))
 
-    def _timed(self, x: torch.Tensor, rows: int) -> float:
+    def once(self, rows: int) -> float:
+        """Seconds of a forward."""
+        x = self._x.expand(rows, *self._x.shape).contiguous()
+        self._tell(TrialForward(rows, self._shrunk))
         began = time.perf_counter()
         velocity = self._model.evaluate(x, [1.0] * rows, [self._context] * rows)
         velocity[0, 0, 0].item()  # wait for the device

@@ -31,7 +31,7 @@ def rotate(x: Tensor, table: Tensor) -> Tensor:
     x: (R, S, ..., head_dim). table: (R or 1, S, head_dim / 2), spread over the axes between.
     Computed in float32, returned in x's dtype.
     """
-    pairs = torch.view_as_complex(x.float().reshape(*x.shape[:-1], -1, 2))
+    pairs = torch.view_as_complex(x.float().reshape(*x.shape[:-1], x.shape[-1] // 2, 2))
     between = (1,) * (pairs.dim() - 3)
     turned = pairs * table.reshape(*table.shape[:2], *between, table.shape[-1])
     return torch.view_as_real(turned).flatten(-2).to(x.dtype)
