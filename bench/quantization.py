@@ -30,8 +30,8 @@ from fluxline.engine import Engine, keep_memory
 from fluxline.engine.build import open_model
 from fluxline.engine.scheduler import Budget
 from fluxline.linear.quantized import KINDS, OWN_KINDS, QuantizedLinear
+from fluxline.models.flux.recipe import TRANSFORMER
 from fluxline.models.flux1.model import Flux1
-from fluxline.models.flux1.recipe import TRANSFORMER
 from fluxline.models.flux1.transformer import FluxConfig, FluxTransformer
 from fluxline.models.registry import entry_for
 from tests.models.flux1.gguf_export import WRITABLE, save_as_gguf

@@ -1,8 +1,13 @@
 """LoRAs through the engine: each picture with its own, in one batch, and none leaks."""
 
 import io
+import json
 import os
+import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,20 +16,24 @@ from diffusers import FluxPipeline
 from PIL import Image
 from safetensors.torch import save_file
 
+from fluxline.ability import MOST_LORAS
 from fluxline.engine import Engine
 from fluxline.engine.build import open_model
 from fluxline.engine.loras import Library, LoraSources
 from fluxline.engine.scheduler import Budget
 from fluxline.engine.ticket import new_request
-from fluxline.errors import InvalidParams, UnknownLora
+from fluxline.errors import InvalidParams, RequestError, UnknownLora
 from fluxline.images import read_recipe
-from fluxline.request import MOST_LORAS, LoraRef, Planned
+from fluxline.request import LoraRef, Planned
+from fluxline.weights.adapters import MOST_BYTES
 from tests.lora_files import bfl_layers, linear_layers, random_lora
-from tests.models.flux1.test_pipeline import draw_theirs, psnr
+from tests.models.flux1.test_pipeline import draw_theirs
+from tests.models.nearness import psnr
 from tests.random_flux import TEXT_LENGTH
 
 KOHYA = (".lora_down.weight", ".lora_up.weight")
 TOGETHER = Budget(batch_tokens=2000, resident_tokens=8000)
+ADAPTABLE = ("spec", "dtype", "adaptable", "read_adapter", "stage_of", "guide_stages")
 ALONE = Budget(batch_tokens=1, resident_tokens=1)
 
 
@@ -225,8 +234,8 @@ def test_a_file_that_is_changed_or_added_is_seen_without_a_restart(schnell, tmp_
 
 
 def test_adapters_used_longest_ago_go_when_the_bytes_run_out(schnell, folder):
-    [one] = [m for m, _ in Library(schnell, LoraSources(folder=folder)).mix([LoraRef("one")])]
-    library = Library(schnell, LoraSources(folder=folder, cache_bytes=one.bytes))
+    [(two, _)] = Library(schnell, LoraSources(folder=folder)).mix([LoraRef("two")])
+    library = Library(schnell, LoraSources(folder=folder, cache_bytes=two.bytes))
 
     def held(name):
         [(adapter, _)] = library.mix([LoraRef(name)])
@@ -359,7 +368,7 @@ def test_a_file_written_anew_changes_nothing_that_is_under_way(schnell, tmp_path
 
 
 def test_pictures_of_one_request_wear_one_copy_of_an_adapter(engine):
-    jobs = engine._jobs_of(planned(*(asked(seed, LoraRef("one")) for seed in range(3))))
+    jobs = engine._intake.jobs_of(planned(*(asked(seed, LoraRef("one")) for seed in range(3))))
     assert len({id(adapter) for job in jobs for adapter, _ in job.mix}) == 1
 
 
@@ -373,3 +382,212 @@ def test_no_prompt_is_taken_for_another_with_a_lora(schnell, sources, folder):
     with Engine(schnell, budget=TOGETHER, loras=sources) as engine:
         engine.generate("a fox", seed=5, steps=2, loras=(LoraRef("words"),))
         assert np.array_equal(pixels(engine.generate(sly, seed=5, steps=2)[0]), alone)
+
+
+def test_who_waits_takes_nothing_of_the_device(schnell, sources):
+    """Adapters lie on the CPU, whatever the model computes on."""
+    distant = SimpleNamespace(**{name: getattr(schnell, name) for name in ADAPTABLE})
+    distant.device = torch.device("meta")
+    [(adapter, _)] = Library(distant, sources).mix([LoraRef("one")])
+    halves = [half for parts in adapter.parts.values() for _, *halves in parts for half in halves]
+    assert {half.device.type for half in halves} == {"cpu"}
+
+
+def test_what_no_picture_wears_any_more_is_let_go(schnell, sources, monkeypatch):
+    decode, held = schnell.decode, []
+
+    def seen(*given):
+        held.append(engine._runner._bank.bytes)
+        return decode(*given)
+
+    monkeypatch.setattr(schnell, "decode", seen)
+    with Engine(schnell, budget=ALONE, loras=sources) as engine:
+        for loras in (["one"], []):
+            engine.submit(asked(1, *loras)).result()
+    assert held[0] > 0
+    assert held[1] == 0
+
+
+def test_one_in_memory_is_there_while_another_is_read(schnell, sources, monkeypatch):
+    library = Library(schnell, sources)
+    library.mix([LoraRef("one")])
+    begun, go_on, read = threading.Event(), threading.Event(), schnell.read_adapter
+    reads = []
+
+    def slow(*given):
+        reads.append(given)
+        begun.set()
+        assert go_on.wait(10)
+        return read(*given)
+
+    monkeypatch.setattr(schnell, "read_adapter", slow)
+    with ThreadPoolExecutor() as pool:
+        waiting = [pool.submit(library.mix, [LoraRef("two")]) for _ in range(2)]
+        assert begun.wait(10)
+        known = pool.submit(library.mix, [LoraRef("one")])
+        try:
+            assert known.result(5)
+        finally:
+            go_on.set()
+        [[(adapter, _)], [(same, _)]] = [one.result(10) for one in waiting]
+    assert same is adapter
+    assert len(reads) == 1
+
+
+def test_memory_that_runs_out_is_sought_where_adapters_lie(schnell, sources, monkeypatch):
+    """Decoding fails as long as any lie there: a picture that would fit is drawn."""
+    with Engine(schnell, budget=ALONE, loras=sources) as engine:
+        bank, decode = engine._runner._bank, schnell.decode
+
+        def decode_in_what_is_left(*given):
+            if bank.bytes:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return decode(*given)
+
+        monkeypatch.setattr(schnell, "decode", decode_in_what_is_left)
+        [image] = engine.submit(asked(1, "one")).result()
+    assert image.data
+
+
+# ---- what is said beside the tensors
+
+
+def peft(folder, schnell, **said):
+    """A LoRA as PEFT saves it."""
+    hidden = schnell.transformer.config.hidden
+    sizes = {"transformer_blocks.0.attn.to_q": (hidden, hidden)}
+    folder.mkdir(exist_ok=True)
+    file = folder / "adapter_model.safetensors"
+    save_file(random_lora(sizes, prefix="base_model.model."), file)
+    if said:
+        (folder / "adapter_config.json").write_text(json.dumps(said))
+    return file
+
+
+def test_another_alpha_beside_the_same_tensors_is_another_lora(schnell, tmp_path):
+    """At once, in an engine that has read it; its prompts and receipts tell them apart."""
+    library = Library(schnell, LoraSources(folder=tmp_path))
+    digests, ups = [], []
+    for alpha in (None, 4, 8):
+        peft(tmp_path / "tuned", schnell, **({"lora_alpha": alpha} if alpha else {}))
+        [(adapter, _)] = library.mix([LoraRef("tuned")])
+        digests.append(adapter.digest)
+        [[(_, _, up)]] = adapter.parts.values()
+        ups.append(up)
+
+    assert len(set(digests)) == 3
+    torch.testing.assert_close(ups[2], 2 * ups[1])
+
+
+def test_another_alpha_in_the_metadata_is_another_lora(schnell, tmp_path):
+    layer = {"txt_in": bfl_layers(schnell.transformer.config)["txt_in"]}
+    digests = []
+    for alpha in (4, 8):
+        about = {"lora_adapter_metadata": json.dumps({"lora_alpha": alpha})}
+        save_file(random_lora(layer), tmp_path / f"{alpha}.safetensors", about)
+        [(adapter, _)] = Library(schnell, LoraSources(folder=tmp_path)).mix([LoraRef(f"{alpha}")])
+        digests.append(adapter.digest)
+    assert digests[0] != digests[1]
+
+
+def test_a_configuration_is_of_the_one_file_that_peft_would_read(schnell, tmp_path):
+    layer = {"txt_in": bfl_layers(schnell.transformer.config)["txt_in"]}
+    library = Library(schnell, LoraSources(folder=tmp_path))
+    save_file(random_lora(layer), tmp_path / "ink.safetensors")
+    [(before, _)] = library.mix([LoraRef("ink")])
+    (tmp_path / "adapter_config.json").write_text('{"lora_alpha": 400}')
+    [(after, _)] = Library(schnell, LoraSources(folder=tmp_path)).mix([LoraRef("ink")])
+    assert before.digest == after.digest
+    assert all(
+        torch.equal(a[2], b[2])
+        for a, b in zip(*(next(iter(x.parts.values())) for x in (before, after)), strict=True)
+    )
+
+
+# ---- files that are nobody's fault, or somebody's
+
+
+@pytest.mark.parametrize("name", ["gone", "~nobody-of-that-name/one", "x" * 5000])
+def test_a_disk_that_does_not_give_a_file_ends_the_request_and_not_the_engine(
+    schnell, folder, tmp_path, name
+):
+    (tmp_path / "gone.safetensors").symlink_to(tmp_path / "nowhere")
+    with Engine(schnell, budget=ALONE, loras=LoraSources(folder=tmp_path, fetch=False)) as engine:
+        with pytest.raises(RequestError) as refused:
+            engine.submit(asked(1, name))
+        assert "LoRA" in refused.value.message
+        assert str(tmp_path) not in refused.value.message
+        engine.submit(asked(1)).result()
+
+
+def test_a_folder_that_cannot_be_read_is_told_as_such(schnell, tmp_path):
+    (tmp_path / "loras").write_bytes(b"where the folder was")
+    library = Library(schnell, LoraSources(folder=tmp_path / "loras", paths=False))
+    with pytest.raises(UnknownLora, match=r"folder of LoRAs cannot be read \(Not a directory\)"):
+        library.mix([LoraRef("one")])
+
+
+def test_a_file_that_is_changed_while_it_is_read_is_not_taken_for_either(
+    schnell, folder, tmp_path, monkeypatch
+):
+    file = tmp_path / "one.safetensors"
+    shutil.copy(folder / "one.safetensors", file)
+    read = schnell.read_adapter
+
+    def changed(*given):
+        os.utime(file, ns=(1, 1))
+        return read(*given)
+
+    monkeypatch.setattr(schnell, "read_adapter", changed)
+    with pytest.raises(InvalidParams, match="changed while it was read"):
+        Library(schnell, LoraSources(folder=tmp_path)).mix([LoraRef("one")])
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (torch.tensor(float("nan")), "NaN"),
+        (torch.tensor(float("inf")), "infinity"),
+        (torch.tensor(1e30), "not from -10000 to 10000"),
+    ],
+)
+def test_values_that_could_reach_other_rows_are_refused(schnell, tmp_path, value, said):
+    """0 times infinity is NaN: one that overflows would spoil the rows that do not wear it."""
+    tensors = random_lora({"txt_in": bfl_layers(schnell.transformer.config)["txt_in"]})
+    tensors["txt_in.lora_A.weight"][0, 0] = value
+    save_file(tensors, tmp_path / "one.safetensors")
+    with pytest.raises(InvalidParams, match=said):
+        Library(schnell, LoraSources(folder=tmp_path)).mix([LoraRef("one")])
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2, torch.float64])
+def test_floats_of_any_width_are_read_as_what_they_say(schnell, tmp_path, dtype):
+    layer = {"txt_in": bfl_layers(schnell.transformer.config)["txt_in"]}
+    tensors = {name: tensor.to(dtype) for name, tensor in random_lora(layer).items()}
+    save_file(tensors, tmp_path / "one.safetensors")
+    [(adapter, _)] = Library(schnell, LoraSources(folder=tmp_path)).mix([LoraRef("one")])
+    [[(_, down, up)]] = adapter.parts.values()
+    assert torch.equal(down, tensors["txt_in.lora_A.weight"].to(down.dtype))
+    assert torch.equal(up, tensors["txt_in.lora_B.weight"].to(up.dtype))
+
+
+def test_what_is_no_float_is_refused(schnell, tmp_path):
+    layer = {"txt_in": bfl_layers(schnell.transformer.config)["txt_in"]}
+    tensors = {name: tensor.to(torch.int8) for name, tensor in random_lora(layer).items()}
+    save_file(tensors, tmp_path / "one.safetensors")
+    with pytest.raises(InvalidParams, match="holds int8, which is not read"):
+        Library(schnell, LoraSources(folder=tmp_path)).mix([LoraRef("one")])
+
+
+@pytest.mark.parametrize("held", [b"", b"\0" * 8, b"\2\0\0\0\0\0\0\0{}"])
+def test_a_file_of_nothing_is_refused(schnell, tmp_path, held):
+    (tmp_path / "one.safetensors").write_bytes(held)
+    with pytest.raises(InvalidParams, match="LoRA 'one' cannot be used"):
+        Library(schnell, LoraSources(folder=tmp_path)).mix([LoraRef("one")])
+
+
+def test_a_file_that_is_too_large_is_refused_before_it_is_read(schnell, tmp_path):
+    with (tmp_path / "whole.safetensors").open("wb") as file:
+        file.truncate(MOST_BYTES + 1)  # takes no room on the disk
+    with pytest.raises(InvalidParams, match=r"whole.safetensors is of 4 GiB; at most 4 are read"):
+        Library(schnell, LoraSources(folder=tmp_path)).mix([LoraRef("whole")])

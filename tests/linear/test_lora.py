@@ -161,3 +161,52 @@ def test_beside_a_quantized_layer_the_same_is_added(kind):
         added = network["a"](x) - base(x)
 
     torch.testing.assert_close(added, 0.7 * x @ delta(one, "net.a", HEIGHT).T, rtol=1e-4, atol=1e-4)
+
+
+def held(*adapters):
+    """Bytes of adapters side by side at layer a: every one of rank 2, A and the padded B."""
+    return sum(2 * (WIDTH + HEIGHT) * 4 for _ in adapters)
+
+
+@torch.inference_mode()
+def run(bank, network, *mixes):
+    with bank.rows(mixes):
+        return network["a"](torch.ones(len(mixes), TOKENS, WIDTH))
+
+
+def test_what_lies_on_the_device_is_bounded_but_for_what_acts(network):
+    one, two, three = (adapter(name, a=(0, HEIGHT)) for name in ("one", "two", "three"))
+    bank = AdapterBank({"net": network}, limit_bytes=held(one, two))
+
+    run(bank, network, ((one, 1.0),))
+    run(bank, network, ((two, 1.0),))
+    assert bank.bytes == held(one, two)
+    run(bank, network, ((three, 1.0),))
+    assert bank.bytes == held(two, three)
+    run(bank, network, ((one, 1.0),), ((two, 1.0),), ((three, 1.0),))
+    assert bank.bytes == held(one, two, three), "more than it may, but all of it acts"
+    run(bank, network, ((one, 1.0),))
+    assert bank.bytes == held(one)
+
+
+def test_what_is_no_longer_worn_is_let_go(network):
+    one, two = adapter("one", a=(0, HEIGHT)), adapter("two", a=(0, HEIGHT))
+    bank = AdapterBank({"net": network})
+    run(bank, network, ((one, 1.0),))
+    before = run(bank, network, ((one, 1.0),), ((two, 1.0),))
+
+    bank.keep({one})
+    assert bank.bytes == held(one)
+    assert bank.forget()
+    assert bank.bytes == 0
+    assert not bank.forget(), "nothing was there"
+    assert torch.equal(run(bank, network, ((one, 1.0),), ((two, 1.0),)), before)
+
+
+def test_a_mixture_that_comes_again_is_not_laid_out_again(network):
+    one, two = adapter("one", a=(0, HEIGHT)), adapter("two", a=(0, HEIGHT))
+    bank = AdapterBank({"net": network})
+    for _ in range(3):
+        run(bank, network, ((one, 1.0),))
+        run(bank, network, ((two, 0.5),))
+    assert bank.bytes == held(one, two)

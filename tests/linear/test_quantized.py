@@ -42,6 +42,13 @@ def test_without_a_bias_it_has_none():
 
 
 @pytest.mark.parametrize("kind", OWN_KINDS)
+def test_of_nothing_it_makes_nothing(kind):
+    layer = layer_of(kind, weight_of(128, 256))
+
+    assert layer(torch.zeros(2, 0, 256)).shape == (2, 0, 128)
+
+
+@pytest.mark.parametrize("kind", OWN_KINDS)
 def test_parts_may_come_in_any_order(kind):
     weight, starts = weight_of(96, 128), (0, 32, 64)
     in_order = layer_of(kind, weight, starts)

@@ -3,7 +3,7 @@
 import pytest
 
 from fluxline.errors import InvalidParams
-from fluxline.models.base import ModelSpec, References
+from fluxline.models.spec import ModelSpec, References
 from fluxline.request import SamplingParams
 
 
@@ -178,3 +178,11 @@ def test_a_picture_that_is_looked_at_keeps_its_own_size_up_to_a_cap(shape, size)
     looking = spec(references=References(most=2, fitted="capped"))
     assert looking.reference_size(shape, (128, 128)) == size
     assert looking.reference_tokens([size, size]) == 2 * size[0] * size[1] // 256
+
+
+def test_a_picture_that_is_drawn_much_smaller_is_not_made_so_silently():
+    large, near = (1024, 1024), (spec().native_size[0], spec().native_size[1])
+
+    assert "ask for a size" in spec().resolve(SamplingParams(), large)[1][0]
+    assert spec().resolve(SamplingParams(), near)[1] == []
+    assert spec().resolve(SamplingParams(width=128, height=128), large)[1] == []

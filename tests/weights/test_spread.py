@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from fluxline.weights.spread import shares, size_of, spread
+from tests.cards import Cards, card_of
 
 
 @given(st.lists(st.integers(0, 1000), max_size=60), st.integers(1, 8))
@@ -52,6 +53,22 @@ def test_units_lie_where_their_share_is_and_compute_the_same():
     assert torch.equal(nn.Sequential(*layers)(x), expected)
     spread([layers], [torch.device("cpu"), torch.device("meta")])
     assert [layer.weight.device.type for layer in layers] == ["cpu", "cpu", "meta", "meta"]
+
+
+@pytest.mark.parametrize(("chains", "lies_on", "carried"), [((), 0, 6), ((0,), 1, 2)])
+def test_what_others_read_comes_back_and_what_the_next_alone_reads_does_not(
+    chains, lies_on, carried
+):
+    layers = [nn.Linear(4, 4) for _ in range(6)]
+    cuda = [torch.device("cuda", number) for number in range(2)]
+    with Cards() as cards, torch.inference_mode():
+        spread([layers], cuda, chains=chains)
+        x = torch.randn(3, 4, device=cuda[0])
+        cards.carried = 0
+        between = nn.Sequential(*layers[:5])(x)
+        assert card_of(between) == cuda[lies_on]
+        assert card_of(layers[5](between)) == cuda[0]
+    assert cards.carried == carried
 
 
 @pytest.mark.gpu

@@ -41,10 +41,13 @@ def place(
     units = [network.units for network in networks]
     _settle([network.module for network in networks], units, devices[0])
     if memory == "spread":
-        spread(units, devices)
+        chains = {number for number, network in enumerate(networks) if network.is_chain}
+        spread(units, devices, chains=chains)
     else:
         together = memory == "offload"
-        Visits(units, devices[0], budget_bytes=budget_bytes, together=together).fill()
+        visits = Visits(units, devices[0], budget_bytes=budget_bytes, together=together)
+        visits.fill()
+        model.awaited_bytes = lambda: visits.awaited_bytes
 
 
 def _settle(

@@ -39,6 +39,11 @@ class Precision:
         """Whether a kind was asked for."""
         return self.asked in OWN_KINDS
 
+    @property
+    def is_dtype(self) -> bool:
+        """Whether a dtype was asked for: what is quantized is unpacked."""
+        return self.asked in DTYPES
+
     def dtype(self, fast: torch.dtype) -> torch.dtype:
         """What to compute in, `fast` being what is fast here."""
         return DTYPES.get(self.asked, fast)
@@ -89,7 +94,7 @@ class Precision:
             raise ConfigError(message)
         if wanted is not None:
             return KINDS[wanted]
-        if self.asked in DTYPES or len(layer.kinds) > 1 or not stored:
+        if self.is_dtype or len(layer.kinds) > 1 or not stored:
             return None
         return kind_of(str(*stored))
 

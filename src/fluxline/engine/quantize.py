@@ -61,7 +61,9 @@ def _write(
     writer = Writer(folder, "model" if part.name != "transformer" else "diffusion_pytorch_model")
     for done, (name, tensor) in enumerate(part.checkpoint.tensors(), 1):
         assert isinstance(tensor, torch.Tensor)  # quantized ones were refused
-        if layers_filled_by(name, tuple(tensor.shape), part):
+        if _is_unread(name, tensor, part):
+            pass
+        elif layers_filled_by(name, tuple(tensor.shape), part):
             fields = pack(kind, tensor.to(device, torch.float32))
             writer.add(name, Packed(kind.name, tuple(tensor.shape), fields, unpack))
         else:
@@ -70,6 +72,11 @@ def _write(
             tell(part.name, done, len(part.checkpoint.shapes))
     writer.close()
     return writer.bytes
+
+
+def _is_unread(name: str, tensor: torch.Tensor, part: Part) -> bool:
+    """Whether a tensor fills nothing, as a language model's head does."""
+    return part.layout(name, torch.empty(tensor.shape, device="meta")) == []
 
 
 def _copy(source: Path, folder: Path, quantized: set[str]) -> None:

@@ -10,13 +10,15 @@ Source: Hu et al. 2021, "LoRA: Low-Rank Adaptation of Large Language Models".
 Shapes: R rows, r rank of an adapter, K the ranks of all adapters of a forward together.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+LIMIT_BYTES = 2 * 2**30  # of adapters laid out on the device beside those that act
 
 Part = tuple[int, Tensor, Tensor]
 """(first row of the layer's answer that it adds to, A (r, in), B (rows, r))."""
@@ -26,8 +28,8 @@ Part = tuple[int, Tensor, Tensor]
 class Adapter:
     """What was learned beside some layers. Never written; its own scale is folded into B.
 
-    parts: by the name of the layer, which begins with that of its network. stages: of a request
-    in which any of those layers acts.
+    parts: by the name of the layer, which begins with that of its network; on the CPU, so that who
+    waits takes nothing of the device. stages: of a request in which any of those layers acts.
     """
 
     digest: str
@@ -48,14 +50,25 @@ class AdapterBank:
     """Which adapters act on which rows of the forward that runs now. Thread: the engine's.
 
     networks: by the names that layers' names begin with. A layer gets a side branch when the first
-    adapter comes that has something for it; the others are never touched.
+    adapter comes that has something for it; the others are never touched. limit_bytes: of what is
+    laid out on the device for forwards to come; what the forward needs that runs now is there
+    whatever it takes.
     """
 
-    def __init__(self, networks: Mapping[str, nn.Module]) -> None:
+    def __init__(
+        self, networks: Mapping[str, nn.Module], *, limit_bytes: int = LIMIT_BYTES
+    ) -> None:
         self._networks = networks
+        self._limit = limit_bytes
         self._adapted: dict[str, Adapted] = {}
+        self._laid: dict[tuple[Adapter, ...], Laid] = {}  # those used last at the end
         self._last: Active | None = None
         self.active: Active | None = None
+
+    @property
+    def bytes(self) -> int:
+        """Memory of the device that adapters take."""
+        return sum(laid.bytes for laid in self._laid.values())
 
     @contextmanager
     def rows(self, mixes: Sequence[Mix]) -> Iterator[None]:
@@ -64,20 +77,49 @@ class AdapterBank:
             yield
             return
         if self._last is None or self._last.mixes != tuple(mixes):
-            self._last = Active.of(mixes)
-            self._attach(self._last.adapters)
+            self._last = self._active(mixes)
         self.active = self._last
         try:
             yield
         finally:
             self.active = None
+            self._bound()
+
+    def keep(self, worn: Collection[Adapter]) -> None:
+        """Let go of what is laid out with any other adapter than these."""
+        for adapters in [known for known in self._laid if not set(known) <= set(worn)]:
+            self._forget(adapters)
+
+    def forget(self) -> bool:
+        """Let go of all that is laid out; who acts again is laid out anew. False: nothing was."""
+        was_there = self.bytes > 0
+        self.keep(())
+        return was_there
 
     def detach(self) -> None:
         """Leave the networks as they were found."""
         for name, adapted in self._adapted.items():
             self._put(name, adapted.base)
         self._adapted.clear()
-        self._last = None
+        self.forget()
+
+    def _active(self, mixes: Sequence[Mix]) -> "Active":
+        found = {adapter for mix in mixes for adapter, _ in mix}
+        # in an order that does not depend on the rows'
+        adapters = tuple(sorted(found, key=lambda adapter: adapter.digest))
+        laid = self._laid.pop(adapters, None) or Laid(adapters)
+        self._laid[adapters] = laid
+        self._attach(adapters)
+        return Active.of(mixes, laid)
+
+    def _bound(self) -> None:
+        while len(self._laid) > 1 and self.bytes > self._limit:
+            self._forget(next(iter(self._laid)))
+
+    def _forget(self, adapters: tuple[Adapter, ...]) -> None:
+        laid = self._laid.pop(adapters)
+        if self._last is not None and self._last.laid is laid:
+            self._last = None
 
     def _attach(self, adapters: Sequence[Adapter]) -> None:
         for name in {name for adapter in adapters for name in adapter.parts} - set(self._adapted):
@@ -94,27 +136,65 @@ class AdapterBank:
         setattr(self._networks[network].get_submodule(path), child, module)
 
 
+@dataclass(frozen=True, slots=True)
+class _Joined:
+    """What the adapters of a forward have for one layer, side by side."""
+
+    ranks: tuple[int, ...]  # of each, 0 for one that has nothing here
+    down: Tensor  # A (K, in)
+    up: Tensor  # B^T (K, out)
+
+
+@dataclass(slots=True, eq=False)
+class Laid:
+    """Adapters side by side on the device, for the layers that were run with them so far."""
+
+    adapters: tuple[Adapter, ...]
+    bytes: int = 0
+    _layers: dict[str, _Joined] = field(default_factory=dict)
+
+    def of_layer(self, layer: "Adapted", x: Tensor) -> _Joined:
+        """What they have for a layer, where x is; laid out the first time."""
+        if layer.name not in self._layers:
+            joined = self._layers[layer.name] = self._join(layer, x)
+            self.bytes += joined.down.nbytes + joined.up.nbytes
+        return self._layers[layer.name]
+
+    def _join(self, layer: "Adapted", x: Tensor) -> _Joined:
+        parts = [adapter.parts.get(layer.name, ()) for adapter in self.adapters]
+        ranks = tuple(sum(len(down) for _, down, _ in own) for own in parts)
+        down = x.new_zeros(sum(ranks), layer.in_features)
+        up = x.new_zeros(sum(ranks), layer.out_features)
+        k = 0
+        for row, a, b in (part for own in parts for part in own):
+            down[k : k + len(a)] = a
+            up[k : k + len(a), row : row + len(b)] = b.T
+            k += len(a)
+        return _Joined(ranks, down, up)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Active:
     """The adapters of one forward. strengths: (R, adapters), of each on each row."""
 
     mixes: tuple[Mix, ...]
-    adapters: tuple[Adapter, ...]
+    laid: Laid
     strengths: Tensor
     _spread: dict[tuple[tuple[int, ...], torch.device, torch.dtype], Tensor] = field(
         default_factory=dict
     )
 
     @classmethod
-    def of(cls, mixes: Sequence[Mix]) -> "Active":
-        """Gather what acts on any of the rows, in an order that does not depend on theirs."""
-        found = {adapter for mix in mixes for adapter, _ in mix}
-        adapters = tuple(sorted(found, key=lambda adapter: adapter.digest))
+    def of(cls, mixes: Sequence[Mix], laid: Laid) -> "Active":
+        """How strongly each of the adapters acts on each row."""
         strengths = [
-            [sum(strength for worn, strength in mix if worn is adapter) for adapter in adapters]
+            [
+                sum(strength for worn, strength in mix if worn is adapter)
+                for adapter in laid.adapters
+            ]
             for mix in mixes
         ]
-        return cls(tuple(mixes), adapters, torch.tensor(strengths, dtype=torch.float32))
+        return cls(tuple(mixes), laid, torch.tensor(strengths, dtype=torch.float32))
 
     def scale(self, ranks: tuple[int, ...], like: Tensor) -> Tensor:
         """Strengths (R, K), each adapter's as often as it has ranks; the same for many layers."""
@@ -123,16 +203,6 @@ class Active:
             spread = self.strengths.repeat_interleave(torch.tensor(ranks), dim=1)
             self._spread[key] = spread.to(like.device, like.dtype)
         return self._spread[key]
-
-
-@dataclass(frozen=True, slots=True)
-class _Joined:
-    """What the adapters of a forward have for one layer, side by side."""
-
-    adapters: tuple[Adapter, ...]
-    ranks: tuple[int, ...]  # of each, 0 for one that has nothing here
-    down: Tensor  # A (K, in)
-    up: Tensor  # B^T (K, out)
 
 
 class Adapted(nn.Module):
@@ -144,9 +214,8 @@ class Adapted(nn.Module):
     def __init__(self, base: nn.Module, name: str, bank: AdapterBank) -> None:
         super().__init__()
         self.base = base
-        self._name = name
+        self.name = name
         self._bank = bank
-        self._joined: _Joined | None = None
 
     @property
     def in_features(self) -> int:
@@ -169,7 +238,7 @@ class Adapted(nn.Module):
         active = self._bank.active
         if active is None:
             return y
-        joined = self._join(active.adapters, x)
+        joined = active.laid.of_layer(self, x)
         if not len(joined.down):
             return y
         scale = active.scale(joined.ranks, x)  # (R, K)
@@ -177,18 +246,3 @@ class Adapted(nn.Module):
         inner *= scale.view(len(scale), *(1,) * (x.dim() - 2), -1)
         added = y.flatten(0, -2).addmm_(inner.flatten(0, -2), joined.up)
         return added.view(y.shape)
-
-    def _join(self, adapters: tuple[Adapter, ...], x: Tensor) -> _Joined:
-        """Put adapters side by side, unless they are those of the last forward."""
-        if self._joined is None or self._joined.adapters != adapters:
-            parts = [adapter.parts.get(self._name, ()) for adapter in adapters]
-            ranks = tuple(sum(len(down) for _, down, _ in own) for own in parts)
-            down = x.new_zeros(sum(ranks), self.in_features)
-            up = x.new_zeros(sum(ranks), self.out_features)
-            k = 0
-            for row, a, b in (part for own in parts for part in own):
-                down[k : k + len(a)] = a
-                up[k : k + len(a), row : row + len(b)] = b.T
-                k += len(a)
-            self._joined = _Joined(adapters, ranks, down, up)
-        return self._joined

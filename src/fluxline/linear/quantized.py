@@ -77,6 +77,8 @@ class QuantizedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) to (..., out)."""
+        if not x.numel():  # no text, for one: not all kernels can multiply nothing
+            return x.new_empty(*x.shape[:-1], self.out_features)
         fields = {name: self.get_buffer(name) for name in self._fields}
         y = self.kind.multiply(x, fields)
         if self.kind.rank:

@@ -1,258 +1,20 @@
-"""What every model family gives the engine, and what a model says of itself.
+"""What every model family gives the engine.
 
 The engine knows no family: it asks a `DiffusionModel` for conditioning, noise, velocities and
 pictures, and hands back what it was given. No files, no jobs, no HTTP.
 """
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Literal, Protocol, TypeVar, get_args, runtime_checkable
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Literal, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Generator, Tensor, nn
 
-from fluxline.request import (
-    STRENGTH,
-    Backend,
-    ModelInfo,
-    SamplerName,
-    SamplingParams,
-    ScheduleName,
-    check,
-    steps_left,
-    true_scale,
-)
-
-DTYPE_NAMES = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
-"""Dtypes as people call them."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DynamicShift:
-    """Shift as a function of image tokens; the field names of diffusers' scheduler config."""
-
-    base_image_seq_len: int = 256
-    max_image_seq_len: int = 4096
-    base_shift: float = 0.5
-    max_shift: float = 1.15
-
-
-@dataclass(frozen=True, slots=True)
-class EmpiricalShift:
-    """Shift as BFL fitted it for FLUX.2: a function of image tokens and of steps."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class References:
-    """How a model looks at pictures besides the one it draws on.
-
-    fitted: "drawn" to the size that is drawn; "own" to the one of `sizes` nearest in shape or,
-    where there are none, to about `area` pixels in their own shape; "capped" to their own size
-    or, where that is more than `area` pixels, to so many; "given": not at all, as where only what
-    they show matters.
-    """
-
-    most: int
-    is_needed: bool = False  # it draws nothing without
-    start_too: bool = False  # where no other is given it looks at the one it starts from
-    fitted: Literal["drawn", "own", "capped", "given"] = "own"
-    sizes: tuple[tuple[int, int], ...] = ()  # px (width, height)
-    area: int = 1024 * 1024  # px
-    in_sequence: bool = True  # each takes tokens in the image's sequence
-    text_tokens: int = 0  # that each adds to the text
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelSpec:
-    """What a model can do and how it likes to be asked. Sizes are (width, height) in px."""
-
-    name: str
-    family: str
-    native_size: tuple[int, int]
-    grid: int  # px: sides of what the model draws are multiples of this
-    trained_sizes: tuple[tuple[int, int], ...] = ()  # empty: any size up to max_side
-    max_side: int
-    default_steps: int
-    max_steps: int
-    text_length: int  # tokens
-    guidance: float | None  # the default; None: the model has no such input
-    cfg_scale: float = 1.0  # the default of true guidance; 1: off
-    steering: "Steering" = field(default_factory=lambda: plain_steer)  # how true guidance is done
-    shift: float | DynamicShift | EmpiricalShift = 1.0  # how far schedules bend toward noise
-    levels: "Levels | None" = None  # None: all from 1, the lowest as steps and shift have it
-    terminal: float | None = None  # to which the lowest sigma is stretched; None: it is not
-    backend: Backend = "native"
-    fills: bool = False  # it reads source and mask itself, and draws nothing without
-    references: References | None = None  # None: it looks at none
-    precision: str = ""  # how its weights are held; empty: in the dtype it computes in
-    notes: tuple[str, ...] = ()  # what people should know of how it is held
-
-    def info(self, device: str, dtype: str) -> ModelInfo:
-        """What the API wing may know of the model."""
-        return ModelInfo(
-            name=self.name,
-            family=self.family,
-            native_width=self.native_size[0],
-            native_height=self.native_size[1],
-            max_width=self.max_side,
-            max_height=self.max_side,
-            default_steps=self.default_steps,
-            max_steps=self.max_steps,
-            guidance=self.guidance,
-            cfg_scale=self.cfg_scale,
-            text_length=self.text_length,
-            dtype=dtype,
-            device=device,
-            samplers=get_args(SamplerName),
-            schedules=get_args(ScheduleName),
-            sizes=self.trained_sizes,
-            references=self.references.most if self.references else 0,
-            fills=self.fills,
-            needs_picture=self.fills or bool(self.references and self.references.is_needed),
-            backend=self.backend,
-            precision=self.precision or DTYPE_NAMES.get(dtype, dtype),
-            notes=self.notes,
-        )
-
-    def resolve(
-        self,
-        params: SamplingParams,
-        shape: tuple[int, int] | None = None,
-        *,
-        is_masked: bool = False,
-        like: tuple[int, int] | None = None,
-    ) -> tuple[SamplingParams, list[str]]:
-        """Fill in the model's defaults and check every value.
-
-        shape: (width, height) of the picture to start from; None: noise alone. is_masked: a mask
-        says what of it is redrawn. like: (width, height) of the first picture that is looked at; a
-        size nobody asked for follows it where there is none to start from. Returns params without
-        None (but guidance of a model without, and strength without a picture), and warnings in the
-        caller's words. Raises InvalidParams naming the field.
-        """
-        info = self.info(device="", dtype="")
-        check(params, info)
-        warnings = []
-        width = self.native_size[0] if params.width is None else params.width
-        height = self.native_size[1] if params.height is None else params.height
-        if (followed := shape or like) is not None:
-            width, height = info.size_like(followed, params.width, params.height)
-        strength = params.strength
-        if shape is None:
-            if strength is not None:
-                warnings.append(f"strength {strength:g} ignored: there is no picture to start from")
-            strength = None
-        else:
-            strength = (1.0 if is_masked else STRENGTH) if strength is None else strength
-        steps = self.default_steps if params.steps is None else params.steps
-        if strength is not None and not is_masked and steps_left(steps, strength) == steps:
-            warnings.append(
-                f"strength {strength:g} in {steps} steps redraws everything: "
-                "the picture given is not seen"
-            )
-        guidance = params.guidance
-        cfg_scale = true_scale(params, info)
-        if self.guidance is None:
-            if guidance is not None and not info.is_guided:
-                warnings.append(f"guidance {guidance:g} ignored: {self.name} has no such input")
-            guidance = None
-        else:
-            guidance = self.guidance if guidance is None else guidance
-        if cfg_scale < 1.0:
-            warnings.append(f"cfg_scale {cfg_scale:g} ignored: it acts only above 1")
-        if params.negative_prompt and cfg_scale <= 1.0:
-            warnings.append("negative_prompt ignored: it acts only with cfg_scale above 1")
-        if params.eta and params.sampler != "ddim":
-            warnings.append(f"eta {params.eta:g} ignored: only the sampler ddim reads it")
-        drawn = self.drawn_size(width, height)
-        if drawn != self.snapped(width, height):
-            is_same_shape = drawn[0] * height == drawn[1] * width
-            fitted = "resampled" if is_same_shape else "cropped and resampled"
-            warnings.append(
-                f"drawn at {drawn[0]}x{drawn[1]} and {fitted} to {width}x{height}: "
-                f"{self.name} was not trained for that size"
-            )
-        resolved = replace(
-            params,
-            width=width,
-            height=height,
-            steps=steps,
-            guidance=guidance,
-            cfg_scale=cfg_scale,
-            strength=strength,
-            loras=params.loras or (),
-        )
-        return resolved, warnings
-
-    def image_tokens(self, width: int, height: int) -> int:
-        """Tokens of a picture the model draws at this size, which is on its grid."""
-        return (width // self.grid) * (height // self.grid)
-
-    def reference_size(self, shape: tuple[int, int], drawn: tuple[int, int]) -> tuple[int, int]:
-        """The size (width, height) on the grid at which a picture of that shape is looked at."""
-        assert self.references is not None
-        if self.references.fitted == "given":
-            return shape
-        if self.references.fitted == "drawn":
-            return drawn
-        if self.references.fitted == "capped":
-            scale = min(1.0, math.sqrt(self.references.area / (shape[0] * shape[1])))
-            return self._cut(shape[0] * scale), self._cut(shape[1] * scale)
-        aspect = shape[0] / shape[1]
-        if self.references.sizes:
-            return min(self.references.sizes, key=lambda size: abs(size[0] / size[1] - aspect))
-        wide = math.sqrt(self.references.area * aspect)
-        return self._on_grid(wide), self._on_grid(wide / aspect)
-
-    def reference_tokens(self, sizes: Sequence[tuple[int, int]]) -> int:
-        """Tokens that pictures looked at, at those sizes, add to the image's sequence."""
-        if self.references is None or not self.references.in_sequence:
-            return 0
-        return sum(self.image_tokens(*size) for size in sizes)
-
-    def _cut(self, side: float) -> int:
-        return max(1, int(side) // self.grid) * self.grid
-
-    def _on_grid(self, side: float) -> int:
-        return max(1, round(side / self.grid)) * self.grid
-
-    def snapped(self, width: int, height: int) -> tuple[int, int]:
-        """The size on the model's grid that covers the asked one."""
-        return -(-width // self.grid) * self.grid, -(-height // self.grid) * self.grid
-
-    def drawn_size(self, width: int, height: int) -> tuple[int, int]:
-        """The size the model draws: on its grid, and a trained one if it has a list of those.
-
-        Among trained sizes the one nearest in shape wins, then the one nearest in area.
-        """
-        if not self.trained_sizes:
-            return self.snapped(width, height)
-
-        def distance(size: tuple[int, int]) -> tuple[float, float]:
-            shape = (size[0] * height) / (size[1] * width)
-            area = (size[0] * size[1]) / (width * height)
-            return max(shape, 1 / shape), max(area, 1 / area)
-
-        return min(self.trained_sizes, key=distance)
-
-
-class Levels(Protocol):
-    """The noise levels a model was trained at, where it is particular about them."""
-
-    @property
-    def by_ratio(self) -> bool:
-        """Whether schedules space s / (1 - s), as where the path is variance-preserving."""
-        ...
-
-    def spaced(self, steps: int) -> list[float]:
-        """Its own choice of so many sigmas before the shift, falling, none of them 0."""
-        ...
-
-    def noise_scale(self, sigma: float) -> float:
-        """By what noise is multiplied that a picture is drawn from, at its first sigma."""
-        ...
-
+from fluxline.models.bands import Bands
+from fluxline.models.conditioning import Conditioning
+from fluxline.models.spec import ModelSpec
 
 Layout = Callable[[str, Tensor], Sequence[tuple[str, int, Tensor]] | None]
 """(checkpoint name, tensor) to the (parameter, first row, part)s it fills; None: unknown."""
@@ -284,15 +46,55 @@ class Checkpoint(Protocol):
         ...
 
 
+Side = Literal["heads", "inner"]
+"""What lies along a side of a weight and may be dealt out: attention's heads, or an MLP's inner
+width."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seams:
+    """Where the layers of a network may be cut for ranks that each hold a share of them.
+
+    Layers are named by patterns, * for any. rows: what lies side by side in a layer's answer.
+    columns: in what it reads; its answers are then summed. gathered: layers of which any rows may
+    be cut, and whose answers all ranks need whole.
+    """
+
+    heads: int
+    head_dim: int
+    inner: int
+    rows: Mapping[str, tuple[Side, ...]]
+    columns: Mapping[str, tuple[Side, ...]]
+    gathered: tuple[str, ...] = ()
+
+
+@runtime_checkable
+class SplitsHeads(Protocol):
+    """A module of a network that splits what it projects by heads."""
+
+    heads: int
+    """Those that its projections give here: all, or this rank's."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
-    """A part of a model whose linear layers may be held in fewer bits."""
+    """A part of a model whose linear layers may be held in fewer bits, or by many ranks."""
 
     name: str  # its folder
     checkpoint: Checkpoint
     layout: Layout
     linears: tuple[str, ...]  # patterns of the layers' names, * for any; what is not here stays
     instead: Mapping[str, str] = field(default_factory=dict)  # kinds that others suit better here
+    seams: Seams | None = None  # None: it is not cut
+
+
+Share = Callable[[nn.Module, Part], Part]
+"""Leaves a rank's share of a network on the meta device, and gives the part that fills it."""
+
+
+def whole(network: nn.Module, part: Part) -> Part:
+    """Leave all of it: the share of a rank alone."""
+    return part
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -301,6 +103,13 @@ class Held:
 
     precision: str = ""
     notes: tuple[str, ...] = ()
+
+    def told_beside(self, main: "Held", part: str) -> tuple[str, ...]:
+        """The notes on a part of that name, and its precision if that is not the main one's."""
+        if self.precision == main.precision:
+            return self.notes
+        how = f"is held as {self.precision}" if self.precision else "is not quantized"
+        return (f"{part} {how}", *self.notes)
 
 
 class Precision(Protocol):
@@ -323,42 +132,6 @@ class Precision(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Conditioning:
-    """What the text encoders made of one prompt; on the model's device, shared and never written.
-
-    text: (L, D) as the transformer reads it. pooled: (pooled_dim,). truncated: the prompt was
-    longer than the model reads. more: what else its family reads, by names of its own.
-    """
-
-    text: Tensor
-    pooled: Tensor
-    truncated: bool = False
-    more: Mapping[str, Tensor] = field(default_factory=dict)
-
-    @property
-    def bytes(self) -> int:
-        """Memory it holds."""
-        more = sum(tensor.nbytes for tensor in self.more.values())
-        return self.text.nbytes + self.pooled.nbytes + more
-
-
-Steer = Callable[[Tensor, Tensor], Tensor]
-"""Takes a row's velocity and its negative's, (N, C) both, gives the one that the sampler is sent.
-Each job has its own, asked in the order of its evaluations: it may remember."""
-
-Steering = Callable[[float, Conditioning], Steer]
-"""Makes a job's steer, from its cfg_scale and what its prompt became."""
-
-
-def plain_steer(cfg_scale: float, conditioning: Conditioning) -> Steer:
-    """Go on from the negative's velocity through the row's own.
-
-    Source: Ho and Salimans 2022, Classifier-Free Diffusion Guidance (arXiv:2207.12598).
-    """
-    return lambda velocity, negative: negative + cfg_scale * (velocity - negative)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pictures:
     """What a row is shown besides its prompt; uint8 on the CPU, their sides on the grid unless
@@ -374,7 +147,8 @@ class Pictures:
 
 
 class Guide(Protocol):
-    """What a model made of `Pictures`: on its device, shared by rows and never written."""
+    """What a model made of `Pictures`: on its device, shared by rows through weak references and
+    never written. A row's context holds it."""
 
     @property
     def bytes(self) -> int:
@@ -388,11 +162,13 @@ class Network:
 
     units: modules that hold nearly all its weights, in the order in which they are called, every
     time. once: names of linear layers that are called once a request, and need not be at hand.
+    is_chain: nobody but the next unit reads what a unit gives.
     """
 
     module: nn.Module
     units: tuple[nn.Module, ...]
     once: tuple[str, ...] = ()
+    is_chain: bool = False
 
 
 class RowContext(Protocol):
@@ -413,6 +189,7 @@ class RowContext(Protocol):
 
 
 ContextT = TypeVar("ContextT", bound=RowContext)
+ContextIn = TypeVar("ContextIn", bound=RowContext, contravariant=True)
 
 
 class DiffusionModel(Protocol[ContextT]):
@@ -420,6 +197,8 @@ class DiffusionModel(Protocol[ContextT]):
 
     spec: ModelSpec
     """What the model can do."""
+    awaited_bytes: Callable[[], int]
+    """Of weights that may yet come to the device, beside those that lie there now."""
 
     @property
     def device(self) -> torch.device:
@@ -510,6 +289,11 @@ class Adaptable(Protocol):
         """What adapters may act on; the names of layers begin with these."""
         ...
 
+    @property
+    def guide_stages(self) -> frozenset[Stage]:
+        """Whose layers run to make a guide, too."""
+        ...
+
     def read_adapter(
         self, tensors: Mapping[str, Tensor], about: Mapping[str, str]
     ) -> Mapping[str, Sequence[LowRank]]:
@@ -522,6 +306,75 @@ class Adaptable(Protocol):
     def stage_of(self, layer: str) -> Stage:
         """Which of the model's verbs runs a layer."""
         ...
+
+
+@runtime_checkable
+class Divisible(Protocol):
+    """A model whose network is one transformer over tokens, that many ranks may run together."""
+
+    transformer: nn.Module
+    """Called with tokens x (R, N, C), text (R, L, D), modulation, rope, and by name `attend`."""
+
+    forward: Callable[..., Tensor]
+    """What `evaluate` calls in its place; the transformer itself, unless set otherwise."""
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What a network over tokens is told of rows, besides the tokens themselves."""
+
+    text: Tensor  # (R, L, D)
+    rope: Tensor  # (R or 1, L + N, ·)
+    modulation: Callable[[float], Tensor]  # (R, M, D) at a sigma
+
+
+@runtime_checkable
+class Walkable(Protocol[ContextIn]):
+    """A model whose network can be walked in part, a stage after another."""
+
+    transformer: nn.Module
+    """Has `enter`, `bound_blocks` and `leave`, as `parallel.pipefusion` wants them."""
+
+    def told(self, contexts: Sequence[ContextIn]) -> Told | None:
+        """What the network is told of rows; None: of pictures besides, which none walks with."""
+        ...
+
+
+class PicturesInBands(Protocol):
+    """What takes pictures whole or, with the same result in less memory, band by band."""
+
+    whole_pixels: float
+    """Of all pictures of a call together that are taken whole."""
+    band_pixels: int
+    """Of a band, about."""
+    shared: Callable[[Tensor, int], Bands | None]
+    """What of (R, C, rows, w), in units of so many rows, is this rank's; None: all."""
+
+
+@runtime_checkable
+class Banded(Protocol):
+    """A model whose VAE can go through a picture in bands."""
+
+    banded: PicturesInBands
+
+
+@contextmanager
+def taking(
+    vae: PicturesInBands, *, whole_pixels: float, band_pixels: int | None = None
+) -> Iterator[None]:
+    """Take so many pixels whole inside, and bands of so many; None: of the usual ones."""
+    usual = vae.whole_pixels, vae.band_pixels
+    vae.whole_pixels = whole_pixels
+    vae.band_pixels = usual[1] if band_pixels is None else band_pixels
+    try:
+        yield
+    finally:
+        vae.whole_pixels, vae.band_pixels = usual
+
+
+def none_awaited() -> int:
+    """Of a model whose weights are all where they compute."""
+    return 0
 
 
 def to_uint8(picture: Tensor) -> Tensor:

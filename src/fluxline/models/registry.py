@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from fluxline.errors import ConfigError, LoadError
-from fluxline.models.base import Checkpoint, DiffusionModel, Part, Precision
+from fluxline.models.base import Checkpoint, DiffusionModel, Part, Precision, Share
 
 CheckpointAt = Callable[[Path], Checkpoint]
 Opener = Callable[..., DiffusionModel[Any]]
@@ -111,8 +111,10 @@ FAMILY_OF_CLASS = {
     "PixArtSigmaPipeline": "pixart-sigma",
 }
 """diffusers' pipelines and networks, by the names that its configurations give them."""
-QUANTIZED = {"flux1"}
+QUANTIZED = {"flux1", "flux2"}
 """Families that say which of their layers may be held in fewer bits."""
+SHARED = {"flux1", "flux2"}
+"""Families that say where their networks may be cut for ranks that hold them together."""
 
 
 def entry_for(model: str) -> Entry:
@@ -150,11 +152,12 @@ def open_family(
     dtype: torch.dtype,
     checkpoint_at: CheckpointAt,
     precision: Precision,
+    share: Share | None = None,
     beside: Path | None = None,
 ) -> DiffusionModel[Any]:
     """Open a model with its family's `load`, which knows of parts beside it if there are any.
 
-    Raises LoadError.
+    share: what of its network is opened; None: all. Raises LoadError.
     """
     if family not in FAMILIES:
         raise ConfigError(f"no model family {family!r}; there is {', '.join(FAMILIES)}")
@@ -164,6 +167,11 @@ def open_family(
         raise ConfigError(f"models of the family {family} cannot be quantized yet: use auto")
     if beside is not None:
         options["beside"] = beside
+    if share is not None:
+        if family not in SHARED:
+            message = f"models of the family {family} cannot be cut by weights: their networks are"
+            raise ConfigError(f"{message} diffusers' own; use cfg or data in place of tensor")
+        options["share"] = share
     return load(path, name=name, device=device, dtype=dtype, checkpoint_at=checkpoint_at, **options)
 
 

@@ -4,7 +4,7 @@ It makes room, not speed: one device computes at a time. Many pictures are bette
 replica on each, one picture by the parallel modes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import accumulate
 from typing import Any
 
@@ -13,18 +13,26 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 
-def spread(components: Sequence[Sequence[nn.Module]], devices: Sequence[torch.device]) -> None:
+def spread(
+    components: Sequence[Sequence[nn.Module]],
+    devices: Sequence[torch.device],
+    *,
+    chains: Collection[int] = (),
+) -> None:
     """Put the units of components on devices, in their order, as much on each as on the others.
 
-    What the last unit of a component gives comes back to the first device, where the rest is.
+    Whatever a unit reads is carried to where it lies, and what it gives comes back to the first
+    device, where the rest is. chains: components, by their numbers, of which nobody but the next
+    unit reads what a unit gives; that stays where it is, and only the last one's comes back.
     """
     units = [unit for component in components for unit in component]
     numbers = shares([size_of(unit) for unit in units], len(devices))
     for unit, number in zip(units, numbers, strict=True):
         unit.to(devices[number])
         unit.register_forward_pre_hook(_carry_in(devices[number]), with_kwargs=True)
-    for component in components:
-        component[-1].register_forward_hook(_carry_out(devices[0]))
+    for number, component in enumerate(components):
+        for unit in component[-1:] if number in chains else component:
+            unit.register_forward_hook(_carry_out(devices[0]))
 
 
 def shares(sizes: Sequence[int], count: int) -> list[int]:

@@ -57,11 +57,17 @@ class Visits:
         for unit in self._units():
             unit.module.register_forward_pre_hook(lambda *_, unit=unit: self._call(unit))
 
-    def fill(self) -> None:
-        """Let as many come as there is room for, of the largest component.
+    @property
+    def awaited_bytes(self) -> int:
+        """What may yet come beside what is here: not free, though nothing lies there now."""
+        alone = [[unit] for unit in self._units()]
+        parts = self._components if self._together else alone
+        sizes = [sum(unit.bytes for unit in part) for part in parts]
+        most = max(*sizes, min(self._budget, sum(sizes)))
+        return most - self.here_bytes
 
-        What is free afterwards is free for good: weights that come later take others' place.
-        """
+    def fill(self) -> None:
+        """Let as many come as there is room for, of the largest component."""
         for unit in max(self._components, key=lambda units: sum(unit.bytes for unit in units)):
             if self.here_bytes + unit.bytes <= self._budget:
                 self._fetch(unit)

@@ -6,6 +6,7 @@ from pathlib import Path
 import gguf
 import numpy as np
 from safetensors.torch import load_file
+from torch import Tensor
 
 from fluxline.linear.gguf import GGUF_KINDS
 from tests.models.flux1.bfl_export import bfl_names
@@ -13,11 +14,19 @@ from tests.models.flux1.bfl_export import bfl_names
 WRITABLE = ("Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1")  # the package writes these
 
 
-def save_as_gguf(folder: Path, file: Path, kind_of: Callable[[str], str]) -> Path:
-    """Write folder's transformer, each matrix of a block in the kind that `kind_of` its name."""
+def save_as_gguf(
+    folder: Path,
+    file: Path,
+    kind_of: Callable[[str], str],
+    named: Callable[[dict[str, Tensor]], dict[str, Tensor]] = bfl_names,
+) -> Path:
+    """Write folder's transformer, each matrix of a block in the kind that `kind_of` its name.
+
+    named: into BFL's names, which are FLUX.1's if nobody says.
+    """
     theirs = load_file(folder / "transformer" / "diffusion_pytorch_model.safetensors")
     writer = gguf.GGUFWriter(file, "flux")
-    for name, tensor in bfl_names(theirs).items():
+    for name, tensor in named(theirs).items():
         values = tensor.float().numpy()
         if values.ndim == 2 and "_blocks." in name:
             kind = gguf.GGMLQuantizationType[kind_of(name)]

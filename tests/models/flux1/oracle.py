@@ -133,8 +133,3 @@ def evaluate_theirs(model: FluxTransformer2DModel, inputs: Inputs) -> Tensor:
             for r, ids in enumerate(inputs.ids)
         ]
     )
-
-
-def relative_l2(ours: Tensor, theirs: Tensor) -> float:
-    """|ours - theirs| / |theirs|."""
-    return float((ours - theirs).norm() / theirs.norm())

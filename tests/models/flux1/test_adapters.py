@@ -10,10 +10,12 @@ from diffusers.loaders.lora_pipeline import FluxLoraLoaderMixin
 
 from fluxline.errors import LoadError
 from fluxline.linear.lora import Adapter, AdapterBank
-from fluxline.models.flux1.adapters import AdapterReader
+from fluxline.models.flux.adapters import AdapterReader
+from fluxline.models.flux1.names import linears
 from fluxline.models.flux1.transformer import FluxConfig, FluxTransformer
 from tests.lora_files import bfl_layers, linear_layers, random_lora, xlabs_layers
-from tests.models.flux1.oracle import Inputs, evaluate_ours, evaluate_theirs, relative_l2
+from tests.models.flux1.oracle import Inputs, evaluate_ours, evaluate_theirs
+from tests.models.nearness import relative_l2
 
 TOLERANCE = 1e-5  # float32, different order of summation in fused products
 KOHYA = (".lora_down.weight", ".lora_up.weight")
@@ -136,7 +138,7 @@ TRUE = FluxConfig(
 @pytest.fixture(scope="module")
 def true_reader():
     with torch.device("meta"):
-        return AdapterReader(TRUE, {"transformer": FluxTransformer(TRUE)})
+        return AdapterReader(linears(TRUE), {"transformer": FluxTransformer(TRUE)})
 
 
 def some_blocks(sizes):
@@ -209,6 +211,10 @@ TO_Q = "transformer.transformer_blocks.0.attn.to_q"
         (f"{TO_Q}.lora_B.weight", torch.ones(384, 4), "128 to 384"),
         (f"{TO_Q}.lora_B.weight", torch.ones(128, 2), "128 to 128"),
         ("transformer.x_embedder.lora_A.weight", torch.ones(4, 128), "half"),
+        (f"{TO_Q}.lora_A.weight", torch.tensor(1.0), r"two matrices .* \(\) and"),
+        (f"{TO_Q}.lora_A.weight", torch.ones(4, 128, 1, 1), "two matrices"),
+        (f"{TO_Q}.lora_A.weight", torch.ones(0, 128), "two matrices"),
+        (f"{TO_Q.replace('.', '_')}.lora_A.weight", torch.ones(4, 128), "twice"),
     ],
 )
 def test_what_cannot_be_read_is_named(schnell, small, key, value, said):
@@ -226,6 +232,35 @@ def test_a_control_lora_is_refused_as_one(schnell):
 def test_dora_that_only_the_metadata_tells_is_refused(schnell, small):
     with pytest.raises(LoadError, match="DoRA"):
         schnell.read_adapter(small, peft_about(4, **{"transformer.use_dora": True}))
+
+
+def test_a_rank_above_that_of_the_layer_itself_is_refused(schnell):
+    hidden = schnell.transformer.config.hidden
+    sizes = {"transformer_blocks.0.attn.to_q": (hidden, hidden)}
+    schnell.read_adapter(random_lora(sizes, prefix="transformer.", rank=hidden), {})
+    with pytest.raises(LoadError, match=f"of rank {hidden + 1} .* a layer of {hidden}"):
+        schnell.read_adapter(random_lora(sizes, prefix="transformer.", rank=hidden + 1), {})
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        ("{", "cannot be read"),
+        ("[]", "no object"),
+        ("[" * 100_000, "cannot be read"),
+        ('{"lora_alpha": "much"}', "must be a number; got 'much'"),
+        ('{"transformer.lora_alpha": NaN}', "must be a number"),
+        ('{"lora_alpha": 1e999}', "must be a number"),
+        ('{"alpha_pattern": [1]}', "must be an object"),
+        ('{"alpha_pattern": {"to_q": null}}', "must be a number"),
+        ('{"alpha_pattern": {"(a+)+$": 1}}', "an expression that is not read"),
+        ('{"alpha_pattern": {".*.*.*to_q": 1}}', "an expression that is not read"),
+        ('{"alpha_pattern": {"*": 1}}', "an expression that is not read"),
+    ],
+)
+def test_a_configuration_that_makes_no_sense_is_named(schnell, small, said, words):
+    with pytest.raises(LoadError, match=words):
+        schnell.read_adapter(small, {"lora_adapter_metadata": said})
 
 
 def test_zeros_for_what_is_not_there_are_passed_over(schnell, small):

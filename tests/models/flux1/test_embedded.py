@@ -8,7 +8,8 @@ import pytest
 from fluxline.engine.build import open_model, open_scorer
 from fluxline.images import encode
 from fluxline.models.registry import entry_for
-from tests.models.flux1.test_pipeline import draw_ours, draw_theirs, pipeline, psnr
+from tests.models.flux1.test_pipeline import draw_ours, draw_theirs, pipeline
+from tests.models.nearness import psnr
 
 FOLDER = Path(entry_for("mini").source)
 

@@ -15,7 +15,8 @@ from fluxline.images import read_recipe
 from fluxline.linear.gguf import GGUF_KINDS
 from fluxline.linear.quantized import QuantizedLinear
 from tests.models.flux1.gguf_export import save_as_gguf
-from tests.models.flux1.oracle import Inputs, evaluate_ours, relative_l2
+from tests.models.flux1.oracle import Inputs, evaluate_ours
+from tests.models.nearness import relative_l2
 
 ALONE = Budget(batch_tokens=1, resident_tokens=1)
 

@@ -11,9 +11,9 @@ from safetensors.torch import load_file, save_file
 
 from fluxline.engine.build import fast_dtype, open_model, pick_device
 from fluxline.errors import CheckpointMismatch, ConfigError, LoadError
-from fluxline.models.base import DynamicShift
 from fluxline.models.flux1.variants import VARIANTS
 from fluxline.models.registry import MODELS, Entry
+from fluxline.models.spec import DynamicShift
 from tests.models.flux1.bfl_export import save_as_bfl
 from tests.models.flux1.oracle import small_config
 from tests.models.test_base import spec

@@ -15,16 +15,11 @@ from fluxline.engine.scheduler import Budget
 from fluxline.engine.ticket import new_request
 from fluxline.images import encode
 from tests.images.pictures import photo
+from tests.models.nearness import psnr
 from tests.random_flux import TEXT_LENGTH
 
 BUDGET = Budget(batch_tokens=1024, resident_tokens=8192)
 PROMPT = "a red fox, 3 apples"
-
-
-def psnr(ours: np.ndarray, theirs: np.ndarray) -> float:
-    """Peak signal to noise ratio in dB of two uint8 pictures."""
-    error = np.mean((ours.astype(np.float64) - theirs) ** 2)
-    return float("inf") if error == 0 else 10 * np.log10(255**2 / error)
 
 
 def draw_ours(model, **asked) -> np.ndarray:

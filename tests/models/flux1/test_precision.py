@@ -21,14 +21,8 @@ from fluxline.linear.quantized import OWN_KINDS, QuantizedLinear
 from fluxline.models.flux1.load import transformer_part
 from fluxline.models.flux1.transformer import FluxTransformer
 from tests.models.flux1.bfl_export import save_as_bfl
-from tests.models.flux1.oracle import (
-    Inputs,
-    diffusers_model,
-    evaluate_ours,
-    relative_l2,
-    small_config,
-)
-from tests.models.flux1.test_pipeline import psnr
+from tests.models.flux1.oracle import Inputs, diffusers_model, evaluate_ours, small_config
+from tests.models.nearness import psnr, relative_l2
 
 ALONE = Budget(batch_tokens=1, resident_tokens=1)
 # Relative error of a velocity of random weights, about twice what was measured.

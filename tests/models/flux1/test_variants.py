@@ -1,5 +1,6 @@
 """Models that read pictures beside the prompt, against diffusers' pipelines of each."""
 
+import io
 import json
 import shutil
 
@@ -18,15 +19,26 @@ from diffusers import (
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from diffusers.pipelines.flux.modeling_flux import ReduxImageEncoder
 from PIL import Image
+from safetensors.torch import save_file
 from transformers import SiglipVisionModel
 from transformers.models.siglip import SiglipImageProcessorPil
 
+from fluxline.engine import Engine
 from fluxline.engine.build import open_model
 from fluxline.images import encode, stretch
 from tests.images.pictures import photo
+from tests.lora_files import random_lora
 from tests.models.flux1.bfl_export import save_as_bfl
 from tests.models.flux1.oracle import small_config
-from tests.models.flux1.test_pipeline import PROMPT, draw_ours, draw_theirs, masked, pipeline, psnr
+from tests.models.flux1.test_pipeline import (
+    BUDGET,
+    PROMPT,
+    draw_ours,
+    draw_theirs,
+    masked,
+    pipeline,
+)
+from tests.models.nearness import psnr
 from tests.random_flux import TEXT_LENGTH, save_random_controlnet
 
 
@@ -360,3 +372,45 @@ def test_redux_equals_diffusers(redux, redux_folder, count):
     assert psnr(ours, theirs) >= 60
     blind = draw_ours(redux, prompt=PROMPT, seed=11, steps=2, guidance=2.5, **asked)
     assert psnr(blind, theirs) < 50, "the pictures hardly matter"
+
+
+def test_a_lora_that_reads_text_reads_what_pictures_show_too(redux, redux_folder, tmp_path):
+    """After the same pictures were read without it: what one read is not the other's."""
+    config, seen = redux.transformer.config, photo(60)[:40]
+    sizes = {"context_embedder": (config.text_dim, config.hidden)}
+    save_file(random_lora(sizes, prefix="transformer.", by=2.0), tmp_path / "one.safetensors")
+    asked = {"width": 64, "height": 64}
+    with Engine(redux, budget=BUDGET) as engine:
+        plain, ours = (
+            engine.generate(
+                PROMPT,
+                seed=11,
+                steps=2,
+                guidance=2.5,
+                references=[png(seen)],
+                loras=loras,
+                **asked,
+            )[0]
+            for loras in ([], [(str(tmp_path / "one.safetensors"), 0.8)])
+        )
+
+    pipe = pipeline(redux_folder)
+    pipe.load_lora_weights(tmp_path, weight_name="one.safetensors", adapter_name="it")
+    pipe.set_adapters(["it"], [0.8])
+    text, pooled = read_by_their_redux(redux_folder, pipe, [seen])
+    theirs = draw_theirs(
+        pipe,
+        TEXT_LENGTH,
+        prompt_embeds=text,
+        pooled_prompt_embeds=pooled,
+        seed=11,
+        num_inference_steps=2,
+        guidance_scale=2.5,
+        **asked,
+    )
+    assert psnr(pixels(ours), theirs) >= 60
+    assert psnr(pixels(plain), theirs) < 40, "the LoRA changes nothing"
+
+
+def pixels(image):
+    return np.asarray(Image.open(io.BytesIO(image.data)))

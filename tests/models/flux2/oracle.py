@@ -120,7 +120,10 @@ def evaluate_ours(model: Flux2Transformer, inputs: Inputs) -> Tensor:
     ids = torch.stack([torch.cat((text_ids(inputs.text_length), i)) for i in inputs.ids])
     modulation = model.modulate(inputs.sigma, inputs.guidance)
     text = model.embed_text(inputs.text)
-    return model(inputs.x, text, modulation, model.rope(ids), inputs.references)
+    x = inputs.x
+    if inputs.references is not None:
+        x = torch.cat((x, inputs.references), dim=1)
+    return model(x, text, modulation, model.rope(ids))[:, : inputs.x.shape[1]]
 
 
 @torch.inference_mode()
@@ -144,8 +147,3 @@ def evaluate_theirs(model: Flux2Transformer2DModel, inputs: Inputs) -> Tensor:
             for r, ids in enumerate(inputs.ids)
         ]
     )
-
-
-def relative_l2(ours: Tensor, theirs: Tensor) -> float:
-    """|ours - theirs| / |theirs|."""
-    return float((ours - theirs).norm() / theirs.norm())

@@ -1,6 +1,7 @@
 """FLUX.2 in the engine: rows of any kind beside each other, as if each were alone."""
 
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -35,6 +36,10 @@ def request_of(asked):
 
 def pixels(ticket) -> np.ndarray:
     (image,) = ticket.result()
+    return pixels_of(image)
+
+
+def pixels_of(image) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(image.data))).astype(int)
 
 
@@ -94,3 +99,19 @@ def test_a_model_that_remembers_does_not_look_at_references_again(models):
     hook.remove()
 
     assert lengths == [6 * 4, *[48 + 16] * 6], "the picture alone, once; then never beside"
+
+
+def test_pictures_that_need_the_same_memory_make_it_once_however_large_it_is(models, monkeypatch):
+    monkeypatch.setattr("fluxline.engine.seen.GUIDE_BYTES", 1)
+    made = []
+    layer = models["kv"].transformer.single_blocks[0].proj_in
+    hook = layer.register_forward_pre_hook(lambda _, given: made.append(given[0].shape[1] == 6 * 4))
+    asked = {"prompt": "a fox", "width": 64, "height": 64, "steps": 3, "references": (REFERENCE,)}
+    with Engine(models["kv"], budget=Budget(batch_tokens=500, resident_tokens=5000)) as engine:
+        images = engine.submit(replace(request_of(asked), n=4)).result()
+        assert sum(made) == 1, "made anew for each picture"
+        pixels(engine.submit(request_of(asked)))
+    hook.remove()
+
+    assert len(images) == 4
+    assert sum(made) == 2, "kept though nobody needed it"

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from fluxline.engine.build import open_model
 from fluxline.errors import CheckpointMismatch, ConfigError, LoadError
-from fluxline.models.base import EmpiricalShift
+from fluxline.models.spec import EmpiricalShift
 from tests.models.flux2.oracle import diffusers_model, small_config
 
 

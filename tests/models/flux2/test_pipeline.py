@@ -13,7 +13,8 @@ from PIL import Image
 from fluxline.engine.build import open_model
 from fluxline.images import encode
 from tests.images.pictures import photo
-from tests.models.flux1.test_pipeline import draw_ours, draw_theirs, pipeline, psnr
+from tests.models.flux1.test_pipeline import draw_ours, draw_theirs, pipeline
+from tests.models.nearness import psnr
 from tests.random_flux2 import TEXT_LENGTH
 
 PROMPT = "a red fox, 3 apples"

@@ -13,9 +13,9 @@ from tests.models.flux2.oracle import (
     evaluate_ours,
     evaluate_theirs,
     ours_from,
-    relative_l2,
     small_config,
 )
+from tests.models.nearness import relative_l2
 
 TOLERANCE = 1e-5  # float32, different order of summation in fused products
 

@@ -23,19 +23,14 @@ from transformers.models.siglip import SiglipImageProcessorPil
 from transformers.utils import logging as transformers_logging
 
 from fluxline.errors import ConfigError, LoadError
-from fluxline.models.base import (
-    Checkpoint,
-    DynamicShift,
-    Held,
-    ModelSpec,
-    Part,
-    Precision,
-    References,
-)
+from fluxline.models.base import Checkpoint, Held, Part, Precision, Share, whole
+from fluxline.models.flux.names import is_bfl
+from fluxline.models.flux.recipe import TRANSFORMER
+from fluxline.models.flux.seams import seams
 from fluxline.models.flux1 import recipe
 from fluxline.models.flux1.controlnet import ControlNet
 from fluxline.models.flux1.model import Flux1, PreviewMap
-from fluxline.models.flux1.names import controlnet_layout, is_bfl, layout_for
+from fluxline.models.flux1.names import controlnet_layout, layout_for
 from fluxline.models.flux1.redux import Projection, Redux
 from fluxline.models.flux1.text import TextEncoders
 from fluxline.models.flux1.transformer import FluxConfig, FluxTransformer
@@ -48,6 +43,7 @@ from fluxline.models.folder import (
     reading,
     said_of_itself,
 )
+from fluxline.models.spec import DynamicShift, ModelSpec, References
 
 PARTS = ("text_encoder", "text_encoder_2", "vae", "tokenizer", "tokenizer_2", "scheduler")
 REDUX = ("image_encoder", "image_embedder")
@@ -61,12 +57,13 @@ def load(
     dtype: torch.dtype,
     checkpoint_at: Callable[[Path], Checkpoint],
     precision: Precision,
+    share: Share = whole,
     beside: Path | None = None,
 ) -> Flux1:
     """Open the model at `path`, a folder or a single .safetensors or .gguf file inside one.
 
-    beside: the folder of a Redux; None: that of the model, if there is one in it. A ControlNet
-    lies in the model's folder.
+    share: of the transformer. beside: the folder of a Redux; None: that of the model, if there is
+    one in it. A ControlNet lies in the model's folder.
     Raises LoadError: a part is missing, a config is wrong, or tensors do not fit.
     """
     folder = folder_of(path)
@@ -77,7 +74,7 @@ def load(
         raise LoadError(message)
     about = said_of_itself(folder)
     config, of_transformer = transformer_part(path, checkpoint_at)
-    transformer, held = _transformer(config, of_transformer, device, dtype, precision)
+    transformer, held = _transformer(config, of_transformer, device, dtype, precision, share)
     options = {"dtype": dtype, "local_files_only": True, "use_safetensors": True}
     with reading("vae"):
         vae = AutoencoderKL.from_pretrained(
@@ -100,7 +97,7 @@ def load(
     spec = replace(
         _spec(name, about, variant, config, config_of(folder, "scheduler"), grid),
         precision=held.precision,
-        notes=held.notes + _notes(held, t5_held),
+        notes=(*held.notes, *t5_held.told_beside(held, of_t5.name)),
     )
     return Flux1(
         spec,
@@ -139,7 +136,11 @@ def transformer_part(
         config = config_from_json(read_json(about))
     layout = layout_for(config, names)
     return config, Part(
-        name="transformer", checkpoint=checkpoint, layout=layout, linears=recipe.TRANSFORMER
+        name="transformer",
+        checkpoint=checkpoint,
+        layout=layout,
+        linears=TRANSFORMER,
+        seams=seams(config.heads, config.head_dim, inner=4 * config.hidden, inners=1),
     )
 
 
@@ -174,9 +175,11 @@ def _transformer(
     device: torch.device,
     dtype: torch.dtype,
     precision: Precision,
+    share: Share,
 ) -> tuple[FluxTransformer, Held]:
     with torch.device("meta"):
         model = FluxTransformer(config).to(dtype)
+    part = share(model, part)
     held = precision.place(model, part, device)
     model.to_empty(device=device)
     part.checkpoint.fill(model, part.layout)
@@ -205,14 +208,6 @@ def _t5(
 def _checkpoint(folder: Path, part: str, checkpoint_at: Callable[[Path], Checkpoint]) -> Checkpoint:
     with reading(part):
         return checkpoint_at(folder / part)
-
-
-def _notes(transformer: Held, t5: Held) -> tuple[str, ...]:
-    """What the T5 encoder's precision is, if it is another than the transformer's."""
-    if t5.precision == transformer.precision:
-        return t5.notes
-    how = f"is held as {t5.precision}" if t5.precision else "is not quantized"
-    return (f"text_encoder_2 {how}", *t5.notes)
 
 
 def config_from_json(config: Mapping[str, Any], part: str = "transformer") -> FluxConfig:

@@ -4,7 +4,7 @@ Holds weights and nothing of any request. Everything that is the same in all eva
 (projected text, rotations, modulation vectors) is made once, in a `FluxContext`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -13,22 +13,26 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
+from fluxline.models.banded import BandedVae
 from fluxline.models.base import (
-    Conditioning,
     LowRank,
-    ModelSpec,
     Network,
     Pictures,
     Stage,
+    Told,
+    none_awaited,
     to_uint8,
 )
-from fluxline.models.flux1.adapters import AdapterReader, stage_of
+from fluxline.models.conditioning import Conditioning
+from fluxline.models.flux.adapters import AdapterReader, stage_of
 from fluxline.models.flux1.controlnet import ControlNet
 from fluxline.models.flux1.guide import NO_GUIDE, FluxGuide
 from fluxline.models.flux1.latents import fold, image_ids, pack, text_ids, unpack
+from fluxline.models.flux1.names import linears
 from fluxline.models.flux1.redux import Redux
 from fluxline.models.flux1.text import TextEncoders
 from fluxline.models.flux1.transformer import Aside, FluxTransformer, silent
+from fluxline.models.spec import ModelSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,26 +87,32 @@ class Flux1:
     ) -> None:
         self.spec = spec
         self.transformer = transformer
+        self.forward: Callable[..., Tensor] = transformer
         self.text = text
         self.vae = vae
         self.weights = weights
+        self.awaited_bytes: Callable[[], int] = none_awaited
         self._preview, self._redux, self._controlnet = preview, redux, controlnet
         parameter = transformer.image_in.weight
         self.device, self.dtype = parameter.device, parameter.dtype
         self.vae_scale = 2 ** (len(vae.config.block_out_channels) - 1)
         self.adaptable: dict[str, nn.Module] = {"transformer": transformer, **text.adaptable}
-        self._adapters = AdapterReader(transformer.config, self.adaptable)
+        self._adapters = AdapterReader(linears(transformer.config), self.adaptable)
+        self.banded = BandedVae(vae)
         self._rope = lru_cache(maxsize=64)(self._make_rope)
 
     def networks(self) -> tuple[Network, ...]:
         """What reads words and pictures, what draws, and the VAE."""
         trunks = [self.transformer, *([self._controlnet] if self._controlnet else ())]
+        alone = self._controlnet is None  # else it listens to its blocks, and adds to the others'
         return (
             *self.text.networks(),
             *(self._redux.networks() if self._redux else ()),
-            *(Network(trunk, trunk.blocks, once=("modulation",)) for trunk in trunks),
-            Network(self.vae, (self.vae.encoder,)),
-            Network(self.vae, (self.vae.decoder,)),
+            *(
+                Network(trunk, trunk.blocks, once=("modulation",), is_chain=alone)
+                for trunk in trunks
+            ),
+            *self.banded.networks(),
         )
 
     def compute_on(self, device: torch.device) -> None:
@@ -191,17 +201,28 @@ class Flux1:
         evaluations = [c.evaluation[s] for s, c in zip(sigmas, contexts, strict=True)]
         modulation = _of_evaluations([c.modulation for c in contexts], evaluations)
         text = torch.stack([c.text for c in contexts])
-        rope = contexts[0].rope[None]
-        if any(c.rope is not contexts[0].rope for c in contexts):
-            rope = torch.stack([c.rope for c in contexts])
+        rope = _rope_of(contexts)
         x = x.to(self.dtype)
         aside: Aside = silent
         if self._controlnet is not None:
             text, text_aside = text.chunk(2, dim=2)
             aside = self._aside(x, text_aside, rope, contexts, evaluations)
         beside = beside_noise(x, [c.guide for c in contexts])
-        velocity: Tensor = self.transformer(beside, text, modulation, rope, aside=aside)
+        velocity = self.forward(beside, text, modulation, rope, aside=aside)
         return velocity[:, : x.shape[1]].float()
+
+    def told(self, contexts: Sequence[FluxContext]) -> Told | None:
+        """What the network is told of rows; None: of pictures beside the noise too."""
+        guides = [c.guide for c in contexts]
+        shown = any(g.channels is not None or g.tokens is not None for g in guides)
+        if shown or self._controlnet is not None:
+            return None
+
+        def modulation(sigma: float) -> Tensor:
+            evaluations = [c.evaluation[sigma] for c in contexts]
+            return _of_evaluations([c.modulation for c in contexts], evaluations)
+
+        return Told(torch.stack([c.text for c in contexts]), _rope_of(contexts), modulation)
 
     @torch.inference_mode()
     def decode(self, x: Tensor, width: int, height: int) -> Tensor:
@@ -209,8 +230,7 @@ class Flux1:
         latent = unpack(x, *self._latent_size(width, height))
         config = self.vae.config
         latent = latent / config.scaling_factor + (config.shift_factor or 0.0)
-        picture = self.vae.decode(latent.to(self.vae.dtype), return_dict=False)[0]
-        return to_uint8(picture).permute(0, 2, 3, 1).contiguous().cpu()
+        return to_uint8(self.banded.decode(latent)).permute(0, 2, 3, 1).contiguous().cpu()
 
     @torch.inference_mode()
     def encode_picture(self, pixels: Tensor) -> Tensor:
@@ -234,6 +254,11 @@ class Flux1:
         latent = unpack(x0[None], *self._latent_size(width, height))[0].permute(1, 2, 0)
         rgb = latent.float() @ self._preview.weight + self._preview.bias
         return to_uint8(rgb).cpu()
+
+    @property
+    def guide_stages(self) -> frozenset[Stage]:
+        """A Redux projects what pictures show as prompts are."""
+        return frozenset(("encode",) if self._redux is not None else ())
 
     def read_adapter(
         self, tensors: Mapping[str, Tensor], about: Mapping[str, str]
@@ -270,7 +295,7 @@ class Flux1:
 
     def _clean(self, picture: Tensor) -> Tensor:
         """Clean tokens (N, C) float32 of a picture (height, width, 3) in [-1, 1]."""
-        latent = self.vae.encode(picture.permute(2, 0, 1)[None]).latent_dist.mode().float()
+        latent = self.banded.encode(picture.permute(2, 0, 1)[None])
         config = self.vae.config
         return pack((latent - (config.shift_factor or 0.0)) * config.scaling_factor)[0]
 
@@ -295,6 +320,14 @@ class Flux1:
 def _of_evaluations(vectors: Sequence[Tensor], evaluations: Sequence[int]) -> Tensor:
     """Modulation vectors (R, M, D) of each row's evaluation."""
     return torch.stack([v[number] for v, number in zip(vectors, evaluations, strict=True)])
+
+
+def _rope_of(contexts: Sequence[FluxContext]) -> Tensor:
+    """Rotations (R or 1, S, head_dim / 2) of rows: most often all have the same."""
+    first = contexts[0].rope
+    if all(c.rope is first for c in contexts):
+        return first[None]
+    return torch.stack([c.rope for c in contexts])
 
 
 def beside_noise(x: Tensor, guides: Sequence[FluxGuide]) -> Tensor:

@@ -9,37 +9,31 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+from fluxline.models.flux.names import (
+    BFL_BLOCKS,
+    BFL_ENDS,
+    Row,
+    Slot,
+    Span,
+    blocks_in,
+    diffusers_streams,
+    is_bfl,
+    linears_of,
+)
 from fluxline.models.flux1.transformer import PER_FINAL, PER_SINGLE, PER_STREAM, FluxConfig
 
 Where = Literal["", "double image", "double text", "single", "final", "final swapped"]
-Row = tuple[str, str, int]
-Slot = tuple[str, int, Tensor]
 
 EMBEDDERS_DIFFUSERS = {
     "timestep_embedder": "time_in",
     "text_embedder": "pooled_in",
     "guidance_embedder": "guidance_in",
 }
-
-
-def _stream_diffusers(ours: str, q: str, k: str, v: str, out: str, ff: str, norm: str) -> list[Row]:
-    block = "transformer_blocks.{i}."
-    target = f"double_blocks.{{i}}.{ours}."
-    return [
-        (f"{block}attn.{q}", f"{target}to_qkv", 0),
-        (f"{block}attn.{k}", f"{target}to_qkv", 1),
-        (f"{block}attn.{v}", f"{target}to_qkv", 2),
-        (f"{block}attn.norm_{norm}q", f"{target}qk_norm", 0),
-        (f"{block}attn.norm_{norm}k", f"{target}qk_norm", 1),
-        (f"{block}attn.{out}", f"{target}to_out", 0),
-        (f"{block}{ff}.net.0.proj", f"{target}mlp_in", 0),
-        (f"{block}{ff}.net.2", f"{target}mlp_out", 0),
-    ]
 
 
 DIFFUSERS: list[Row] = [
@@ -50,10 +44,7 @@ DIFFUSERS: list[Row] = [
         for theirs, ours in EMBEDDERS_DIFFUSERS.items()
         for n, part in ((1, "into"), (2, "out"))
     ),
-    *_stream_diffusers("image", "to_q", "to_k", "to_v", "to_out.0", "ff", ""),
-    *_stream_diffusers(
-        "text", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out", "ff_context", "added_"
-    ),
+    *diffusers_streams("net.0.proj", "net.2"),
     ("single_transformer_blocks.{i}.attn.to_q", "single_blocks.{i}.proj_in", 0),
     ("single_transformer_blocks.{i}.attn.to_k", "single_blocks.{i}.proj_in", 1),
     ("single_transformer_blocks.{i}.attn.to_v", "single_blocks.{i}.proj_in", 2),
@@ -77,8 +68,7 @@ CONTROLNET: list[Row] = [  # beside those of DIFFUSERS
 ]
 
 BFL: list[Row] = [
-    ("img_in", "image_in", 0),
-    ("txt_in", "text_in", 0),
+    *BFL_ENDS,
     *(
         (f"{theirs}.{layer}_layer", f"{ours}.{part}", 0)
         for theirs, ours in (
@@ -88,23 +78,7 @@ BFL: list[Row] = [
         )
         for layer, part in (("in", "into"), ("out", "out"))
     ),
-    *(
-        (f"double_blocks.{{i}}.{short}_{theirs}", f"double_blocks.{{i}}.{ours}.{part}", row)
-        for short, ours in (("img", "image"), ("txt", "text"))
-        for theirs, part, row in (
-            ("attn.qkv", "to_qkv", 0),
-            ("attn.norm.query_norm", "qk_norm", 0),
-            ("attn.norm.key_norm", "qk_norm", 1),
-            ("attn.proj", "to_out", 0),
-            ("mlp.0", "mlp_in", 0),
-            ("mlp.2", "mlp_out", 0),
-        )
-    ),
-    ("single_blocks.{i}.linear1", "single_blocks.{i}.proj_in", 0),
-    ("single_blocks.{i}.norm.query_norm", "single_blocks.{i}.qk_norm", 0),
-    ("single_blocks.{i}.norm.key_norm", "single_blocks.{i}.qk_norm", 1),
-    ("single_blocks.{i}.linear2", "single_blocks.{i}.proj_out", 0),
-    ("final_layer.linear", "image_out", 0),
+    *BFL_BLOCKS,
 ]
 BFL_MODULATION: dict[str, Where] = {
     "double_blocks.{i}.img_mod.lin": "double image",
@@ -130,19 +104,6 @@ class _Rule:
     target: str  # our parameter without its ending
     row: int  # in hidden widths; in rows for qk_norm
     where: Where
-
-
-class Span(NamedTuple):
-    """Some rows of a layer of ours, from first to last, which is excluded; None: to its end."""
-
-    layer: str
-    first: int
-    last: int | None
-
-
-def is_bfl(names: Sequence[str]) -> bool:
-    """Whether a checkpoint speaks BFL's dialect rather than diffusers'."""
-    return any(name.startswith(("img_in.", "double_blocks.")) for name in names)
 
 
 def layout_for(
@@ -213,27 +174,12 @@ def linears(config: FluxConfig) -> dict[str, list[Span]]:
 
     Of several spans the layer's rows fill one after another.
     """
-    found: dict[str, list[Span]] = {}
-    for rows in (DIFFUSERS, BFL, XLABS):
-        for pattern, target, row in rows:
-            ends = [other for _, theirs, other in rows if theirs == target and other > row]
-            for i in range(_blocks(config, target)):
-                last = min(ends) * config.hidden if ends else None
-                ours = target.replace("{i}", str(i))
-                span = Span(ours, row * config.hidden, last)
-                if pattern and not ours.endswith("qk_norm"):
-                    found[pattern.replace("{i}", str(i))] = [span]
+    found = linears_of(config, (DIFFUSERS, BFL, XLABS))
     for modulation in (DIFFUSERS_MODULATION, BFL_MODULATION):
         for pattern, where in modulation.items():
-            for i in range(_blocks(config, pattern)):
+            for i in range(blocks_in(config, pattern)):
                 found[pattern.replace("{i}", str(i))] = _modulation_spans(config, where, i)
     return found
-
-
-def _blocks(config: FluxConfig, pattern: str) -> int:
-    if "{i}" not in pattern:
-        return 1
-    return config.depth_single if pattern.startswith("single") else config.depth_double
 
 
 def _modulation_spans(config: FluxConfig, where: Where, block: int) -> list[Span]:

@@ -1,8 +1,7 @@
 """Which layers of a FLUX.1 may be held in fewer bits. What is not in a table stays as it is.
 
-The transformer keeps its embedders, its modulation and its last layer, which see the noise level
-and the colours themselves: little of the work and most of the harm. Its modulation is 27 % of the
-weights, read once a request. CLIP is small and stays.
+Of the transformer (`flux/recipe.py`), the modulation that stays is 27 % of the weights, read once a
+request. CLIP is small and stays.
 """
 
 from collections.abc import Sequence
@@ -11,14 +10,6 @@ from torch import Tensor
 
 from fluxline.models.base import Layout
 
-TRANSFORMER = (
-    "double_blocks.*.to_qkv",
-    "double_blocks.*.to_out",
-    "double_blocks.*.mlp_in",
-    "double_blocks.*.mlp_out",
-    "single_blocks.*.proj_in",
-    "single_blocks.*.proj_out",
-)
 T5 = (
     "encoder.block.*.SelfAttention.?",
     "encoder.block.*.DenseReluDense.w*",

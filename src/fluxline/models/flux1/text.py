@@ -62,7 +62,8 @@ class TextEncoders:
 
     def networks(self) -> tuple[Network, ...]:
         """CLIP, and T5 by its blocks."""
-        return Network(self._clip, (self._clip,)), Network(self._t5, tuple(self._t5.encoder.block))
+        blocks = tuple(self._t5.encoder.block)
+        return Network(self._clip, (self._clip,)), Network(self._t5, blocks, is_chain=True)
 
     @staticmethod
     def _padded(tokenizer: Any, prompts: Sequence[str], length: int) -> Tensor:

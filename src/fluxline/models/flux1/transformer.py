@@ -17,14 +17,16 @@ Shapes: R rows, N image tokens, L text tokens, S = L + N, C channels of a token,
 H heads, E evaluations, M modulation vectors.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fluxline.ops.attention import Attend, attend
+from fluxline.ops.bound import BoundBlock, bind_double, bind_single
 from fluxline.ops.heads import attend_rotated, split_heads
 from fluxline.ops.norm import modulated_norm
 from fluxline.ops.rope import rope_table
@@ -136,21 +138,31 @@ class Trunk(nn.Module):
         aside: Aside,
     ) -> Tensor:
         """Image tokens (R, N, D) after all blocks. vectors: M times (R, 1, D)."""
-        taken, length = 0, text.shape[1]
+        for_blocks, length = self._for_blocks(vectors), text.shape[1]
         for number, block in enumerate(self.double_blocks):
-            for_image = vectors[taken : taken + PER_STREAM]
-            for_text = vectors[taken + PER_STREAM : taken + 2 * PER_STREAM]
-            image, text = block(image, text, for_image, for_text, rope, attend)
-            taken += 2 * PER_STREAM
+            image, text = block(image, text, *next(for_blocks), rope, attend)
             if (added := aside(number, image)) is not None:
                 image = image + added
         both = torch.cat((text, image), dim=1)  # (R, S, D)
         for number, block in enumerate(self.single_blocks, start=len(self.double_blocks)):
-            both = block(both, vectors[taken : taken + PER_SINGLE], rope, attend)
-            taken += PER_SINGLE
+            both = block(both, *next(for_blocks), rope, attend)
             if (added := aside(number, both[:, length:])) is not None:
                 both[:, length:] += added
         return both[:, length:]
+
+    def bound_blocks(self, modulation: Tensor) -> list[BoundBlock]:
+        """All blocks in the order in which they are walked, for one evaluation's (R, M, D)."""
+        for_blocks = self._for_blocks(modulation.unsqueeze(2).unbind(1))
+        double = [bind_double(block, *next(for_blocks)) for block in self.double_blocks]
+        return double + [bind_single(block, *next(for_blocks)) for block in self.single_blocks]
+
+    def _for_blocks(self, vectors: Sequence[Tensor]) -> Iterator[tuple[Sequence[Tensor], ...]]:
+        """Each block's vectors: a double block's for image and text, a single block's."""
+        rest = iter(vectors)
+        for _ in self.double_blocks:
+            yield tuple(islice(rest, PER_STREAM)), tuple(islice(rest, PER_STREAM))
+        for _ in self.single_blocks:
+            yield (tuple(islice(rest, PER_SINGLE)),)
 
 
 class FluxTransformer(Trunk):
@@ -175,8 +187,17 @@ class FluxTransformer(Trunk):
         rope: (R or 1, S, head_dim / 2) from `rope`. aside: what a ControlNet adds.
         """
         vectors = modulation.unsqueeze(2).unbind(1)  # M x (R, 1, D)
-        image = self.walk(self.image_in(x), text, vectors, rope, attend, aside)
-        scale, shift = vectors[-PER_FINAL:]
+        image = self.walk(self.enter(x), text, vectors, rope, attend, aside)
+        return self.leave(image, modulation)
+
+    def enter(self, x: Tensor) -> Tensor:
+        """Image tokens x (R, N, C) as the blocks read them: (R, N, D)."""
+        image: Tensor = self.image_in(x)
+        return image
+
+    def leave(self, image: Tensor, modulation: Tensor) -> Tensor:
+        """Velocity (R, N, C) of image tokens (R, N, D) after all blocks."""
+        scale, shift = modulation[:, -PER_FINAL:].unsqueeze(2).unbind(1)
         velocity: Tensor = self.image_out(modulated_norm(image, shift, scale))
         return velocity
 
@@ -255,7 +276,6 @@ class SingleBlock(nn.Module):
     def __init__(self, hidden: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.qkv_width = 3 * hidden
         self.proj_in = nn.Linear(hidden, 7 * hidden)  # Q, K, V and the MLP's inner layer
         self.qk_norm = nn.Parameter(torch.ones(2, hidden // heads))
         self.proj_out = nn.Linear(5 * hidden, hidden)
@@ -264,7 +284,8 @@ class SingleBlock(nn.Module):
         """x (R, S, D), one block further."""
         shift, scale, gate = vectors
         inner = self.proj_in(modulated_norm(x, shift, scale))
-        qkv, mlp = inner[..., : self.qkv_width], inner[..., self.qkv_width :]
+        qkv_width = 3 * self.heads * self.qk_norm.shape[1]
+        qkv, mlp = inner[..., :qkv_width], inner[..., qkv_width:]
         qk, v = split_heads(qkv, self.heads, self.qk_norm)
         attended = attend_rotated(qk, v, rope, attend)
         joined = torch.cat((attended, F.gelu(mlp, approximate="tanh")), dim=-1)

@@ -7,8 +7,8 @@ Source: black-forest-labs/flux, cli_fill.py, cli_control.py, cli_kontext.py and 
 from dataclasses import dataclass, replace
 
 from fluxline.errors import LoadError
-from fluxline.models.base import References
 from fluxline.models.flux1.transformer import FluxConfig
+from fluxline.models.spec import References
 
 KONTEXT_SIZES = (
     (672, 1568),

@@ -1,24 +1,29 @@
-"""Open a FLUX.2 from disk: diffusers' folder layout, or BFL's single file beside such a folder.
+"""Open a FLUX.2 from disk: diffusers' folder layout, or a single file of BFL's names inside one.
 
-Reads configurations and says which parts a folder lacks; the transformer's tensors are streamed by
-whoever is passed in as `checkpoint_at`. A model may say more of itself in a `fluxline.json`.
+Reads configurations and says which parts a folder lacks; tensors are streamed by whoever is passed
+in as `checkpoint_at`, into layers that hold them as `precision` says. A model may say more of
+itself in a `fluxline.json`.
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import AutoencoderKLFlux2
 from transformers import AutoTokenizer, Mistral3ForConditionalGeneration, Qwen3ForCausalLM
-from transformers.utils import logging as transformers_logging
 
 from fluxline.errors import ConfigError, LoadError
-from fluxline.models.base import Checkpoint, EmpiricalShift, ModelSpec, References
+from fluxline.models.base import Checkpoint, Held, Part, Precision, Share, whole
+from fluxline.models.flux.names import is_bfl
+from fluxline.models.flux.recipe import TRANSFORMER
+from fluxline.models.flux.seams import seams
+from fluxline.models.flux2 import recipe
 from fluxline.models.flux2.latents import PATCH
 from fluxline.models.flux2.model import Flux2
-from fluxline.models.flux2.names import is_bfl, layout_for
-from fluxline.models.flux2.text import DEV, KLEIN, Chat, TextEncoder
+from fluxline.models.flux2.names import layout_for
+from fluxline.models.flux2.text import DEV, KLEIN, Chat, TextEncoder, cut
 from fluxline.models.flux2.transformer import Flux2Config, Flux2Transformer
 from fluxline.models.folder import (
     LOCAL,
@@ -29,10 +34,12 @@ from fluxline.models.folder import (
     require_parts,
     said_of_itself,
 )
+from fluxline.models.spec import EmpiricalShift, ModelSpec, References
 
-LEARNED = ("text_encoder", "vae")
-PARTS = (*LEARNED, "tokenizer", "scheduler")
-SINGLE_FILES = ("flux2-*.safetensors", "flux-2-*.safetensors")
+PARTS = ("text_encoder", "vae", "tokenizer", "scheduler")
+SINGLE_FILES = tuple(
+    f"{name}-*.{ending}" for ending in ("safetensors", "gguf") for name in ("flux2", "flux-2")
+)
 READERS: dict[str, tuple[Any, Chat]] = {  # by the model_type of their configuration
     "qwen3": (Qwen3ForCausalLM, KLEIN),
     "mistral3": (Mistral3ForConditionalGeneration, DEV),
@@ -48,16 +55,20 @@ def load(
     device: torch.device,
     dtype: torch.dtype,
     checkpoint_at: Callable[[Path], Checkpoint],
+    precision: Precision,
+    share: Share = whole,
 ) -> Flux2:
-    """Open the model at `path`, a folder or a single .safetensors file inside one.
+    """Open the model at `path`, a folder or a single .safetensors or .gguf file inside one.
 
-    Raises LoadError: a part is missing, a config is wrong, or tensors do not fit.
+    share: of the transformer. Raises LoadError: a part is missing, a config is wrong, or tensors
+    do not fit.
     """
-    folder = path if path.is_dir() else path.parent
+    folder = folder_of(path)
     require_parts(folder, PARTS, name=name)
-    checkpoint = checkpoint_at(weights := _weights(path))
-    transformer = _transformer(checkpoint, weights, device, dtype)
+    config, of_transformer = transformer_part(path, checkpoint_at)
+    transformer, held = _transformer(config, of_transformer, device, dtype, precision, share)
     with reading("vae"):
+        of_vae = checkpoint_at(folder / "vae")
         vae = AutoencoderKLFlux2.from_pretrained(
             folder,
             subfolder="vae",
@@ -71,40 +82,94 @@ def load(
     said = read_json(index) if index.exists() else {}
     remembers = said.get("_class_name") == "Flux2KleinKVPipeline"
     is_distilled = remembers or bool(said.get("is_distilled", False))
-    spec = _spec(name, folder, transformer.config, vae.config, is_distilled=is_distilled)
-    text = _text(folder, spec.text_length, device, dtype)
-    _check_widths(name, transformer.config, text, vae)
+    spec = _spec(name, folder, config, vae.config, is_distilled=is_distilled)
+    of_text = text_part(path, checkpoint_at)
+    text, text_held = _text(folder, of_text, spec.text_length, device, dtype, precision)
+    _check_widths(name, config, text, vae)
     return Flux2(
-        spec,
+        replace(
+            spec,
+            precision=held.precision,
+            notes=(*held.notes, *text_held.told_beside(held, of_text.name)),
+        ),
         transformer=transformer,
         text=text,
         vae=vae,
-        weights=fingerprint_of(checkpoint, *(checkpoint_at(folder / part) for part in LEARNED)),
+        weights=fingerprint_of(of_transformer.checkpoint, of_text.checkpoint, of_vae),
         remembers=remembers,
+    )
+
+
+def parts(path: Path, checkpoint_at: Callable[[Path], Checkpoint]) -> tuple[Part, ...]:
+    """The parts of the model at `path` whose layers may be held in fewer bits. Raises LoadError."""
+    return transformer_part(path, checkpoint_at)[1], text_part(path, checkpoint_at)
+
+
+def folder_of(path: Path) -> Path:
+    """The folder that a model lies in."""
+    return path if path.is_dir() else path.parent
+
+
+def transformer_part(
+    path: Path, checkpoint_at: Callable[[Path], Checkpoint]
+) -> tuple[Flux2Config, Part]:
+    """The transformer of the model at `path`, read no further than its names and shapes."""
+    checkpoint = checkpoint_at(weights := _weights(path))
+    names = list(checkpoint.shapes)
+    if is_bfl(names):
+        config = config_from_shapes(checkpoint.shapes)
+    else:
+        about = weights if weights.is_dir() else folder_of(path) / "transformer"
+        config = config_from_json(read_json(about / "config.json"))
+    layout = layout_for(config, names)
+    return config, Part(
+        name="transformer",
+        checkpoint=checkpoint,
+        layout=layout,
+        linears=TRANSFORMER,
+        seams=seams(config.heads, config.head_dim, inner=config.inner, inners=2),
+    )
+
+
+def text_part(path: Path, checkpoint_at: Callable[[Path], Checkpoint]) -> Part:
+    """The text encoder of the model at `path`, read no further than its names and shapes."""
+    folder = folder_of(path)
+    _, chat = _reader(folder)
+    with reading("text_encoder"):
+        checkpoint = checkpoint_at(folder / "text_encoder")
+    return Part(
+        name="text_encoder",
+        checkpoint=checkpoint,
+        layout=recipe.text_layout(max(chat.layers)),
+        linears=recipe.TEXT,
+        instead=recipe.TEXT_INSTEAD,
     )
 
 
 def _weights(path: Path) -> Path:
     """The transformer: the file given, the folder's transformer/, or BFL's file beside it."""
-    if path.is_file() or (path / "transformer").is_dir():
+    if path.is_file() or any((path / "transformer").glob("*.safetensors")):
         return path if path.is_file() else path / "transformer"
     if single := sorted(file for pattern in SINGLE_FILES for file in path.glob(pattern)):
         return single[0]
-    raise LoadError(f"no transformer/ and no {SINGLE_FILES[0]} in the model's folder")
+    raise LoadError("no weights in transformer/, and no flux2-*.safetensors or .gguf beside it")
 
 
 def _transformer(
-    checkpoint: Checkpoint, weights: Path, device: torch.device, dtype: torch.dtype
-) -> Flux2Transformer:
-    if is_bfl(list(checkpoint.shapes)):
-        config = config_from_shapes(checkpoint.shapes)
-    else:
-        config = config_from_json(read_json(weights / "config.json"))
+    config: Flux2Config,
+    part: Part,
+    device: torch.device,
+    dtype: torch.dtype,
+    precision: Precision,
+    share: Share,
+) -> tuple[Flux2Transformer, Held]:
     with torch.device("meta"):
-        model = Flux2Transformer(config)
-    model = model.to(dtype).to_empty(device=device)
-    checkpoint.fill(model, layout_for(config, list(checkpoint.shapes)))
-    return model.eval().requires_grad_(False)
+        model = Flux2Transformer(config).to(dtype)
+    part = share(model, part)
+    held = precision.place(model, part, device)
+    model.to_empty(device=device)
+    part.checkpoint.fill(model, part.layout)
+    return model.eval().requires_grad_(False), held
 
 
 def _check_widths(name: str, config: Flux2Config, text: TextEncoder, vae: Any) -> None:
@@ -197,20 +262,35 @@ def _shift(scheduler: Mapping[str, Any]) -> float | EmpiricalShift:
     return float(scheduler.get("shift", 1.0))
 
 
-def _text(folder: Path, length: int, device: torch.device, dtype: torch.dtype) -> TextEncoder:
-    transformers_logging.disable_progress_bar()
+def _reader(folder: Path) -> tuple[Any, Chat]:
+    """The class of transformers' that reads prompts, and how it is asked. Raises ConfigError."""
     kind = config_of(folder, "text_encoder").get("model_type")
-    options = {**LOCAL, "dtype": dtype, "use_safetensors": True}
     if kind not in READERS:
         known = " or ".join(READERS)
         raise ConfigError(f"a FLUX.2 reads its prompt with {known}; text_encoder/ is {kind!r}")
-    reader, chat = READERS[kind]
-    with reading("text_encoder"):
-        model = reader.from_pretrained(folder / "text_encoder", **options).get_decoder()
+    return READERS[kind]
+
+
+def _text(
+    folder: Path,
+    part: Part,
+    length: int,
+    device: torch.device,
+    dtype: torch.dtype,
+    precision: Precision,
+) -> tuple[TextEncoder, Held]:
+    reader, chat = _reader(folder)
     with reading("tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer", **LOCAL)
+    with reading("text_encoder"), torch.device("meta"):
+        config = reader.config_class.from_pretrained(folder / "text_encoder", **LOCAL)
+        model = cut(reader(config).get_decoder().to(dtype), chat)
     encoder = TextEncoder(model, tokenizer, chat=chat, length=length)
     with reading("tokenizer"):
         encoder.said("a picture")  # one without a chat template is refused now
-    model.to(device).eval()
-    return encoder
+    held = precision.place(model, part, device)
+    model.to_empty(device=device)
+    model.rotary_emb = type(model.rotary_emb)(model.config).to(device)  # computed, in no file
+    part.checkpoint.fill(model, part.layout)
+    model.eval().requires_grad_(False)
+    return encoder, held

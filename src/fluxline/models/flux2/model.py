@@ -5,16 +5,27 @@ Holds weights and nothing of any request. Everything that is the same in all eva
 `Flux2Context`.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 
-from fluxline.models.base import Conditioning, ModelSpec, Network, Pictures, to_uint8
+from fluxline.models.banded import BandedVae
+from fluxline.models.base import (
+    LowRank,
+    Network,
+    Pictures,
+    Stage,
+    Told,
+    none_awaited,
+    to_uint8,
+)
+from fluxline.models.conditioning import Conditioning
+from fluxline.models.flux.adapters import AdapterReader, stage_of
 from fluxline.models.flux2.latents import (
     PATCH,
     Statistics,
@@ -24,17 +35,19 @@ from fluxline.models.flux2.latents import (
     text_ids,
     unpack,
 )
+from fluxline.models.flux2.names import linears
 from fluxline.models.flux2.text import TextEncoder
 from fluxline.models.flux2.transformer import Flux2Transformer
+from fluxline.models.spec import ModelSpec
 
 Size = tuple[int, int]  # (h, w) in tokens
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True, eq=False)
 class Flux2Guide:
     """Pictures to draw after: tokens that stand in the image's sequence, or a memory of them."""
 
-    tokens: Tensor  # (T, C) float32
+    tokens: Tensor  # (T, C)
     sizes: tuple[Size, ...]
     memory: tuple[tuple[Tensor, Tensor], ...] = ()  # a block: two of (1, H, T, head_dim)
 
@@ -52,8 +65,17 @@ class Flux2Context:
     rope: Tensor  # (S, head_dim / 2)
     modulation: Tensor  # (E, M, D)
     evaluation: dict[float, int]  # sigma -> row of modulation
-    references: Tensor | None  # (T, C)
-    memory: tuple[tuple[Tensor, Tensor], ...]  # of references, in their place
+    guide: Flux2Guide | None
+
+    @property
+    def memory(self) -> tuple[tuple[Tensor, Tensor], ...]:
+        """Of references, in their place."""
+        return self.guide.memory if self.guide else ()
+
+    @property
+    def references(self) -> Tensor | None:
+        """Their tokens (T, C), where they stand in the sequence."""
+        return self.guide.tokens if self.guide and not self.guide.memory else None
 
     @property
     def text_tokens(self) -> int:
@@ -86,13 +108,18 @@ class Flux2:
     ) -> None:
         self.spec = spec
         self.transformer = transformer
+        self.forward: Callable[..., Tensor] = transformer
         self.text = text
         self.vae = vae
         self.weights = weights
+        self.awaited_bytes: Callable[[], int] = none_awaited
         self.remembers = remembers
         parameter = transformer.image_in.weight
         self.device, self.dtype = parameter.device, parameter.dtype
         self._statistics = _statistics(vae)
+        self.adaptable: dict[str, nn.Module] = {"transformer": transformer}
+        self._adapters = AdapterReader(linears(transformer.config), self.adaptable)
+        self.banded = BandedVae(vae)
         self._rope = lru_cache(maxsize=64)(self._make_rope)
 
     def networks(self) -> tuple[Network, ...]:
@@ -100,9 +127,8 @@ class Flux2:
         blocks = (*self.transformer.double_blocks, *self.transformer.single_blocks)
         return (
             self.text.network(),
-            Network(self.transformer, blocks),
-            Network(self.vae, (self.vae.encoder,)),
-            Network(self.vae, (self.vae.decoder,)),
+            Network(self.transformer, blocks, is_chain=True),
+            *self.banded.networks(),
         )
 
     def compute_on(self, device: torch.device) -> None:
@@ -138,12 +164,13 @@ class Flux2:
         if not pictures.references:
             return None
         tokens = torch.cat([self.encode_picture(pixels) for pixels in pictures.references])
+        tokens = tokens.to(self.dtype)
         sizes = [self._size(p.shape[1], p.shape[0]) for p in pictures.references]
         if not self.remembers:
             return Flux2Guide(tokens, tuple(sizes))
         modulation = self.transformer.modulate(torch.zeros(1, device=self.device), None)
         rope = self.transformer.rope(reference_ids(sizes)).to(self.device)
-        memory = self.transformer.remember(tokens[None].to(self.dtype), modulation, rope[None])
+        memory = self.transformer.remember(tokens[None], modulation, rope[None])
         return Flux2Guide(tokens, tuple(sizes), tuple(memory))
 
     @torch.inference_mode()
@@ -161,40 +188,40 @@ class Flux2:
         sigma = torch.tensor(sigmas, device=self.device)
         strength = None if guidance is None else torch.full_like(sigma, guidance)
         modulation = self.transformer.modulate(sigma, strength)
-        in_sequence = guide if guide and not guide.memory else None
-        beside = in_sequence.sizes if in_sequence else ()
+        beside = guide.sizes if guide and not guide.memory else ()
         rope = self._rope(conditioning.text.shape[0], self._size(width, height), beside)
         row_of = {value: row for row, value in enumerate(sigmas)}
-        references = in_sequence.tokens.to(self.dtype) if in_sequence else None
-        memory = guide.memory if guide else ()
-        return Flux2Context(conditioning.text, rope, modulation, row_of, references, memory)
+        return Flux2Context(conditioning.text, rope, modulation, row_of, guide)
 
     @torch.inference_mode()
     def evaluate(
         self, x: Tensor, sigmas: Sequence[float], contexts: Sequence[Flux2Context]
     ) -> Tensor:
         """Velocity (R, N, C) float32 of tokens x (R, N, C), each row at its sigma and context."""
-        modulation = torch.stack(
-            [c.modulation[c.evaluation[s]] for s, c in zip(sigmas, contexts, strict=True)]
-        )
+        modulation = _modulation_of(contexts, sigmas)
         text = torch.stack([c.text for c in contexts])
-        rope = contexts[0].rope[None]
-        if any(c.rope is not contexts[0].rope for c in contexts):
-            rope = torch.stack([c.rope for c in contexts])
+        rope = _rope_of(contexts)
         seen = [c.references for c in contexts if c.references is not None]
-        references = torch.stack(seen) if seen else None  # all rows have as many
+        together = x.to(self.dtype)
+        if seen:  # by all rows, as many
+            together = torch.cat((together, torch.stack(seen)), dim=1)
         memory = _side_by_side([c.memory for c in contexts]) if contexts[0].memory else None
-        velocity: Tensor = self.transformer(
-            x.to(self.dtype), text, modulation, rope, references, memory
-        )
-        return velocity.float()
+        velocity = self.forward(together, text, modulation, rope, memory=memory)
+        return velocity[:, : x.shape[1]].float()
+
+    def told(self, contexts: Sequence[Flux2Context]) -> Told | None:
+        """What the network is told of rows; None: of pictures to draw after, too."""
+        if any(c.guide is not None for c in contexts):
+            return None
+        text = torch.stack([c.text for c in contexts])
+        rows = len(contexts)
+        return Told(text, _rope_of(contexts), lambda s: _modulation_of(contexts, [s] * rows))
 
     @torch.inference_mode()
     def decode(self, x: Tensor, width: int, height: int) -> Tensor:
         """Pictures uint8 (R, height, width, 3) on the CPU, of clean tokens x (R, N, C)."""
         latent = unpack(self._statistics.restored(x), *self._size(width, height))
-        picture = self.vae.decode(latent.to(self.vae.dtype), return_dict=False)[0]
-        return to_uint8(picture).permute(0, 2, 3, 1).contiguous().cpu()
+        return to_uint8(self.banded.decode(latent)).permute(0, 2, 3, 1).contiguous().cpu()
 
     @torch.inference_mode()
     def encode_picture(self, pixels: Tensor) -> Tensor:
@@ -203,8 +230,7 @@ class Flux2:
         The mean of what the VAE makes of it, so that the same picture is always the same tokens.
         """
         picture = pixels.to(self.device, self.vae.dtype).permute(2, 0, 1)[None] / 127.5 - 1
-        latent: Tensor = self.vae.encode(picture).latent_dist.mode().float()
-        return self._statistics.normed(pack(latent)[0])
+        return self._statistics.normed(pack(self.banded.encode(picture))[0])
 
     def encode_mask(self, mask: Tensor) -> Tensor:
         """Tokens (N, C) float32 of a mask uint8 (h, w): 1 where any pixel below is redrawn."""
@@ -216,6 +242,21 @@ class Flux2:
     def preview(self, x0: Tensor, width: int, height: int) -> Tensor | None:
         """None: nobody has fitted a map from these latents to colours."""
 
+    @property
+    def guide_stages(self) -> frozenset[Stage]:
+        """What is remembered of references, the whole network made of them."""
+        return frozenset(("context", "evaluate") if self.remembers else ())
+
+    def read_adapter(
+        self, tensors: Mapping[str, Tensor], about: Mapping[str, str]
+    ) -> dict[str, list[LowRank]]:
+        """What a LoRA file has for each layer of the transformer. Raises LoadError."""
+        return self._adapters.read(tensors, about)
+
+    def stage_of(self, layer: str) -> Stage:
+        """Which of the verbs above runs a layer."""
+        return stage_of(layer)
+
     def _size(self, width: int, height: int) -> Size:
         return height // self.spec.grid, width // self.spec.grid
 
@@ -224,6 +265,20 @@ class Flux2:
         if beside:
             ids.append(reference_ids(beside))
         return self.transformer.rope(torch.cat(ids)).to(self.device)  # float64: not everywhere
+
+
+def _modulation_of(contexts: Sequence[Flux2Context], sigmas: Sequence[float]) -> Tensor:
+    """Modulation vectors (R, M, D) of each row at its sigma."""
+    told = zip(sigmas, contexts, strict=True)
+    return torch.stack([c.modulation[c.evaluation[sigma]] for sigma, c in told])
+
+
+def _rope_of(contexts: Sequence[Flux2Context]) -> Tensor:
+    """Rotations (R or 1, S, head_dim / 2) of rows: most often all have the same."""
+    first = contexts[0].rope
+    if all(c.rope is first for c in contexts):
+        return first[None]
+    return torch.stack([c.rope for c in contexts])
 
 
 def _side_by_side(

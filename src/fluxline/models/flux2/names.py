@@ -1,4 +1,4 @@
-"""FLUX.2 checkpoint names and ours: two dialects, one table each.
+"""FLUX.2 checkpoint names and ours: two dialects, one table each, and one that only LoRAs speak.
 
 A row reads: pattern of a checkpoint name, our parameter, the row at which it starts (counted in
 hidden widths, D). Where several tensors of a checkpoint share a parameter of ours, they are fused
@@ -11,29 +11,20 @@ from functools import partial
 
 from torch import Tensor
 
+from fluxline.models.flux.names import (
+    BFL_BLOCKS,
+    BFL_ENDS,
+    Row,
+    Slot,
+    Span,
+    diffusers_streams,
+    is_bfl,
+    linears_of,
+)
 from fluxline.models.flux2.transformer import PER_FINAL, PER_STREAM, VECTORS, Flux2Config
-
-Row = tuple[str, str, int]
-Slot = tuple[str, int, Tensor]
 
 FINAL = VECTORS - PER_FINAL
 SHIFT_FIRST = "final_layer.adaLN_modulation.1"  # BFL's; everybody else's has the scale first
-
-
-def _stream(ours: str, qkv: str, out: str, ff: str, norm: str) -> list[Row]:
-    block = "transformer_blocks.{i}."
-    target = f"double_blocks.{{i}}.{ours}."
-    q, k, v = qkv.split()
-    return [
-        (f"{block}attn.{q}", f"{target}to_qkv", 0),
-        (f"{block}attn.{k}", f"{target}to_qkv", 1),
-        (f"{block}attn.{v}", f"{target}to_qkv", 2),
-        (f"{block}attn.norm_{norm}q", f"{target}qk_norm", 0),
-        (f"{block}attn.norm_{norm}k", f"{target}qk_norm", 1),
-        (f"{block}attn.{out}", f"{target}to_out", 0),
-        (f"{block}{ff}.linear_in", f"{target}mlp_in", 0),
-        (f"{block}{ff}.linear_out", f"{target}mlp_out", 0),
-    ]
 
 
 DIFFUSERS: list[Row] = [
@@ -48,8 +39,7 @@ DIFFUSERS: list[Row] = [
     ("double_stream_modulation_txt.linear", "modulation", PER_STREAM),
     ("single_stream_modulation.linear", "modulation", 2 * PER_STREAM),
     ("norm_out.linear", "modulation", FINAL),
-    *_stream("image", "to_q to_k to_v", "to_out.0", "ff", ""),
-    *_stream("text", "add_q_proj add_k_proj add_v_proj", "to_add_out", "ff_context", "added_"),
+    *diffusers_streams("linear_in", "linear_out"),
     ("single_transformer_blocks.{i}.attn.to_qkv_mlp_proj", "single_blocks.{i}.proj_in", 0),
     ("single_transformer_blocks.{i}.attn.norm_q", "single_blocks.{i}.qk_norm", 0),
     ("single_transformer_blocks.{i}.attn.norm_k", "single_blocks.{i}.qk_norm", 1),
@@ -58,8 +48,7 @@ DIFFUSERS: list[Row] = [
 ]
 
 BFL: list[Row] = [
-    ("img_in", "image_in", 0),
-    ("txt_in", "text_in", 0),
+    *BFL_ENDS,
     *(
         (f"{name}.{layer}_layer", f"{name}.{part}", 0)
         for name in ("time_in", "guidance_in")
@@ -69,29 +58,14 @@ BFL: list[Row] = [
     ("double_stream_modulation_txt.lin", "modulation", PER_STREAM),
     ("single_stream_modulation.lin", "modulation", 2 * PER_STREAM),
     (SHIFT_FIRST, "modulation", FINAL),
-    *(
-        (f"double_blocks.{{i}}.{short}_{theirs}", f"double_blocks.{{i}}.{ours}.{part}", row)
-        for short, ours in (("img", "image"), ("txt", "text"))
-        for theirs, part, row in (
-            ("attn.qkv", "to_qkv", 0),
-            ("attn.norm.query_norm", "qk_norm", 0),
-            ("attn.norm.key_norm", "qk_norm", 1),
-            ("attn.proj", "to_out", 0),
-            ("mlp.0", "mlp_in", 0),
-            ("mlp.2", "mlp_out", 0),
-        )
-    ),
-    ("single_blocks.{i}.linear1", "single_blocks.{i}.proj_in", 0),
-    ("single_blocks.{i}.norm.query_norm", "single_blocks.{i}.qk_norm", 0),
-    ("single_blocks.{i}.norm.key_norm", "single_blocks.{i}.qk_norm", 1),
-    ("single_blocks.{i}.linear2", "single_blocks.{i}.proj_out", 0),
-    ("final_layer.linear", "image_out", 0),
+    *BFL_BLOCKS,
 ]
 
-
-def is_bfl(names: Sequence[str]) -> bool:
-    """Whether a checkpoint speaks BFL's dialect rather than diffusers'."""
-    return any(name.startswith(("img_in.", "double_blocks.")) for name in names)
+CUT: list[Row] = [  # adapters only: some exports have lost the first letters of diffusers' names
+    (pattern.replace("transformer_blocks.", "sformer_blocks."), target, row)
+    for pattern, target, row in DIFFUSERS
+    if pattern.startswith("transformer_blocks.")
+]
 
 
 def layout_for(
@@ -129,3 +103,15 @@ def _place(
                 ]
             return [(f"{target}.weight", first, tensor)]
     return None
+
+
+def linears(config: Flux2Config) -> dict[str, list[Span]]:
+    """Every linear layer by every name that a dialect has for it: which rows of ours it is.
+
+    Of several spans the layer's rows fill one after another.
+    """
+    found = linears_of(config, (DIFFUSERS, BFL, CUT))
+    [(layer, scale, end)] = found[SHIFT_FIRST]
+    shift = scale + config.hidden
+    found[SHIFT_FIRST] = [Span(layer, shift, end), Span(layer, scale, shift)]
+    return found

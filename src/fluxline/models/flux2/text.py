@@ -2,7 +2,7 @@
 
 The prompt is put to it as a chat, padded to a fixed length; what three of its layers think of each
 word, side by side, is the text. Layers above the last of the three are never run, so they are not
-kept. klein asks Qwen3, dev asks Mistral with a message of its own before the prompt.
+read. klein asks Qwen3, dev asks Mistral with a message of its own before the prompt.
 Source: black-forest-labs/flux2, text_encoder.py and system_messages.py.
 """
 
@@ -44,11 +44,21 @@ class EncodedText:
     truncated: list[bool]
 
 
+def cut(model: Any, chat: Chat) -> Any:
+    """A language model without the layers above those that are read. Raises LoadError if it has
+    too few.
+    """
+    if (there := len(model.layers)) < (last := max(chat.layers)):
+        raise LoadError(f"text_encoder/ has {there} layers; {last} are read")
+    model.layers = model.layers[:last]
+    model.norm = nn.Identity()  # of the last layer of all; what is read stands before it
+    return model
+
+
 class TextEncoder:
     """A language model without its head, and its tokenizer. Thread: the engine's.
 
-    length: tokens of the text, the chat's own words among them. Takes the model over: layers that
-    are not read are cut off. Raises LoadError if it has too few.
+    length: tokens of the text, the chat's own words among them. model: one that was `cut`.
     """
 
     def __init__(self, model: Any, tokenizer: Any, *, chat: Chat, length: int) -> None:
@@ -57,11 +67,6 @@ class TextEncoder:
         self._chat = chat
         self._tokenizer = tokenizer
         self._model = model
-        if (there := len(model.layers)) < (last := max(chat.layers)):
-            raise LoadError(f"text_encoder/ has {there} layers; {last} are read")
-        if there > last:
-            model.layers = model.layers[:last]
-            model.norm = nn.Identity()  # of the last layer of all; what is read stands before it
 
     def network(self) -> Network:
         """The language model, by its layers; what it looks words up in lies where it computes."""

@@ -28,6 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fluxline.ops.attention import Attend, attend
+from fluxline.ops.bound import BoundBlock, bind_double, bind_single
 from fluxline.ops.heads import attend_rotated, split_heads
 from fluxline.ops.norm import modulated_norm
 from fluxline.ops.rope import rope_table
@@ -90,7 +91,7 @@ class Flux2Transformer(nn.Module):
 
         sigma: (E,) in [0, 1]. guidance: (E,), needed by dev, unread by klein.
         """
-        dtype = self.modulation.weight.dtype
+        dtype = self.image_in.weight.dtype
         condition = self.time_in(timestep_features(sigma).to(dtype))
         if self.guidance_in is not None:
             if guidance is None:
@@ -109,25 +110,37 @@ class Flux2Transformer(nn.Module):
         text: Tensor,
         modulation: Tensor,
         rope: Tensor,
-        references: Tensor | None = None,
         memory: Memory | None = None,
         attend: Attend = attend,
     ) -> Tensor:
-        """Velocity (R, N, C) of image tokens x (R, N, C).
+        """Velocity (R, N, C) of image tokens x (R, N, C), clean ones of references after them.
 
         text: (R, L, D) from `embed_text`. modulation: (R, M, D) from `modulate`.
-        rope: (R or 1, S, head_dim / 2) from `rope`. references: clean tokens (R, T, C).
-        memory: from `remember`, in place of references; their positions are then not in rope.
+        rope: (R or 1, S, head_dim / 2) from `rope`. memory: from `remember`, in place of
+        references.
         """
         vectors = modulation.unsqueeze(2).unbind(1)  # M x (R, 1, D)
         attends: Iterable[Attend] = repeat(attend)
         if memory is not None:
             attends = (attend_also(attend, keys, values) for keys, values in memory)
-        together = x if references is None else torch.cat((x, references), dim=1)
-        both = self._think(together, text, vectors, rope, attends)
-        drawn = both[:, text.shape[1] :][:, : x.shape[1]]  # (R, N, D)
-        scale, shift = vectors[-PER_FINAL:]
-        velocity: Tensor = self.image_out(modulated_norm(drawn, shift, scale))
+        both = self._think(x, text, vectors, rope, attends)
+        return self.leave(both[:, text.shape[1] :], modulation)
+
+    def enter(self, x: Tensor) -> Tensor:
+        """Image tokens x (R, N, C) as the blocks read them: (R, N, D)."""
+        image: Tensor = self.image_in(x)
+        return image
+
+    def bound_blocks(self, modulation: Tensor) -> list[BoundBlock]:
+        """All blocks in the order in which they are walked, for one evaluation's (R, M, D)."""
+        for_image, for_text, for_both = _told(modulation.unsqueeze(2).unbind(1))
+        double = [bind_double(block, for_image, for_text) for block in self.double_blocks]
+        return double + [bind_single(block, for_both) for block in self.single_blocks]
+
+    def leave(self, image: Tensor, modulation: Tensor) -> Tensor:
+        """Velocity (R, N, C) of image tokens (R, N, D) after all blocks."""
+        scale, shift = modulation[:, -PER_FINAL:].unsqueeze(2).unbind(1)
+        velocity: Tensor = self.image_out(modulated_norm(image, shift, scale))
         return velocity
 
     def remember(
@@ -158,9 +171,8 @@ class Flux2Transformer(nn.Module):
     ) -> Tensor:
         """Text and image (R, S, D) after all blocks; each block attends in its own way."""
         ways = iter(attends)
-        for_image, for_text = vectors[:PER_STREAM], vectors[PER_STREAM : 2 * PER_STREAM]
-        for_both = vectors[2 * PER_STREAM : -PER_FINAL]
-        image = self.image_in(x)
+        for_image, for_text, for_both = _told(vectors)
+        image = self.enter(x)
         for block in self.double_blocks:
             image, text = block(image, text, for_image, for_text, rope, next(ways))
         both = torch.cat((text, image), dim=1)  # (R, S, D)
@@ -245,7 +257,6 @@ class SingleBlock(nn.Module):
         super().__init__()
         d = config.hidden
         self.heads = config.heads
-        self.qkv_width = 3 * d
         self.proj_in = nn.Linear(d, 3 * d + 2 * config.inner, bias=False)  # Q, K, V; the MLP's
         self.qk_norm = nn.Parameter(torch.ones(2, config.head_dim))
         self.proj_out = nn.Linear(d + config.inner, d, bias=False)
@@ -254,10 +265,17 @@ class SingleBlock(nn.Module):
         """x (R, S, D), one block further."""
         shift, scale, gate = vectors
         inner = self.proj_in(modulated_norm(x, shift, scale))
-        qkv, mlp = inner[..., : self.qkv_width], inner[..., self.qkv_width :]
+        qkv_width = 3 * self.heads * self.qk_norm.shape[1]
+        qkv, mlp = inner[..., :qkv_width], inner[..., qkv_width:]
         qk, v = split_heads(qkv, self.heads, self.qk_norm)
         attended = attend_rotated(qk, v, rope, attend)
         return torch.addcmul(x, gate, self.proj_out(torch.cat((attended, swiglu(mlp)), dim=-1)))
+
+
+def _told(vectors: Sequence[Tensor]) -> tuple[Sequence[Tensor], Sequence[Tensor], Sequence[Tensor]]:
+    """An evaluation's vectors for image and text of double blocks, and for single blocks."""
+    double, single = vectors[: 2 * PER_STREAM], vectors[2 * PER_STREAM : -PER_FINAL]
+    return double[:PER_STREAM], double[PER_STREAM:], single
 
 
 def attend_also(attend: Attend, keys: Tensor, values: Tensor) -> Attend:

@@ -1,4 +1,4 @@
-"""LoRA files for FLUX.1, in every dialect that is about: names and scales, made ours.
+"""LoRA files for FLUX, in every dialect that is about: names and scales, made ours.
 
 An adapter names the layers that it was trained beside as its trainer called them: after diffusers,
 after Black Forest Labs, or after x-labs, with dots or with underscores, under one of many
@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from fluxline.errors import LoadError
+from fluxline.loras import PEFT_KEY
 from fluxline.models.base import LowRank, Stage
-from fluxline.models.flux1.names import Span, linears
-from fluxline.models.flux1.transformer import FluxConfig
+from fluxline.models.flux.names import Span
 
 PREFIXES = {
     "transformer": (
@@ -61,8 +61,9 @@ FOREIGN = {
     ".diff": "a difference of whole weights",
     ".bias": "a bias",
 }
-PEFT_KEY = "lora_adapter_metadata"
-"""Where diffusers writes PEFT's configuration into a file's metadata."""
+LARGEST_ALPHA = 1e9
+PATTERN = re.compile(r"(?!.*[*+?].*[*+?].*[*+?])[\w.^$*+?\\|-]+", re.ASCII)
+"""Which expressions of PEFT's configuration are followed: names, and what takes no time to try."""
 
 
 @dataclass(slots=True)
@@ -77,9 +78,13 @@ class _Pair:
 
 @dataclass(slots=True)
 class AdapterReader:
-    """Finds layers by the names that adapters have for them. networks: ours, by their names."""
+    """Finds layers by the names that adapters have for them.
 
-    config: FluxConfig
+    linears: the transformer's, by every name, and which rows of ours each is. networks: ours, by
+    their names.
+    """
+
+    linears: Mapping[str, list[Span]]
     networks: Mapping[str, nn.Module]
     _layers: dict[str, list[Span]] = field(init=False)
     _widths: dict[str, tuple[int, int]] = field(init=False)
@@ -93,7 +98,7 @@ class AdapterReader:
         }
         known = {
             _flat(name): [span._replace(layer=f"transformer.{span.layer}") for span in spans]
-            for name, spans in linears(self.config).items()
+            for name, spans in self.linears.items()
         }
         self._layers = {
             _flat(prefix) + name: spans
@@ -101,7 +106,7 @@ class AdapterReader:
             for name, spans in known.items()
             if all(span.layer in self._widths for span in spans)
         }
-        for network in ("text_encoder", "text_encoder_2"):
+        for network in set(self.networks) - {"transformer"}:
             for full in [name for name in self._widths if name.startswith(f"{network}.")]:
                 name = full.removeprefix(f"{network}.")
                 for prefix in PREFIXES[network]:
@@ -140,12 +145,10 @@ class AdapterReader:
             pair = pairs.setdefault(_flat(said["name"]), _Pair(said["name"]))
             if not tensor.isfinite().all():
                 raise LoadError(f"it holds NaN or infinity in {key}")
-            if said["alpha"]:
-                pair.alpha = float(tensor)
-            elif said["down"]:
-                pair.down = tensor
-            else:
-                pair.up = tensor
+            half = "alpha" if said["alpha"] else "down" if said["down"] else "up"
+            if getattr(pair, half) is not None:
+                raise LoadError(f"it has {key} twice, in two spellings")
+            setattr(pair, half, float(tensor) if said["alpha"] else tensor)
         if unread:
             raise LoadError(_not_read(unread))
         return list(pairs.values())
@@ -155,6 +158,9 @@ class AdapterReader:
         down, up = pair.down, pair.up
         if down is None or up is None:
             raise LoadError(f"it has only one half of {pair.name}")
+        if down.dim() != 2 or up.dim() != 2 or not len(down):
+            shapes = f"{tuple(down.shape)} and {tuple(up.shape)}"
+            raise LoadError(f"{pair.name} is of two matrices in a LoRA; it has {shapes}")
         spans = self._layers[_flat(pair.name)]
         sizes = [(span.last or self._widths[span.layer][1]) - span.first for span in spans]
         fits = [(len(down), self._widths[spans[0].layer][0]), (sum(sizes), len(down))]
@@ -167,6 +173,9 @@ class AdapterReader:
                 f"it is made for a layer of {got[1]} to {got[0]} at {pair.name}, "
                 f"where this model has {want[1]} to {want[0]}{hint}"
             )
+        if len(down) > max(fits[0][1], fits[1][0]):
+            message = f"it is of rank {len(down)} at {pair.name}, a layer of {fits[0][1]} to"
+            raise LoadError(f"{message} {fits[1][0]}: more than all that the layer could learn")
         scaled = up.float() * scales.of_layer(pair.name, len(down), pair.alpha)
         for span, rows in zip(spans, torch.split(scaled, sizes), strict=True):
             yield span.layer, (span.first, down.float(), rows)
@@ -182,11 +191,18 @@ class _Scales:
     def of(cls, about: Mapping[str, str]) -> "_Scales":
         """Read a file's metadata. Raises LoadError."""
         try:
-            said = json.loads(about.get(PEFT_KEY, "{}"))
-        except ValueError as exc:
+            said = json.loads(about.get(PEFT_KEY) or "{}")
+        except (ValueError, RecursionError) as exc:
             raise LoadError("its metadata cannot be read") from exc
+        if not isinstance(said, dict):
+            raise LoadError("its metadata cannot be read: it is no object")
         if any(key.endswith("use_dora") and value for key, value in said.items()):
             raise LoadError(_not_read(["dora_scale"]))
+        for key, value in said.items():
+            if key.rpartition(".")[2] == "lora_alpha" and value is not None:
+                _check_alpha(key, value)
+            if key.rpartition(".")[2] == "alpha_pattern" and value:
+                _check_patterns(key, value)
         return cls(said)
 
     def of_layer(self, name: str, rank: int, alpha: float | None) -> float:
@@ -210,6 +226,28 @@ class _Scales:
 
     def _is_rs(self, network: str) -> bool:
         return bool(self.said.get(f"{network}.use_rslora") or self.said.get("use_rslora"))
+
+
+def _check_alpha(key: str, alpha: object) -> None:
+    if not isinstance(alpha, int | float) or not abs(alpha) <= LARGEST_ALPHA:  # nor is NaN
+        raise LoadError(f"{key} in its metadata must be a number; got {alpha!r}")
+
+
+def _check_patterns(key: str, patterns: object) -> None:
+    if not isinstance(patterns, dict):
+        raise LoadError(f"{key} in its metadata must be an object; got {patterns!r}")
+    for pattern, alpha in patterns.items():
+        if not PATTERN.fullmatch(pattern) or not _is_expression(pattern):
+            raise LoadError(f"{key} in its metadata has an expression that is not read: {pattern}")
+        _check_alpha(key, alpha)
+
+
+def _is_expression(pattern: str) -> bool:
+    try:
+        re.compile(pattern)
+    except re.error:
+        return False
+    return True
 
 
 def stage_of(layer: str) -> Stage:

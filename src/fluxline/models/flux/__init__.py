@@ -1,0 +1,1 @@
+"""What FLUX.1 and FLUX.2 have in common."""
