@@ -80,9 +80,3 @@ def draw_ours(model, prompt, **asked) -> np.ndarray:
 
 def pixels_of(image) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(image.data)))
-
-
-def psnr(ours: np.ndarray, theirs: np.ndarray) -> float:
-    """Peak signal to noise ratio in dB of two uint8 pictures."""
-    error = np.mean((ours.astype(np.float64) - theirs) ** 2)
-    return float("inf") if error == 0 else 10 * np.log10(255**2 / error)

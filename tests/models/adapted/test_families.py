@@ -13,15 +13,8 @@ from fluxline.models.adapted.load import FAMILIES as KINDS
 from fluxline.models.registry import FAMILIES as OPENERS
 from fluxline.models.registry import FAMILY_OF_CLASS, MODELS
 from fluxline.request import Progress
-from tests.models.adapted.oracle import (
-    BUDGET,
-    ORACLES,
-    draw_ours,
-    draw_theirs,
-    pixels_of,
-    psnr,
-    theirs,
-)
+from tests.models.adapted.oracle import BUDGET, ORACLES, draw_ours, draw_theirs, pixels_of, theirs
+from tests.models.nearness import psnr
 from tests.random_families import SAVERS
 
 PROMPT = "a red fox, 3 apples"

@@ -17,7 +17,8 @@ from fluxline.engine import Engine
 from fluxline.engine.ticket import new_request
 from fluxline.models.adapted.levels import levels_of
 from fluxline.models.adapted.model import AdaptedModel
-from tests.models.adapted.oracle import BUDGET, draw_ours, draw_theirs, psnr, theirs
+from tests.models.adapted.oracle import BUDGET, draw_ours, draw_theirs, theirs
+from tests.models.nearness import psnr
 
 
 def visited(model, steps, **params):

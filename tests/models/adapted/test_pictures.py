@@ -15,8 +15,9 @@ from fluxline.engine.build import open_model
 from fluxline.errors import LoadError
 from fluxline.images import encode
 from tests.images.pictures import photo
-from tests.models.adapted.oracle import ORACLES, draw_ours, draw_theirs, psnr, theirs
+from tests.models.adapted.oracle import ORACLES, draw_ours, draw_theirs, theirs
 from tests.models.adapted.test_families import FAMILIES, VARIANTS
+from tests.models.nearness import psnr
 
 
 @pytest.mark.proves("img2img", "{name}")

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fluxline.models.adapted.levels import TrainedLevels, levels_of
-from fluxline.models.base import Conditioning, Steer, plain_steer
+from fluxline.models.conditioning import Conditioning, Steer, plain_steer
 
 Texts = Mapping[str, Tensor]
 """What the encoders made of one prompt, by names that the family's `predict` reads; "text" is the

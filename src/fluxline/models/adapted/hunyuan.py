@@ -13,7 +13,7 @@ from diffusers.pipelines.hunyuandit.pipeline_hunyuandit import (
 from torch import Tensor
 
 from fluxline.models.adapted.family import Family, Row, Texts, by_prompt, stacked, tokens_of
-from fluxline.models.base import Conditioning, Steer, plain_steer
+from fluxline.models.conditioning import Conditioning, Steer, plain_steer
 
 
 class HunyuanDiT(Family):

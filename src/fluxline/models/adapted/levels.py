@@ -19,7 +19,7 @@ from bisect import bisect_right
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from fluxline.models.base import Levels
+from fluxline.models.spec import Levels
 
 Spacing = Literal["leading", "trailing", "linspace"]
 

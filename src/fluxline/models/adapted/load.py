@@ -28,8 +28,9 @@ from fluxline.models.adapted.stable_diffusion import (
 )
 from fluxline.models.adapted.vae import Vae
 from fluxline.models.adapted.z_image import ZImage
-from fluxline.models.base import Checkpoint, DynamicShift, ModelSpec
+from fluxline.models.base import Checkpoint
 from fluxline.models.folder import fingerprint_of, read_json, said_of_itself
+from fluxline.models.spec import DynamicShift, ModelSpec
 
 PRECISIONS = ("fp16", "bf16")
 FAMILIES: tuple[type[Family], ...] = (

@@ -5,7 +5,7 @@ of the straight flow, whatever the network predicts; `levels` has the equations.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,7 +17,9 @@ from torch.nn import Module, ModuleList
 from fluxline.models.adapted.family import Family, Row
 from fluxline.models.adapted.levels import TrainedLevels
 from fluxline.models.adapted.vae import Vae
-from fluxline.models.base import Conditioning, ModelSpec, Network, Pictures, to_uint8
+from fluxline.models.base import Network, Pictures, none_awaited, to_uint8
+from fluxline.models.conditioning import Conditioning
+from fluxline.models.spec import ModelSpec
 
 PREVIEW_PX = 128  # of a preview's longer side, about
 
@@ -56,6 +58,7 @@ class AdaptedModel:
         self.family = family
         self.vae = vae
         self.weights = weights
+        self.awaited_bytes: Callable[[], int] = none_awaited
         self.device, self.dtype = family.device, family.dtype
         levels = family.levels
         self._highest = levels.sigmas[-1] if isinstance(levels, TrainedLevels) else 1.0

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from fluxline.models.adapted.family import Family, Row, Texts, tokens_of
-from fluxline.models.base import Conditioning, Steer
+from fluxline.models.conditioning import Conditioning, Steer
 
 
 class QwenImage(Family):
