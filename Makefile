@@ -9,7 +9,7 @@ all: test lint test-slow
 serve: .venv/served
 	$(BIN)/fluxline serve
 test: .venv/dev
-	$(BIN)/pytest -q -m "not slow and not gpu"
+	$(BIN)/pytest -q -n auto --maxprocesses=8 -m "not slow and not gpu"
 test-slow: .venv/dev
 	$(BIN)/pytest -q -m "slow and not soak"
 faults: .venv/dev

@@ -80,3 +80,18 @@ def test_people_get_lines(tmp_path, monkeypatch):
 
     assert done.exit_code == 0, done.stdout
     assert "ok    settings" in done.stdout
+
+
+def test_loras_that_a_profile_wears_are_looked_for(doctor, tmp_path):
+    (tmp_path / "data" / "loras").mkdir(parents=True)
+    (tmp_path / "data" / "loras" / "ink.safetensors").write_bytes(b"")
+    code, found = doctor("[profiles.mini]\nloras = { imk = 0.8 }\n")
+    assert (code, found["loras of mini"][0]) == (0, "note")
+    assert "no LoRA 'imk' here; did you mean ink?" in found["loras of mini"][1]
+
+    code, found = doctor("[profiles.mini]\nloras = { ink = 80 }\n")
+    assert code == 2
+    assert found["loras of mini"] == (
+        "fault",
+        "profile mini: strength of LoRA 'ink' must be from -10 to 10; got 80",
+    )

@@ -1,6 +1,7 @@
 """`fluxline doctor`: what this machine can do, and whether a server would start on it as it is set.
 
-It looks, and changes nothing but what a start would make: the data folder and its database.
+It looks, and changes nothing but what a start would make: the data folder and its database. With
+`--plan` it looks at no machine, and says what one that is described would do.
 """
 
 import json
@@ -17,6 +18,7 @@ from typing import Annotated, Literal
 import typer
 
 from fluxline import __version__
+from fluxline.cli.plans import tell_plans
 from fluxline.errors import FluxlineError
 from fluxline.profiles import GIB, Profile
 from fluxline.settings import Settings, load_settings
@@ -41,8 +43,18 @@ class Finding:
 def doctor(
     config: Annotated[Path | None, typer.Option(help="TOML file of options")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="say it to a program")] = False,
+    plan: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MACHINE",
+            help="how pictures would be drawn on cards: 4x24GB-pcie, 16x80GB-nvlink+2nodes",
+        ),
+    ] = None,
 ) -> None:
     """Say what this machine can do. Exit code 2: a server would not start as it is set."""
+    if plan is not None:
+        _plan(plan, as_json)
+        return
     found = list(_findings(config))
     if as_json:
         print(json.dumps({"version": __version__, "findings": [asdict(one) for one in found]}))
@@ -50,6 +62,14 @@ def doctor(
         _show(found)
     if any(one.state == "fault" for one in found):
         raise typer.Exit(EXIT_FAULT)
+
+
+def _plan(machine: str, as_json: bool) -> None:
+    try:
+        tell_plans(machine, as_json=as_json)
+    except FluxlineError as exc:
+        typer.secho(f"fluxline: {exc.message}", fg="red", err=True)
+        raise typer.Exit(EXIT_FAULT) from exc
 
 
 def _findings(config: Path | None) -> Iterator[Finding]:
@@ -65,6 +85,7 @@ def _findings(config: Path | None) -> Iterator[Finding]:
     yield from _ports(settings)
     for profile in settings.served():
         yield from _profile(profile)
+        yield from _loras(profile, settings)
 
 
 def _show(found: Iterable[Finding]) -> None:
@@ -127,6 +148,20 @@ def _extras() -> Iterator[Finding]:
             is_there = False
         how = "installed" if is_there else f"not installed: pip install 'fluxline[{extra}]'"
         yield Finding(f"extra {extra}", "ok" if is_there else "note", how)
+
+
+def _loras(profile: Profile, settings: Settings) -> Iterator[Finding]:
+    """Whether the LoRAs that a profile wears by its settings are there."""
+    from fluxline.server.house import open_loras
+    from fluxline.service import lacks
+
+    what = f"loras of {profile.name}"
+    try:
+        found = lacks(profile, open_loras(settings))
+    except FluxlineError as exc:
+        yield Finding(what, "fault", exc.message)
+        return
+    yield from (Finding(what, "note", lack) for lack in found)
 
 
 def _stores(settings: Settings) -> Iterator[Finding]:
