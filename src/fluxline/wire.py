@@ -1,4 +1,4 @@
-"""The messages between a fleet and its workers, and the frames that carry them.
+"""The messages between a fleet and its workers and between ranks, and the frames that carry them.
 
 A frame is four bytes of length, big end first, and that many bytes of msgpack. Nothing is
 pickled, and nothing longer than `FRAME_LIMIT` is read or written. Which process speaks when is
@@ -7,13 +7,15 @@ the business of `fleet` and `worker`.
 
 import asyncio
 import socket
-from typing import get_args
+from typing import TypeVar, get_args
 
 import msgspec
 
+from fluxline.ability import EngineStats, ModelInfo
 from fluxline.errors import CapacityError, EngineError, FluxlineError, InvalidParams
-from fluxline.request import EngineStats, Event, GenerationRequest, ModelInfo
+from fluxline.request import Event, GenerationRequest
 
+MessageT = TypeVar("MessageT")
 FRAME_LIMIT = 64 * 2**20  # bytes: a 64-megapixel picture fits, a garbage length does not
 HEADER_BYTES = 4
 
@@ -71,11 +73,67 @@ class Fatal(msgspec.Struct, frozen=True, tag=True):
     message: str
 
 
+class Replay(msgspec.Struct, frozen=True, tag=True):
+    """To the other ranks of a replica: do what the first does now.
+
+    The ids are of jobs, those of requests among them that came before. before: what came of the
+    replay before this one, as the first has it.
+    """
+
+    drop: tuple[str, ...]
+    decode: tuple[str, ...]
+    admit: tuple[str, ...]
+    evaluate: tuple[str, ...]
+    requests: tuple[GenerationRequest, ...]
+    before: str
+
+
+class TrialDecoding(msgspec.Struct, frozen=True, tag=True):
+    """To the other ranks: a decoding of nothing, that the first measures. In px."""
+
+    width: int
+    height: int
+
+
+class TrialForward(msgspec.Struct, frozen=True, tag=True):
+    """To the other ranks: a forward of nothing, that the first measures."""
+
+    rows: int
+    shrunk: int  # the sides are so much smaller than the native ones
+
+
+class Prepare(msgspec.Struct, frozen=True, tag=True):
+    """To the other ranks: make ready for trials; what those read may be made together."""
+
+    shrunk: int  # as in a Trial
+
+
+class Joined(msgspec.Struct, frozen=True, tag=True):
+    """From a rank, first: who it is, and the word that its like were told."""
+
+    rank: int
+    word: str
+
+
+class Alive(msgspec.Struct, frozen=True, tag=True):
+    """From a rank, every second."""
+
+
+class Broke(msgspec.Struct, frozen=True, tag=True):
+    """From a rank, last: why it cannot go on."""
+
+    reason: str
+
+
+ToRank = Replay | Prepare | TrialForward | TrialDecoding
+FromRank = Joined | Alive | Broke
 ToWorker = Submit | Cancel | Stop
 FromWorker = Ready | Refused | Happened | Told | Fatal
 
 _TO_WORKER = msgspec.msgpack.Decoder(ToWorker)
 _FROM_WORKER = msgspec.msgpack.Decoder(FromWorker)
+_TO_RANK = msgspec.msgpack.Decoder(ToRank)
+_FROM_RANK = msgspec.msgpack.Decoder(FromRank)
 
 
 def happened(event: Event) -> Happened:
@@ -103,7 +161,7 @@ def refused(request_id: str, error: FluxlineError) -> Refused:
     )
 
 
-def frame(message: ToWorker | FromWorker) -> bytes:
+def frame(message: ToWorker | FromWorker | ToRank | FromRank) -> bytes:
     """Encode a message with its length before it. Raises EngineError when it is too long."""
     body = msgspec.msgpack.encode(message)
     if len(body) > FRAME_LIMIT:
@@ -138,6 +196,20 @@ def receive_to_worker(sock: socket.socket) -> ToWorker | None:
 
     Raises EngineError for a frame that is too long, cut short, or not one of ours.
     """
+    return _received(sock, _TO_WORKER)
+
+
+def receive_to_rank(sock: socket.socket) -> ToRank | None:
+    """Block until the first rank's next message; None when it is gone. Raises as above."""
+    return _received(sock, _TO_RANK)
+
+
+def receive_from_rank(sock: socket.socket) -> FromRank | None:
+    """Block until a rank's next message; None when it is gone. Raises as above."""
+    return _received(sock, _FROM_RANK)
+
+
+def _received(sock: socket.socket, decoder: msgspec.msgpack.Decoder[MessageT]) -> MessageT | None:
     header = _exactly(sock, HEADER_BYTES)
     if not header:
         return None
@@ -146,10 +218,9 @@ def receive_to_worker(sock: socket.socket) -> ToWorker | None:
     if len(header) < HEADER_BYTES or len(body) < length:
         raise EngineError("the last frame was cut short")
     try:
-        message: ToWorker = _TO_WORKER.decode(body)
+        return decoder.decode(body)
     except msgspec.MsgspecError as exc:
         raise EngineError(f"a frame is no message: {exc}") from exc
-    return message
 
 
 def _length(header: bytes) -> int:

@@ -15,17 +15,16 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import get_args
 
+from fluxline.ability import EngineStats, ModelInfo
 from fluxline.errors import InvalidParams, LoadError, QueueFull
 from fluxline.request import (
     CancelledEvent,
     Done,
-    EngineStats,
     Event,
     Failed,
     GenerationRequest,
     ImageReady,
     ImageResult,
-    ModelInfo,
     Progress,
     Queued,
     SamplerName,
@@ -127,6 +126,7 @@ class FakeEngine:
             width=request.params.width or 64,
             height=request.params.height or 48,
             model=INFO.name,
+            backend=self.models[0].backend,
             params=params,
             timings_s={
                 "queue": 9.0,

@@ -7,14 +7,15 @@ import threading
 import pytest
 
 from fluxline import wire
-from fluxline.errors import LoadError
+from fluxline.ability import EngineStats
+from fluxline.errors import LoadError, UnknownLora
 from fluxline.request import (
     CancelledEvent,
     Done,
-    EngineStats,
     Failed,
     GenerationRequest,
     ImageReady,
+    LoraRef,
     SamplingParams,
 )
 from fluxline.worker.loop import EXIT_BROKEN, EXIT_CANNOT_LOAD, EXIT_OK, converse
@@ -179,3 +180,124 @@ def test_what_the_engine_has_done_is_told_even_when_it_does_nothing(restless):
     told = [talk.hear() for _ in range(2)]
 
     assert told == 2 * [wire.Told(EngineStats())]
+
+
+# ---- requests whose LoRAs are still on their way
+
+
+class Fetching(FakeEngine):
+    """Takes until it is let go for a request that names a LoRA; refuses `none`."""
+
+    def __init__(self):
+        super().__init__()
+        self.asked, self.come, self.ended = threading.Event(), threading.Event(), threading.Event()
+
+    def start(self, request, publish):
+        if request.params.loras:
+            self.asked.set()
+            assert self.come.wait(10)
+        if request.prompt == "none":
+            self.ended.set()
+            raise UnknownLora("no LoRA here")
+        super().start(request, publish)
+
+    def cancel(self, request_id):
+        super().cancel(request_id)
+        self.ended.set()
+
+
+@pytest.fixture
+def fetching():
+    return Fetching()
+
+
+@pytest.fixture
+def slow(fetching):
+    """A talk in which request `a` waits for its LoRA."""
+    talk = Talk(lambda: fetching)
+    talk.hear()
+    yield talk
+    fetching.come.set()
+    talk.end()
+
+
+def worn(prompt="a fox", **fields):
+    return request(prompt, params=SamplingParams(loras=(LoraRef("far/away"),)), **fields)
+
+
+def test_a_lora_on_its_way_holds_up_nobody(slow, fetching):
+    slow.send(wire.Submit(worn()))
+    assert fetching.asked.wait(10)
+    slow.send(wire.Submit(request("hang", id="b")))
+    slow.send(wire.Cancel("b"))
+    assert slow.hear_until(CancelledEvent)[-1].request_id == "b"
+
+    fetching.come.set()
+    assert slow.hear_until(Done)[-1].request_id == "a"
+
+
+def test_who_is_cancelled_before_his_lora_is_there_hears_so_at_once_and_nothing_more(
+    slow, fetching
+):
+    slow.send(wire.Submit(worn("hang")))
+    assert fetching.asked.wait(10)
+    slow.send(wire.Cancel("a"))
+    assert slow.hear() == CancelledEvent("a")
+
+    fetching.come.set()
+    assert fetching.ended.wait(10)
+    assert fetching.cancelled == ["a"], "it is not drawn in vain"
+    slow.send(wire.Submit(request(id="b")))
+    assert {event.request_id for event in slow.hear_until(Done)} == {"b"}
+
+
+def test_who_comes_again_by_the_same_id_is_drawn_and_hears_of_it(slow, fetching):
+    slow.send(wire.Submit(worn("hang")))
+    assert fetching.asked.wait(10)
+    slow.send(wire.Cancel("a"))
+    assert slow.hear() == CancelledEvent("a")
+    slow.send(wire.Submit(worn("a hare")))
+    slow.send(wire.Submit(request(id="b")))
+    assert slow.hear_until(Done)[-1].request_id == "b"  # the reading loop is free
+
+    fetching.come.set()
+    heard = slow.hear_until(Done)
+    images = [event.image.data for event in heard if isinstance(event, ImageReady)]
+    assert images == [picture(worn("a hare"), 0)]
+    assert {event.request_id for event in heard} == {"a"}
+    assert [one.prompt for one in fetching.started if one.id == "a"] == ["hang", "a hare"]
+
+
+def test_who_gives_up_twice_before_his_lora_is_there_may_come_a_third_time(slow, fetching):
+    slow.send(wire.Submit(worn("none")))
+    assert fetching.asked.wait(10)
+    slow.send(wire.Cancel("a"))
+    slow.send(wire.Submit(worn("a hare")))
+    slow.send(wire.Cancel("a"))
+    assert [slow.hear(), slow.hear()] == 2 * [CancelledEvent("a")]
+    slow.send(wire.Submit(worn("a stag")))
+
+    fetching.come.set()
+    assert slow.hear_until(Done)[-1].request_id == "a"
+    assert [one.prompt for one in fetching.started] == ["a stag"]
+
+
+def test_a_lora_that_is_not_to_be_had_is_told_to_those_who_still_want_it(slow, fetching):
+    slow.send(wire.Submit(worn("none")))
+    slow.send(wire.Submit(worn("none", id="b")))
+    assert fetching.asked.wait(10)
+    slow.send(wire.Cancel("a"))
+    assert slow.hear() == CancelledEvent("a")
+
+    fetching.come.set()
+    refusal = slow.hear()
+    assert (refusal.request_id, refusal.code) == ("b", "lora_not_found")
+    slow.send(wire.Submit(request(id="c")))
+    assert {event.request_id for event in slow.hear_until(Done)} == {"c"}
+
+
+def test_a_lora_on_its_way_does_not_keep_a_worker_that_shall_stop(slow, fetching):
+    slow.send(wire.Submit(worn()))
+    assert fetching.asked.wait(10)
+    slow.send(wire.Stop())
+    assert slow.end() == EXIT_OK

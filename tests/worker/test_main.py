@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from fluxline.fleet.process import WorkerCommand
-from fluxline.worker.__main__ import _keep_to, _open, _parser
+from fluxline.worker.__main__ import _open, keep_to, parser
 
 
 def _cores(member: int, members: int) -> set[int]:
-    _keep_to(member, members)
+    keep_to(member, members)
     return os.sched_getaffinity(0)
 
 
@@ -44,7 +44,7 @@ def test_an_engine_is_opened_as_the_command_line_says():
         fetches_loras=True,
     )
     spelt = command.argv(fd=3)
-    options = _parser().parse_args(spelt[spelt.index("fluxline.worker") + 1 :])
+    options = parser().parse_args(spelt[spelt.index("fluxline.worker") + 1 :])
 
     assert _open(options) == (
         "mini",

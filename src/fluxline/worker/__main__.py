@@ -12,8 +12,10 @@ import threading
 import time
 from pathlib import Path
 
+from fluxline.degrees import Degrees, degrees_of
 from fluxline.telemetry import configure_logging
 from fluxline.worker.loop import EXIT_BROKEN, Engine, converse
+from fluxline.worker.ranks import Ranks
 
 EXIT_ORPHANED = 3
 ORPHAN_GRACE_S = 5.0  # what the engine gets to close itself once the parent is gone
@@ -21,44 +23,51 @@ ORPHAN_GRACE_S = 5.0  # what the engine gets to close itself once the parent is 
 
 def main(argv: list[str] | None = None) -> int:
     """Serve the engine over the socket; return the exit code (2: the model cannot be loaded)."""
-    options = _parser().parse_args(argv)
+    options = parser().parse_args(argv)
     configure_logging(options.log_level, options.log_format)
     # A terminal's Ctrl-C and a service manager's TERM reach the whole group. The fleet decides
     # when this process ends: by a Stop message, by closing the socket, or by kill.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-    _keep_to(*map(int, options.share.split("/")))
+    keep_to(*share_of(options.share, 0, options.parallel.ranks))
     with socket.socket(fileno=options.fd) as sock:
         threading.Thread(target=_end_with_parent, args=(options.fd,), daemon=True).start()
         return converse(sock, lambda: _open(options))
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="fluxline.worker", description=__doc__)
-    parser.add_argument("--fd", type=int, required=True, help="the socket shared with the fleet")
-    parser.add_argument("--model", required=True)
-    parser.add_argument("--device", required=True)
-    parser.add_argument("--precision", default="auto", help="how its weights are held")
-    parser.add_argument("--memory", default="auto", help="where its weights lie")
-    parser.add_argument("--weights-gb", type=float, help="of weights that visit a card at once")
-    parser.add_argument("--share", default="0/1", help="of the cores: which/of how many workers")
-    parser.add_argument("--engine", default="fluxline.engine:open_engine", help="module:factory")
-    parser.add_argument("--loras", type=Path, help="folder of LoRA files")
-    parser.add_argument("--lora-bytes", type=int, default=0, help="of LoRAs that are kept")
-    parser.add_argument("--fetch-loras", action="store_true", help="from the hub, by their ids")
-    parser.add_argument("--log-level", default="info")
-    parser.add_argument("--log-format", default="text")
-    return parser
+def parser() -> argparse.ArgumentParser:
+    """What a worker is told, and a rank beside it."""
+    made = argparse.ArgumentParser(prog="fluxline.worker", description=__doc__)
+    made.add_argument("--fd", type=int, required=True, help="the socket shared with the fleet")
+    made.add_argument("--model", required=True)
+    made.add_argument("--device", required=True)
+    made.add_argument("--precision", default="auto", help="how its weights are held")
+    made.add_argument("--memory", default="auto", help="where its weights lie")
+    made.add_argument("--weights-gb", type=float, help="of weights that visit a card at once")
+    made.add_argument("--share", default="0/1", help="of the cores: which/of how many workers")
+    made.add_argument("--parallel", type=degrees_of, default=Degrees(), help="ranks that draw")
+    made.add_argument("--engine", default="fluxline.engine:open_engine", help="module:factory")
+    made.add_argument("--loras", type=Path, help="folder of LoRA files")
+    made.add_argument("--lora-bytes", type=int, default=0, help="of LoRAs that are kept")
+    made.add_argument("--fetch-loras", action="store_true", help="from the hub, by their ids")
+    made.add_argument("--log-level", default="info")
+    made.add_argument("--log-format", default="text")
+    return made
 
 
 def _open(options: argparse.Namespace) -> Engine:
     module, _, factory = options.engine.partition(":")
     began = time.monotonic()
     opener = getattr(importlib.import_module(module), factory)
+    more = {}
+    if options.parallel.ranks > 1:
+        ranks = Ranks(sys.argv[1:], _lost)
+        more = {"parallel": options.parallel, "start_rank": ranks.start, "on_rank_lost": _lost}
     engine: Engine = opener(
         options.model,
         options.device,
         _die,
+        **more,
         precision=options.precision,
         memory=options.memory,
         weights_gb=options.weights_gb,
@@ -71,7 +80,19 @@ def _open(options: argparse.Namespace) -> Engine:
     return engine
 
 
-def _keep_to(member: int, members: int) -> None:
+def _lost(why: str) -> None:
+    """End at once, and with this process the other ranks: the fleet starts all anew."""
+    logging.getLogger("fluxline.worker").error("%s: the replica ends", why)
+    _die()
+
+
+def share_of(share: str, rank: int, ranks: int) -> tuple[int, int]:
+    """Of a worker's share of the cores, that of a rank."""
+    member, members = map(int, share.split("/"))
+    return member * ranks + rank, members * ranks
+
+
+def keep_to(member: int, members: int) -> None:
     """Run on this worker's share of the cores, so that workers do not fight over them."""
     if members == 1 or not hasattr(os, "sched_setaffinity"):
         return

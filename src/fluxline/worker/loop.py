@@ -9,11 +9,21 @@ import queue
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol
 
 from fluxline import wire
+from fluxline.ability import EngineStats, ModelInfo
 from fluxline.errors import EngineError, FluxlineError, LoadError
-from fluxline.request import EngineStats, Event, Failed, GenerationRequest, ImageReady, ModelInfo
+from fluxline.request import (
+    CancelledEvent,
+    Event,
+    Failed,
+    GenerationRequest,
+    ImageReady,
+    Terminal,
+)
 
 EXIT_OK = 0
 EXIT_BROKEN = 1  # the engine or the conversation broke
@@ -25,7 +35,8 @@ _log = logging.getLogger(__name__)
 
 
 class Engine(Protocol):
-    """What a worker asks of an engine. `start` and `cancel` return at once, from any thread."""
+    """What a worker asks of an engine, from any thread. `cancel` returns at once, and so does
+    `start`, unless a request names LoRAs, which are read there or even fetched."""
 
     @property
     def models(self) -> tuple[ModelInfo, ...]:
@@ -98,13 +109,14 @@ def _telling(engine: Engine, outbox: "Outbox") -> Iterator[None]:
 
 
 def _obey(sock: socket.socket, engine: Engine, outbox: "Outbox") -> int:
+    reception = Reception(engine, outbox)
     try:
         while (message := wire.receive_to_worker(sock)) is not None:
             match message:
                 case wire.Submit(request):
-                    _start(engine, request, outbox)
+                    reception.take(request)
                 case wire.Cancel(request_id):
-                    engine.cancel(request_id)
+                    reception.cancel(request_id)
                 case wire.Stop():
                     break
     except EngineError as exc:
@@ -115,14 +127,94 @@ def _obey(sock: socket.socket, engine: Engine, outbox: "Outbox") -> int:
     return EXIT_OK
 
 
-def _start(engine: Engine, request: GenerationRequest, outbox: "Outbox") -> None:
-    try:
-        engine.start(request, lambda event: outbox.put(wire.happened(_sendable(event, engine))))
-    except FluxlineError as exc:
-        outbox.put(wire.refused(request.id, exc))
-    except Exception:  # noqa: BLE001 - a door: one request must not end the process
-        _log.exception("the engine broke on accepting request %s", request.id)
-        outbox.put(wire.refused(request.id, EngineError("the engine broke on this request")))
+@dataclass(slots=True, eq=False)
+class _Submission:
+    """One request that came. Its id may come again once it was given up, and waits for it then:
+    the engine knows requests by their ids."""
+
+    request: GenerationRequest
+    before: "_Submission | None"
+    is_given_up: bool = False  # nothing more of it shall be told
+    over: threading.Event = field(default_factory=threading.Event)  # the engine has done with it
+
+
+class Reception:
+    """Takes requests to the engine, and tells what becomes of them.
+
+    Those that name LoRAs go on threads of their own, so that what is fetched and read for them
+    holds up nobody. `take` and `cancel` are for the reading loop.
+    """
+
+    def __init__(self, engine: Engine, outbox: "Outbox") -> None:
+        self._engine, self._outbox = engine, outbox
+        self._lock = threading.Lock()
+        self._coming: dict[str, _Submission] = {}  # what the engine has not accepted yet
+        self._given_up: dict[str, _Submission] = {}  # the last of an id, until it is over
+
+    def take(self, request: GenerationRequest) -> None:
+        """Have a request accepted, or tell why not."""
+        with self._lock:
+            one = _Submission(request, before=self._given_up.get(request.id))
+            self._coming[request.id] = one
+        if one.before or any(picture.params.loras for picture in request.pictures()):
+            # a daemon: a download must not keep a process that is told to stop
+            threading.Thread(target=self._start, args=(one,), name="accept", daemon=True).start()
+        else:
+            self._start(one)
+
+    def cancel(self, request_id: str) -> None:
+        """End a request; one that is still on its way to the engine ends here."""
+        with self._lock:
+            one = self._coming.pop(request_id, None)
+            if one is not None:
+                one.is_given_up = True
+                self._given_up[request_id] = one
+                self._outbox.put(wire.happened(CancelledEvent(request_id)))
+        if one is None:
+            self._engine.cancel(request_id)
+
+    def _start(self, one: _Submission) -> None:
+        if one.before is not None:
+            one.before.over.wait()
+        with self._lock:
+            if one.is_given_up:  # while it waited: the engine has never heard of it
+                self._end(one)
+                return
+        refusal = self._refusal(one)
+        with self._lock:
+            is_given_up = one.is_given_up
+            if not is_given_up:
+                del self._coming[one.request.id]
+                if refusal is not None:
+                    self._outbox.put(wire.refused(one.request.id, refusal))
+            elif refusal is not None:
+                self._end(one)
+        if is_given_up and not one.over.is_set():
+            self._engine.cancel(one.request.id)
+
+    def _refusal(self, one: _Submission) -> FluxlineError | None:
+        try:
+            self._engine.start(one.request, partial(self._tell, one))
+        except FluxlineError as exc:
+            return exc
+        except Exception:  # noqa: BLE001 - a door: one request must not end the process
+            _log.exception("the engine broke on accepting request %s", one.request.id)
+            return EngineError("the engine broke on this request")
+        return None
+
+    def _tell(self, one: _Submission, event: Event) -> None:
+        event = _sendable(event, self._engine)
+        with self._lock:
+            if not one.is_given_up:
+                self._outbox.put(wire.happened(event))
+            elif isinstance(event, Terminal):
+                self._end(one)
+
+    def _end(self, one: _Submission) -> None:
+        """Let the next one of a given-up id begin."""
+        one.over.set()
+        if self._given_up.get(one.request.id) is one:
+            del self._given_up[one.request.id]
 
 
 def _sendable(event: Event, engine: Engine) -> Event:

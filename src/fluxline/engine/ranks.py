@@ -1,0 +1,82 @@
+"""Open the first rank of a replica, or be another."""
+
+import queue
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from fluxline.degrees import Degrees
+from fluxline.engine.build import TECHNICAL, open_model, open_scorer, pick_device
+from fluxline.engine.intake import Intake
+from fluxline.engine.loras import Library, LoraSources
+from fluxline.engine.replay import Follower
+from fluxline.engine.runner import Runner
+from fluxline.errors import ConfigError
+from fluxline.models.base import Banded, DiffusionModel, Divisible
+from fluxline.parallel.crew import Crew
+from fluxline.parallel.line import Follow, Lead
+from fluxline.parallel.meeting import Meeting
+from fluxline.request import MemoryName
+from fluxline.wire import ToRank
+
+StartRank = Callable[[int, Mapping[str, str]], None]
+"""Starts a process that is another rank, by its number, with these variables."""
+
+
+def gather(
+    degrees: Degrees, device: str, start: StartRank, on_lost: Callable[[str], None]
+) -> tuple[Crew, Lead]:
+    """Start the other ranks on this machine, and wait until all have come.
+
+    on_lost: told why, on a thread of its own, when one of them is lost.
+    """
+    meeting = Meeting.here(degrees.ranks)
+    for rank in range(1, meeting.size):
+        start(rank, meeting.variables(rank))
+    line = Lead(meeting.store, meeting.host, meeting.size)
+    line.watch(on_lost)
+    return meeting.crew(degrees, pick_device(device)), line
+
+
+def divide(model: DiffusionModel[Any], crew: Crew) -> None:
+    """Have what a model evaluates run on all ranks. Raises ConfigError where it cannot."""
+    if isinstance(model, Banded):
+        model.banded.shared = crew.band
+    if not crew.divides_tokens:
+        return
+    if not isinstance(model, Divisible):
+        message = f"{model.spec.name} cannot be cut by tokens: its network is diffusers' own"
+        raise ConfigError(f"{message}; use cfg or data")
+    model.forward = crew.divided(model.transformer)
+
+
+def follow(
+    model: str,
+    device: str,
+    on_lost: Callable[[], None],
+    *,
+    degrees: Degrees,
+    precision: str = "auto",
+    memory: MemoryName = "auto",
+    weights_gb: float | None = None,
+    loras: LoraSources,
+) -> None:
+    """Be the rank that the environment says, until the first hangs up: on_lost must end it all.
+
+    Raises what the model cannot be opened with, and what a forward failed with.
+    """
+    meeting = Meeting.by_environment()
+    line = Follow(meeting.store, meeting.rank)
+    inbox: queue.SimpleQueue[ToRank] = queue.SimpleQueue()
+    line.watch(inbox.put, on_lost)
+    try:
+        crew = meeting.crew(degrees, pick_device(device))
+        opened = open_model(model, device, precision, memory, weights_gb, crew)
+        divide(opened, crew)
+        intake = Intake(opened.spec, Library(opened, loras).mix, is_technical=False)
+        runner = Runner(opened, lambda: open_scorer(TECHNICAL, opened.device), crew=crew)
+        follower = Follower(opened, runner, intake)
+        while True:
+            follower.obey(inbox.get())
+    except Exception as exc:
+        line.broke(f"{type(exc).__name__}: {exc}")
+        raise

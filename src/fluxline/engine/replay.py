@@ -1,0 +1,106 @@
+"""One replica on many ranks: the first decides, and all do the same, at the same time.
+
+What travels is a plan by the ids of its jobs, and each request once: every rank makes the same jobs
+of it, draws the same noise from the same seeds, and holds every sample whole. Only forwards are
+shared.
+"""
+
+import functools
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from fluxline import wire
+from fluxline.engine.intake import Intake
+from fluxline.engine.job import Job, Outcome, Plan
+from fluxline.engine.runner import Runner
+from fluxline.engine.tune import Probe, decode_noise, nobody
+from fluxline.errors import DeviceLost
+from fluxline.models.base import DiffusionModel
+
+Tell = Callable[[wire.ToRank], None]
+
+
+class Leader:
+    """Runs plans here and has every other rank run them too. Thread: the engine's."""
+
+    def __init__(self, runner: Runner, tell: Tell) -> None:
+        self._runner, self._tell = runner, tell
+        self._known: set[str] = set()  # ids of jobs that the others have made
+        self._before = ""
+
+    def execute(self, plan: Plan) -> Outcome:
+        """Do what the plan says, everywhere. Raises DeviceLost."""
+        fresh = {job.request.id: job.request for job in plan.admit if job.id not in self._known}
+        for request in fresh.values():
+            self._known.update(f"{request.id}/{index}" for index in range(request.count))
+        self._known.difference_update(plan.drop)
+        self._tell(
+            wire.Replay(
+                drop=plan.drop,
+                decode=_ids(plan.decode),
+                admit=_ids(plan.admit),
+                evaluate=_ids(plan.evaluate),
+                requests=tuple(fresh.values()),
+                before=self._before,
+            )
+        )
+        outcome = self._runner.execute(plan)
+        self._before = _said(outcome)
+        return outcome
+
+
+class Follower:
+    """Does what the first rank does. Thread: its own, for as long as the replica lives."""
+
+    def __init__(self, model: DiffusionModel[Any], runner: Runner, intake: Intake) -> None:
+        self._runner, self._intake = runner, intake
+        self._model = model
+        self._probe = functools.cache(lambda shrunk: Probe(model, nobody, shrunk))
+        self._jobs: dict[str, Job] = {}
+        self._before = ""
+
+    def obey(self, said: wire.ToRank) -> None:
+        """Do it. Raises DeviceLost, or what a forward of nothing raises."""
+        match said:
+            case wire.TrialForward(rows, shrunk):
+                self._probe(shrunk).once(rows)
+            case wire.TrialDecoding(width, height):
+                decode_noise(self._model, width, height)
+            case wire.Prepare(shrunk):
+                self._probe(shrunk)
+            case wire.Replay():
+                self._replay(said)
+
+    def _replay(self, said: wire.Replay) -> None:
+        """Run a plan. Raises DeviceLost if this rank has come to another end than the first."""
+        if said.before != self._before:
+            raise DeviceLost(f"the first rank had {said.before!r}, this one {self._before!r}")
+        for request in said.requests:
+            unscored = replace(request, top_k=None)  # the first rank judges
+            self._jobs.update((job.id, job) for job in self._intake.jobs_of(unscored))
+        outcome = self._runner.execute(
+            Plan(
+                drop=said.drop,
+                decode=self._jobs_of(said.decode),
+                admit=self._jobs_of(said.admit),
+                evaluate=self._jobs_of(said.evaluate),
+            )
+        )
+        self._before = _said(outcome)
+        for job_id in said.drop:
+            self._jobs.pop(job_id, None)
+
+    def _jobs_of(self, ids: tuple[str, ...]) -> tuple[Job, ...]:
+        return tuple(self._jobs[job_id] for job_id in ids)
+
+
+def _ids(jobs: tuple[Job, ...]) -> tuple[str, ...]:
+    return tuple(job.id for job in jobs)
+
+
+def _said(outcome: Outcome) -> str:
+    """What ranks must agree in."""
+    failed = sorted(f"{job_id}: {error.code}" for job_id, error in outcome.failed.items())
+    ended = sorted(job_id for job_id, is_over in outcome.advanced.items() if is_over)
+    return repr((failed, ended, sorted(outcome.no_room), outcome.batch_too_large))

@@ -1,0 +1,125 @@
+"""The line between the first rank of a replica and the others: what to do next, and who still is.
+
+Tensors do not travel here but between process groups. Whoever loses the line ends: a rank that has
+died, has stopped or has stumbled takes the others with it within seconds, and none waits for ever
+for what will not come.
+"""
+
+import contextlib
+import secrets
+import socket
+import threading
+from collections.abc import Callable
+
+from torch._C._distributed_c10d import Store
+
+from fluxline import wire
+from fluxline.errors import EngineError, LoadError
+
+BEAT_S = 1.0
+SILENT_S = 10.0  # after which a rank is taken to be lost
+JOIN_S = 600.0  # for all ranks to come
+WHERE, WORD = "fluxline/line", "fluxline/word"
+
+
+class Lead:
+    """The first rank's end. on_lost: told why, once, on a thread of its own."""
+
+    def __init__(self, store: Store, host: str, ranks: int) -> None:
+        self._others: list[socket.socket] = []
+        self._told = threading.Event()
+        word = secrets.token_hex(16)
+        with socket.create_server((host, 0)) as server:
+            server.settimeout(JOIN_S)
+            store.set(WORD, word)
+            store.set(WHERE, f"{host}:{server.getsockname()[1]}")
+            while len(self._others) < ranks - 1:
+                self._welcome(server, word)
+
+    def watch(self, on_lost: Callable[[str], None]) -> None:
+        """Begin to listen for the others."""
+        for rank, sock in enumerate(self._others, start=1):
+            threading.Thread(
+                target=self._listen, args=(rank, sock, on_lost), name=f"rank {rank}", daemon=True
+            ).start()
+
+    def tell(self, message: wire.ToRank) -> None:
+        """Tell all others. One that is gone is not told: whoever listens knows."""
+        frame = wire.frame(message)
+        for sock in self._others:
+            with contextlib.suppress(OSError):
+                sock.sendall(frame)
+
+    def close(self) -> None:
+        """Hang up: the others end."""
+        self._told.set()
+        for sock in self._others:
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+            sock.close()
+
+    def _welcome(self, server: socket.socket, word: str) -> None:
+        try:
+            sock, _ = server.accept()
+        except TimeoutError:
+            missing = "not all ranks have come"
+            raise LoadError(f"{missing} within {JOIN_S:g} s") from None
+        sock.settimeout(SILENT_S)
+        with contextlib.suppress(OSError, EngineError):
+            joined = wire.receive_from_rank(sock)
+            if isinstance(joined, wire.Joined) and secrets.compare_digest(joined.word, word):
+                self._others.append(sock)
+                return
+        sock.close()
+
+    def _listen(self, rank: int, sock: socket.socket, on_lost: Callable[[str], None]) -> None:
+        why = "is gone"
+        try:
+            while (message := wire.receive_from_rank(sock)) is not None:
+                if isinstance(message, wire.Broke):
+                    why = f"cannot go on: {message.reason}"
+                    break
+        except TimeoutError:
+            why = f"has said nothing for {SILENT_S:g} s"
+        except (OSError, EngineError) as exc:
+            why = f"cannot be understood: {exc}"
+        if not self._told.is_set():
+            self._told.set()
+            on_lost(f"rank {rank} {why}")
+
+
+class Follow:
+    """Another rank's end."""
+
+    def __init__(self, store: Store, rank: int) -> None:
+        host, _, port = store.get(WHERE).decode().rpartition(":")
+        self._sock = socket.create_connection((host, int(port)), timeout=JOIN_S)
+        self._sock.settimeout(None)
+        self._lock = threading.Lock()
+        self._say(wire.Joined(rank, store.get(WORD).decode()))
+
+    def watch(self, on_message: Callable[[wire.ToRank], None], on_lost: Callable[[], None]) -> None:
+        """Begin to beat, and to listen: each message in turn, and the end of the line."""
+        for act in (self._beat, lambda: self._listen(on_message, on_lost)):
+            threading.Thread(target=act, name="line", daemon=True).start()
+
+    def broke(self, reason: str) -> None:
+        """Say why this rank cannot go on."""
+        self._say(wire.Broke(reason))
+
+    def _beat(self) -> None:
+        is_over = threading.Event()
+        while not is_over.wait(BEAT_S):
+            self._say(wire.Alive())
+
+    def _listen(
+        self, on_message: Callable[[wire.ToRank], None], on_lost: Callable[[], None]
+    ) -> None:
+        with contextlib.suppress(OSError, EngineError):
+            while (message := wire.receive_to_rank(self._sock)) is not None:
+                on_message(message)
+        on_lost()
+
+    def _say(self, message: wire.FromRank) -> None:
+        with self._lock, contextlib.suppress(OSError):
+            self._sock.sendall(wire.frame(message))

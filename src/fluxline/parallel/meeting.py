@@ -1,0 +1,64 @@
+"""How the ranks of a replica find each other: by torchrun's variables, or started by the first."""
+
+import os
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
+from torch.distributed.rendezvous import rendezvous
+
+from fluxline.degrees import Degrees
+from fluxline.errors import ConfigError
+from fluxline.parallel.crew import Crew
+from fluxline.parallel.mesh import Mesh
+
+EXCHANGE_S = 300.0  # that ranks wait for each other in the middle of a forward
+VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+
+@dataclass(frozen=True, slots=True)
+class Meeting:
+    """Where ranks meet, before they exchange a tensor."""
+
+    store: Store
+    rank: int
+    size: int
+    host: str  # of the first rank
+
+    @classmethod
+    def here(cls, size: int) -> "Meeting":
+        """One that this process begins on this machine, as its first rank."""
+        host = "127.0.0.1"
+        store = TCPStore(host, 0, size, is_master=True, wait_for_workers=False)
+        return cls(store, 0, size, host)
+
+    @classmethod
+    def by_environment(cls) -> "Meeting":
+        """The one that the environment names, as torchrun does. Raises ConfigError."""
+        if missing := [name for name in VARIABLES if name not in os.environ]:
+            raise ConfigError(f"{', '.join(missing)} not set: start the ranks with torchrun")
+        store, rank, size = next(iter(rendezvous("env://")))
+        return cls(store, rank, size, os.environ["MASTER_ADDR"])
+
+    def variables(self, rank: int) -> dict[str, str]:
+        """The environment of another rank of a meeting that is here."""
+        assert isinstance(self.store, TCPStore)
+        values = (rank, self.size, self.host, self.store.port)
+        return {name: str(value) for name, value in zip(VARIABLES, values, strict=True)}
+
+    def crew(self, degrees: Degrees, device: torch.device) -> Crew:
+        """Begin to exchange tensors. Called by all ranks at once; raises ConfigError."""
+        if degrees.ranks != self.size:
+            message = f"{degrees.spelt} is for {degrees.ranks} ranks; there are {self.size}"
+            raise ConfigError(message)
+        backend = "nccl" if device.type == "cuda" else "gloo"
+        dist.init_process_group(
+            backend,
+            store=PrefixStore("fluxline", self.store),
+            rank=self.rank,
+            world_size=self.size,
+            timeout=timedelta(seconds=EXCHANGE_S),
+        )
+        return Crew(Mesh.join(degrees))

@@ -1,0 +1,69 @@
+"""The ranks of a replica as a block of axes: rows, ring, ulysses, tensor.
+
+A rank's number counts the last axis fastest, so that what exchanges most lies nearest: all-reduces
+of `tensor`, then the all-to-all of `ulysses`, then the ring, then whole rows.
+"""
+
+from dataclasses import dataclass
+
+import torch.distributed as dist
+
+from fluxline.degrees import Degrees
+from fluxline.parallel.group import Group, Traffic
+
+
+@dataclass(frozen=True, slots=True)
+class Mesh:
+    """This rank's neighbours along every axis."""
+
+    rows: Group
+    ring: Group
+    ulysses: Group
+    tensor: Group
+    sequence: Group  # ring and ulysses as one, in the order in which they hold the sequence
+    whole: Group
+    traffic: Traffic
+
+    @classmethod
+    def join(cls, degrees: Degrees) -> "Mesh":
+        """Find this process' place in a world of as many ranks. Called by all of them at once."""
+        rank = dist.get_rank() if degrees.ranks > 1 else 0
+        sizes = (degrees.cfg, degrees.ring, degrees.ulysses, degrees.tensor)
+        place = _place(rank, sizes)
+        traffic = Traffic()
+        groups: dict[tuple[int, ...], Group] = {}
+
+        def along(*axes: int) -> Group:
+            numbers = tuple(
+                other
+                for other in range(degrees.ranks)
+                if all(
+                    there == here
+                    for axis, (there, here) in enumerate(
+                        zip(_place(other, sizes), place, strict=True)
+                    )
+                    if axis not in axes
+                )
+            )
+            if numbers not in groups:
+                groups[numbers] = Group(numbers, traffic)
+            return groups[numbers]
+
+        return cls(
+            rows=along(0),
+            ring=along(1),
+            ulysses=along(2),
+            tensor=along(3),
+            sequence=along(1, 2),
+            whole=along(0, 1, 2, 3),
+            traffic=traffic,
+        )
+
+
+def _place(rank: int, sizes: tuple[int, ...]) -> tuple[int, ...]:
+    """A rank's number on every axis, the last counting fastest."""
+    place = []
+    for size in reversed(sizes):
+        rank, number = divmod(rank, size)
+        place.append(number)
+    return tuple(reversed(place))
