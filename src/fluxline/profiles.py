@@ -7,7 +7,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import PurePath
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from fluxline.degrees import Degrees, degrees_of
+from fluxline.errors import InvalidParams
 
 Device = Literal["auto", "cuda", "mps", "cpu"]
 Memory = Literal["auto", "resident", "offload", "stream", "spread"]
@@ -15,6 +18,17 @@ Precision = Literal[
     "auto", "bf16", "fp32", "int8", "int8-dynamic", "fp8", "nf4", "nf4-double", "hqq4", "fp4"
 ]
 Load = Literal["eager", "lazy"]
+
+
+def _parallel(text: str) -> str:
+    try:
+        degrees_of(text)
+    except InvalidParams as exc:
+        raise ValueError(exc.message) from exc
+    return text
+
+
+Parallel = Annotated[str, AfterValidator(_parallel)]
 Name = Annotated[str, Field(min_length=1, max_length=255, pattern=r"^[^/]+$")]
 Card = Annotated[int, Field(ge=0, le=1023)]
 
@@ -36,6 +50,7 @@ class Profile(BaseModel):
     device: Device = "auto"
     devices: tuple[Card, ...] = ()
     replicas: int | None = Field(default=None, ge=1, le=64)
+    parallel: Parallel = ""
     precision: Precision = "auto"
     memory: Memory = "auto"
     weights_gb: float | None = Field(default=None, gt=0)
@@ -59,8 +74,16 @@ class Profile(BaseModel):
 
     @property
     def members(self) -> int:
-        """How many workers it has: as many as it says, else one for each of its devices."""
-        return self.replicas or len(self.devices) or 1
+        """How many workers it has: as many as it says, else one for each of its devices, or for
+        each so many of them as draw together."""
+        degrees = self.degrees
+        several = degrees.data if degrees.data > 1 else None
+        return self.replicas or several or max(1, len(self.devices) // degrees.ranks)
+
+    @property
+    def degrees(self) -> Degrees:
+        """How many ranks a worker is, and what they divide."""
+        return degrees_of(self.parallel)
 
     @property
     def needs_bytes(self) -> int:
@@ -69,9 +92,10 @@ class Profile(BaseModel):
 
     def device_of(self, member: int) -> str:
         """Where one of its workers runs, as `cuda:1` if it is told which card to take."""
+        first = member * self.degrees.ranks
         if self.devices:
-            return f"{self.device}:{self.devices[member % len(self.devices)]}"
-        return self.device if self.members == 1 else f"{self.device}:{member}"
+            return f"{self.device}:{self.devices[first % len(self.devices)]}"
+        return self.device if self.members == 1 else f"{self.device}:{first}"
 
     @model_validator(mode="after")
     def _agrees_with_itself(self) -> Self:
@@ -85,9 +109,27 @@ class Profile(BaseModel):
             )
         if self.memory == "spread" and (self.devices or self.members > 1):
             raise ValueError('memory "spread" takes all cards: leave out devices and replicas')
+        self._ranks_agree()
         if self.fallback == self.name:
             raise ValueError("fallback must name another profile")
         return self
+
+    def _ranks_agree(self) -> None:
+        """Raises ValueError where ranks that draw together cannot be as the rest says."""
+        degrees = self.degrees
+        if degrees.data > 1 and self.replicas not in (None, degrees.data):
+            raise ValueError(f"parallel says data={degrees.data}, replicas {self.replicas}")
+        if degrees.ranks == 1:
+            return
+        if self.memory not in ("auto", "resident"):
+            raise ValueError(f"memory {self.memory} is of one rank alone; parallel has several")
+        groups = [
+            self.devices[first : first + degrees.ranks]
+            for first in range(0, len(self.devices), degrees.ranks)
+        ]
+        if any(list(group) != list(range(group[0], group[0] + degrees.ranks)) for group in groups):
+            message = f"devices must be {degrees.ranks} cards in a row for each replica"
+            raise ValueError(f"{message} of parallel = {self.parallel!r}")
 
 
 class Preset(BaseModel):

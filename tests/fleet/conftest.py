@@ -4,11 +4,12 @@ import asyncio
 
 import pytest
 
+from fluxline.ability import EngineStats
 from fluxline.errors import NotReady
 from fluxline.fleet.budget import Budget
 from fluxline.fleet.on_demand import OnDemand
 from fluxline.profiles import GIB, Profile
-from fluxline.request import CancelledEvent, EngineStats, Failed, GenerationRequest
+from fluxline.request import CancelledEvent, Failed, GenerationRequest
 from tests.worker.fake_engine import INFO
 
 

@@ -51,6 +51,7 @@ async def test_who_asks_while_it_is_loaded_shares_the_load(made):
 async def test_who_leaves_before_it_is_loaded_is_not_drawn(made):
     one, news = made.profile("a", load="lazy"), []
     one.submit(asked("x"), news.append)
+    await until(lambda: "a" in made.replicas)
     one.cancel("x")
     one.cancel("nobody")
     await made.loaded(one)
@@ -58,6 +59,18 @@ async def test_who_leaves_before_it_is_loaded_is_not_drawn(made):
 
     assert news == [CancelledEvent("x")]
     assert made.replicas["a"][0].held == {}
+
+
+async def test_what_nobody_waits_for_any_more_before_it_begins_is_not_loaded(made):
+    one, news = made.profile("a", load="lazy"), []
+    one.submit(asked("x"), news.append)
+    one.cancel("x")
+    await asyncio.sleep(0.01)
+    assert (one.state, made.replicas) == ("unloaded", {})
+
+    one.submit(asked("y"), news.append)
+    await made.loaded(one)
+    assert list(made.replicas["a"][0].held) == ["y"]
 
 
 async def test_one_that_cannot_be_loaded_says_so_until_it_is_told_to_try_again(made):
@@ -187,6 +200,40 @@ async def test_one_that_finds_no_room_waits_until_another_has_done_its_work(cram
     assert (a.state, b.state) == ("unloaded", "ready")
 
 
+@pytest.fixture
+async def pressing(cramped, monkeypatch):
+    """One profile that draws, and one that has no room beside it and soon no patience."""
+    monkeypatch.setattr("fluxline.fleet.budget.LONGEST_TURN_S", 0.02)
+    a, b = (cramped.profile(name, load="lazy", needs_gb=3) for name in "ab")
+    a.submit(asked(), lambda news: None)
+    await cramped.loaded(a)
+    await until(lambda: cramped.replicas["a"][0].held)
+    return a, b
+
+
+async def test_nobody_must_leave_for_a_profile_that_nobody_waits_for_any_more(pressing):
+    a, b = pressing
+    b.submit(asked("x"), lambda news: None)
+    b.submit(asked("y"), lambda news: None)
+    b.cancel("x")
+    await until(lambda: a.ready == 0)  # y still waits
+
+    b.cancel("y")
+    await asyncio.sleep(0.05)
+
+    assert (a.ready, a.state, b.state) == (1, "ready", "unloaded")
+
+
+async def test_one_that_was_told_to_load_waits_for_memory_without_a_request(pressing):
+    a, b = pressing
+    b.submit(asked("x"), lambda news: None)
+    b.load()
+    b.cancel("x")
+
+    await until(lambda: a.ready == 0)
+    assert b.state == "starting"
+
+
 async def test_what_was_measured_counts_when_it_is_more_than_was_said(cramped):
     a, b = (cramped.profile(name, load="lazy", needs_gb=1) for name in "ab")
     a.load()
@@ -200,14 +247,3 @@ async def test_what_was_measured_counts_when_it_is_more_than_was_said(cramped):
     await cramped.loaded(big)
 
     assert a.state == "unloaded"
-
-
-async def test_an_eager_profile_makes_room_for_nobody(cramped):
-    eager = cramped.profile("a", needs_gb=3)
-    eager.start()
-    cramped.replicas["a"][0].turn("ready")
-    lazy = cramped.profile("b", load="lazy", needs_gb=3)
-    lazy.load()
-    await asyncio.sleep(0.02)
-
-    assert (eager.state, lazy.state) == ("ready", "starting")

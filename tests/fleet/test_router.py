@@ -93,7 +93,7 @@ async def test_with_both_down_nobody_stands_in(router, made):
     for name in ("fp4", "bf16"):
         made.replicas[name][0].turn("restarting")
 
-    one, note = router.standing("fp4")
+    one, note = router.standing(asked(profile="fp4"))
 
     assert (one.name, note) == ("fp4", "")
 
@@ -108,7 +108,7 @@ async def test_work_is_taken_for_those_who_are_down(router, made):
 
 
 async def test_work_of_a_profile_that_is_gone_goes_to_the_first_and_says_so(router):
-    one, note = router.standing("gone")
+    one, note = router.standing(asked(profile="gone"))
 
     assert (one.name, note) == ("fp4", "profile gone is not served any more: drawn with fp4")
 

@@ -3,8 +3,9 @@
 import pytest
 
 from fluxline import wire
+from fluxline.ability import EngineStats
 from fluxline.fleet.watch import Patience, Watch
-from fluxline.request import Done, EngineStats, Started
+from fluxline.request import Done, Started
 
 PATIENCE = Patience(look_s=1, silent_s=60, stuck_s=900)
 BEAT = wire.Told(EngineStats())

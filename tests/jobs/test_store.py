@@ -419,12 +419,43 @@ def test_a_profile_may_have_a_limit_of_its_own(store):
     store.accept(job("c", profile="bf16"), limits)
 
 
-def test_what_waits_for_profiles_that_are_gone_is_adopted_where_nobody_else_can_have_them(
-    store, database
-):
-    accept(store, "kept", profile="fp4")
-    accept(store, "gone", profile="old")
+def test_some_jobs_may_be_left_to_others(store):
+    accept(store, "a", "b", "c")
 
-    assert store.adopt(["fp4", "bf16"], "bf16") == (0 if database.is_shared else 1)
-    assert store.get("kept").profile == "fp4"
-    assert store.get("gone").profile == ("old" if database.is_shared else "bf16")
+    taken = store.claim("me", profiles=[""], but=["a", "c"], lease_s=10, limit=9)
+
+    assert [row.id for row in taken] == ["b"]
+
+
+def test_what_waits_for_profiles_that_are_gone_is_found_and_adopted(store):
+    accept(store, "kept", profile="fp4")
+    accept(store, "gone", "drawn", profile="old")
+    store.claim("a", profiles=["old"], but=["gone"], lease_s=10, limit=1)
+    assert [row.id for row in store.strange(["fp4"])] == ["gone"]
+    assert [row.id for row in store.waiting(["fp4"])] == ["kept"]
+
+    for name in ("gone", "drawn"):
+        store.adopt(name, "fp4")
+
+    assert (store.get("gone").profile, store.get("drawn").profile) == ("fp4", "old")
+
+
+def test_what_waits_can_be_given_up_and_what_is_drawn_cannot(store):
+    accept(store, "a", "b")
+    claimed(store, 1)
+
+    assert [store.give_up(name, "late", "too late") for name in "ab"] == [False, True]
+    row = store.get("b")
+    assert (row.state, row.error_code, row.error_message) == (JobState.FAILED, "late", "too late")
+
+
+def test_profiles_are_seen_while_somebody_draws_for_them_and_for_some_time(store, clock):
+    accept(store, "a", profile="fp4")
+    accept(store, "b", profile="bf16")
+    began = clock()
+    [row] = store.claim("me", profiles=["fp4"], lease_s=10, limit=1)
+    assert store.begun_since(began + 99) == {"fp4"}
+
+    store.finish(row.token, "[]")
+
+    assert (store.begun_since(began), store.begun_since(began + 99)) == ({"fp4"}, set())

@@ -4,11 +4,13 @@ import asyncio
 
 import pytest
 
+from fluxline.ability import EngineStats
+from fluxline.errors import NotReady
 from fluxline.fleet.on_demand import OnDemand
 from fluxline.fleet.router import Router
 from fluxline.jobs import Database, JobStore
 from fluxline.profiles import Profile
-from fluxline.request import CancelledEvent, EngineStats, Failed, GenerationRequest
+from fluxline.request import CancelledEvent, Failed, GenerationRequest
 from fluxline.service import Service
 from fluxline.storage import open_pictures
 from tests.worker.fake_engine import INFO, FakeEngine
@@ -45,6 +47,8 @@ class ScriptedReplica:
             publish(Failed(name, "overloaded", "the server is shutting down"))
 
     def submit(self, request, publish):
+        if self.state != "ready":
+            raise NotReady(self.reason, retry_after_s=1)
         self.publish[request.id] = publish
         self.requests[request.id] = request
 

@@ -113,7 +113,7 @@ async def test_a_request_waits_while_the_model_is_loaded(service, replica, monke
         return "ready"
 
     monkeypatch.setattr(replica, "settled", settled)
-    replica.state = "restarting"
+    replica.state, replica.models = "restarting", ()
     opened = service.roster.opened
     first, second = (asyncio.create_task(opened("fake")) for _ in range(2))
     await asyncio.sleep(0)
@@ -122,7 +122,9 @@ async def test_a_request_waits_while_the_model_is_loaded(service, replica, monke
     assert not first.done()
 
     loaded.set()
-    await asyncio.gather(first, second)
+    replica.state, replica.models = "ready", (INFO,)
+    assert await asyncio.gather(first, second) == [INFO, INFO]
+    replica.state, replica.models = "restarting", ()
     monkeypatch.setattr("fluxline.service.roster.LONGEST_OPENING_S", 0.01)
     loaded.clear()
     with pytest.raises(NotReady):

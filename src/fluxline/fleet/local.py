@@ -8,12 +8,13 @@ import time
 from dataclasses import dataclass
 
 from fluxline import wire
+from fluxline.ability import EngineStats, ModelInfo
 from fluxline.errors import EngineError, NotReady, error_of
 from fluxline.fleet.held import Holding
 from fluxline.fleet.process import WorkerCommand, WorkerProcess
 from fluxline.fleet.replica import Publish, ReplicaState
 from fluxline.fleet.watch import Patience, Watch
-from fluxline.request import EngineStats, GenerationRequest, ModelInfo, Terminal
+from fluxline.request import GenerationRequest, Terminal
 
 MAX_FAILED_LOADS = 3  # deaths in a row before it was ready
 EXIT_GRACE_S = 5.0  # between the last word of a worker and its kill

@@ -11,20 +11,12 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
+from fluxline.ability import EngineStats, ModelInfo
 from fluxline.errors import CapacityError, FluxlineError, NotReady
 from fluxline.fleet.budget import Budget
 from fluxline.fleet.replica import Publish, Replica, ReplicaState
 from fluxline.profiles import Profile
-from fluxline.request import (
-    CancelledEvent,
-    EngineStats,
-    Event,
-    Failed,
-    GenerationRequest,
-    ImageReady,
-    ModelInfo,
-    Terminal,
-)
+from fluxline.request import CancelledEvent, Event, Failed, GenerationRequest, ImageReady, Terminal
 
 _log = logging.getLogger(__name__)
 
@@ -49,6 +41,7 @@ class OnDemand:
         self._open: set[str] = set()
         self._holds_memory = False
         self._is_stopped = False
+        self._is_called = False  # by `load`: it is loaded even when nobody waits for it any more
         self._loading: asyncio.Task[None] | None = None
         self._unloading: asyncio.Task[None] | None = None
         self._watching: asyncio.Task[None] | None = None
@@ -70,7 +63,9 @@ class OnDemand:
             return self._inner.state
         if self._is_stopped:
             return "stopped"
-        return "starting" if self._loading else "unloaded"
+        if self._loading:
+            return "starting"
+        return "failed" if self._budget.why_never(self) else "unloaded"
 
     @property
     def reason(self) -> str:
@@ -79,7 +74,9 @@ class OnDemand:
             return self._inner.reason
         if self._is_stopped:
             return "the server is shutting down"
-        return "the model waits for memory" if self._loading else "the model is not loaded"
+        if self._loading:
+            return "the model waits for memory"
+        return self._budget.why_never(self) or "the model is not loaded"
 
     @property
     def is_down(self) -> bool:
@@ -94,6 +91,8 @@ class OnDemand:
     @property
     def ready(self) -> int:
         """How many engines can be given work now, or will be there for it."""
+        if self._budget.must_leave(self):
+            return 0
         if self._inner is not None:
             return self._inner.ready
         return self.profile.members if self.state == "unloaded" else 0
@@ -112,6 +111,11 @@ class OnDemand:
     def stats(self) -> tuple[EngineStats, ...]:
         """What the engines have done that are there."""
         return () if self._inner is None else self._inner.stats
+
+    @property
+    def stays(self) -> bool:
+        """Whether it is never unloaded."""
+        return not self.profile.is_lazy
 
     @property
     def held_bytes(self) -> int:
@@ -140,10 +144,8 @@ class OnDemand:
 
     def load(self) -> None:
         """Begin to load, if it is not there. One that has failed is tried again."""
-        is_there = self._inner is not None and self._inner.state != "failed"
-        if not (is_there or self._loading or self._is_stopped):
-            self._ended.clear()
-            self._loading = asyncio.create_task(self._load(), name=f"fleet.load {self.name}")
+        if self._begin_to_load():
+            self._is_called = True
 
     async def unload(self) -> None:
         """End its processes, unless it is eager or has work; returns when they are gone."""
@@ -171,12 +173,13 @@ class OnDemand:
             return
         self._waiting[request.id] = (request, publish)
         self._busy()
-        self.load()
+        self._begin_to_load()
 
     def cancel(self, request_id: str) -> None:
         """Stop drawing a request. An unknown id is ignored."""
         if found := self._waiting.pop(request_id, None):
             found[1](CancelledEvent(request_id))
+            self._leave_line()
             self._rest()
         elif self._inner is not None:
             self._inner.cancel(request_id)
@@ -203,6 +206,22 @@ class OnDemand:
     def _is_idle(self) -> bool:
         return not (self._open or self._waiting or self._loading)
 
+    def _begin_to_load(self) -> bool:
+        """Begin to load, unless it is there; whether it is on its way now."""
+        is_there = self._inner is not None and self._inner.state != "failed"
+        if not (is_there or self._loading or self._is_stopped):
+            self._ended.clear()
+            self._loading = asyncio.create_task(self._load(), name=f"fleet.load {self.name}")
+        return self._loading is not None
+
+    def _leave_line(self) -> None:
+        """Want no memory any more that was not given yet, if nobody wants the model."""
+        if self._waiting or self._is_called or self._inner is not None or not self._loading:
+            return
+        self._loading.cancel()
+        self._loading = None
+        self.on_change()
+
     async def _load(self) -> None:
         try:
             if self._unloading:
@@ -210,15 +229,18 @@ class OnDemand:
             if self._inner is not None:  # it has failed
                 await self._end(self._dismissed(self._inner))
             async with self._budget.room_for(self):
-                self._holds_memory = True
                 self._inner = inner = self._make()
+                self._holds_memory = True
             inner.start()
             _log.info("profile %s is being loaded", self.name)
             await inner.settled()
             self._watch(inner)
+        except NotReady as exc:
+            _log.warning("%s", exc.message)
         finally:
-            self._loading = None
-            self._loaded()
+            if self._loading is asyncio.current_task():  # else it has left the line
+                self._loading, self._is_called = None, False
+                self._loaded()
 
     def _loaded(self) -> None:
         """Pass on what has waited, if it came so far."""
@@ -302,6 +324,7 @@ class OnDemand:
             await inner.ended()
             if inner is self._inner:
                 self._ended.set()
+                self._budget.changed()
                 self.on_change()
 
         self._watching = asyncio.create_task(watch(), name=f"fleet.watch {self.name}")

@@ -8,22 +8,20 @@ import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
+from fluxline.ability import EngineStats, ModelInfo, cost
 from fluxline.errors import CapacityError, FluxlineError, NotReady
 from fluxline.fleet.replica import Publish, Replica, ReplicaState
 from fluxline.request import (
     CancelledEvent,
     Done,
-    EngineStats,
     Event,
     Failed,
     GenerationRequest,
     ImageReady,
-    ModelInfo,
     Progress,
     Queued,
     Started,
     Terminal,
-    cost,
 )
 
 

@@ -23,6 +23,7 @@ class WorkerCommand:
     precision: str = "auto"
     memory: str = "auto"  # where its weights lie
     weights_gb: float | None = None  # of those that visit a card at once
+    parallel: str = ""  # ranks that draw together; empty: one alone
     engine: str = ENGINE  # module:factory, imported in the worker only
     member: int = 0  # which of so many workers it is:
     members: int = 1  # each has its own card, or its own share of the cores
@@ -41,6 +42,7 @@ class WorkerCommand:
             "--precision": self.precision,
             "--memory": self.memory,
             "--share": f"{self.member}/{self.members}",
+            "--parallel": self.parallel,
             "--engine": self.engine,
             "--lora-bytes": self.lora_bytes,
             "--log-level": self.log_level,

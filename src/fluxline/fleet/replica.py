@@ -3,8 +3,9 @@
 from collections.abc import Callable
 from typing import Literal, Protocol
 
+from fluxline.ability import EngineStats, ModelInfo
 from fluxline.errors import FluxlineError
-from fluxline.request import EngineStats, Event, GenerationRequest, ModelInfo
+from fluxline.request import Event, GenerationRequest
 
 ReplicaState = Literal["unloaded", "starting", "ready", "restarting", "failed", "stopped"]
 """Unloaded: it holds no memory, and is loaded when it is wanted."""

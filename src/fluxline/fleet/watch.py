@@ -6,7 +6,7 @@ Pure bookkeeping. It kills nothing and reads no clock.
 from dataclasses import dataclass
 
 from fluxline import wire
-from fluxline.request import EngineStats
+from fluxline.ability import EngineStats
 
 TIMES_A_BATCH = 20.0  # what an engine may take for one step, in full batches as it measured them
 

@@ -2,8 +2,9 @@
 
 from fluxline.jobs.database import Database
 from fluxline.jobs.keys import Key, KeyRing, Scope
-from fluxline.jobs.store import JobStore, Limits, NewJob, NewWebhook
-from fluxline.jobs.table import JobRow, JobState
+from fluxline.jobs.limits import Limits
+from fluxline.jobs.store import JobStore
+from fluxline.jobs.table import JobRow, JobState, NewJob, NewWebhook
 from fluxline.jobs.webhooks import Webhook, WebhookStore
 
 __all__ = [

@@ -7,7 +7,7 @@ is finished once. All methods block; any thread may call them.
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 from sqlalchemy import (
@@ -21,56 +21,16 @@ from sqlalchemy import (
     update,
 )
 
-from fluxline.errors import InvalidParams, QueueFull, WorkerDied
+from fluxline.errors import InvalidParams, WorkerDied
 from fluxline.jobs.database import Database
-from fluxline.jobs.table import OVER, JobRow, JobState, jobs, sources, webhooks
+from fluxline.jobs.limits import Limits, refuse_beyond
+from fluxline.jobs.table import OVER, JobRow, JobState, NewJob, jobs, sources, webhooks
 from fluxline.jobs.turns import is_fleeting, next_in_turn
 
 _UNTOLD = {"attempts": 0, "next_at": 0.0, "delivered_at": None, "error": None}
 
 FIRST_LEASE_S = 60.0  # of a job whose caller waits, until its server first renews it
 MAX_ATTEMPTS = 10  # claims; a worker that dies is counted by the fleet, and much sooner
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NewWebhook:
-    """Who wants to be told when a job is over; the table's columns say what each field means."""
-
-    url: str
-    secret: str | None
-    base_url: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NewJob:
-    """What is written when a job is accepted; the table's columns say what each field means."""
-
-    id: str
-    request: str
-    fingerprint: str
-    owner: str = ""
-    idempotency_key: str | None = None
-    door: str = "jobs"
-    profile: str = ""
-    cost: float = 0.0
-    priority: int = 0
-    rank: int = 0
-    is_attended: bool = False
-    holder: str | None = None
-    deadline: float | None = None
-    webhook: NewWebhook | None = None
-    source: bytes | None = None  # the pictures it is drawn from; kept while it may be drawn
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """What the queue may hold at most. of_owner counts what waits and what runs; of_profile what
-    waits for the profile of the job that is let in."""
-
-    waiting: int
-    cost: float = float("inf")
-    of_profile: int | None = None
-    of_owner: int | None = None
 
 
 class JobStore:
@@ -91,7 +51,7 @@ class JobStore:
         with self._database.writing_alone() as db:  # the limits are those of all servers together
             if known := self._known(db, new.owner, new.idempotency_key, new.fingerprint):
                 return known, False
-            self._refuse_beyond(db, limits, owner=new.owner, profile=new.profile, cost=new.cost)
+            refuse_beyond(db, limits, owner=new.owner, profile=new.profile, cost=new.cost)
             row = {
                 **asdict(new),
                 "created_at": self._clock(),
@@ -177,9 +137,7 @@ class JobStore:
             if found is None or owner not in (None, found.owner):
                 return None
             if found.state in (JobState.FAILED, JobState.CANCELLED):
-                self._refuse_beyond(
-                    db, limits, owner=found.owner, profile=found.profile, cost=found.cost
-                )
+                refuse_beyond(db, limits, owner=found.owner, profile=found.profile, cost=found.cost)
                 db.execute(
                     update(jobs)
                     .where(jobs.c.id == job_id)
@@ -206,11 +164,17 @@ class JobStore:
     # ---- the holders' side
 
     def claim(
-        self, holder: str, *, profiles: Sequence[str], lease_s: float, limit: int
+        self,
+        holder: str,
+        *,
+        profiles: Sequence[str],
+        but: Sequence[str] = (),
+        lease_s: float,
+        limit: int,
     ) -> list[JobRow]:
-        """Take up to `limit` jobs of those profiles: by priority, then in turn between owners,
-        then by age."""
-        asked = {"asks": holder, "profiles": list(profiles), "most": limit}
+        """Take up to `limit` jobs of those profiles, but for some: by priority, then in turn
+        between owners, then by age."""
+        asked = {"asks": holder, "profiles": list(profiles), "but": list(but), "most": limit}
         with self._database.writing_alone() as db:  # who else claims would choose the same
             ids = list(db.scalars(next_in_turn(), asked))
             if not ids:
@@ -233,16 +197,11 @@ class JobStore:
             rows = db.execute(select(jobs).where(jobs.c.id.in_(free))).mappings()
             return sorted((JobRow.of(row) for row in rows), key=lambda row: ids.index(row.id))
 
-    def adopt(self, profiles: Sequence[str], heir: str) -> int:
-        """Give an heir the waiting jobs of all other profiles, and return how many they were.
-
-        Only where no other server can have these profiles: who shares a database leaves them.
-        """
-        if self._database.is_shared:
-            return 0
-        strange = and_(jobs.c.state == JobState.QUEUED, jobs.c.profile.not_in(profiles))
-        with self._database.writing() as db:
-            return db.execute(update(jobs).where(strange).values(profile=heir)).rowcount
+    def waiting(self, profiles: Sequence[str]) -> list[JobRow]:
+        """The jobs that wait for those profiles, in any order."""
+        query = select(jobs).where(jobs.c.state == JobState.QUEUED, jobs.c.profile.in_(profiles))
+        with self._database.reading() as db:
+            return [JobRow.of(row) for row in db.execute(query).mappings()]
 
     def renew(
         self, holder: str, tokens: Sequence[tuple[str, int]], *, lease_s: float
@@ -314,6 +273,36 @@ class JobStore:
             db.execute(delete(jobs).where(jobs.c.id.in_(ids)))
             return len(ids)
 
+    # ---- jobs of profiles that are not served
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether other servers, which may have other profiles, may use it at the same time."""
+        return self._database.is_shared
+
+    def strange(self, profiles: Sequence[str]) -> list[JobRow]:
+        """The jobs that wait for other profiles than those, in any order."""
+        query = select(jobs).where(jobs.c.state == JobState.QUEUED, jobs.c.profile.not_in(profiles))
+        with self._database.reading() as db:
+            return [JobRow.of(row) for row in db.execute(query).mappings()]
+
+    def begun_since(self, when: float) -> set[str]:
+        """The profiles of which somebody draws a job, or has begun one since then."""
+        is_seen = or_(jobs.c.state == JobState.RUNNING, jobs.c.started_at >= when)
+        with self._database.reading() as db:
+            return set(db.scalars(select(jobs.c.profile).where(is_seen).distinct()))
+
+    def adopt(self, job_id: str, heir: str) -> None:
+        """Give a job that waits to another profile."""
+        with self._database.writing() as db:
+            db.execute(update(jobs).where(_waits(job_id)).values(profile=heir))
+
+    def give_up(self, job_id: str, code: str, message: str) -> bool:
+        """Fail a job that waits. False: it waits no more."""
+        with self._database.writing() as db:
+            told = {"error_code": code, "error_message": message}
+            return self._end(db, _waits(job_id), JobState.FAILED, **told)
+
     # ---- inside
 
     def _end_leases(self, is_lost: Any) -> list[JobRow]:
@@ -381,33 +370,11 @@ class JobStore:
             raise InvalidParams(message, field="Idempotency-Key")
         return None if row is None else JobRow.of(row)
 
-    def _refuse_beyond(
-        self, db: Connection, limits: Limits, *, owner: str, profile: str, cost: float
-    ) -> None:
-        waiting = select(func.count(), func.coalesce(func.sum(jobs.c.cost), 0.0)).where(
-            jobs.c.state == JobState.QUEUED
-        )
-        count, ahead = db.execute(waiting).one()
-        if count >= limits.waiting:
-            message = f"{count} requests are waiting; at most {limits.waiting} may"
-            raise QueueFull(message, retry_after_s=1.0)
-        if ahead and ahead + cost > limits.cost:
-            raise QueueFull("the queue holds as much work as it may", retry_after_s=1.0)
-        if limits.of_profile is not None:
-            same = and_(jobs.c.state == JobState.QUEUED, jobs.c.profile == profile)
-            count = db.scalar(select(func.count()).where(same)) or 0
-            if count >= limits.of_profile:
-                message = f"{count} requests wait for {profile}; at most {limits.of_profile} may"
-                raise QueueFull(message, retry_after_s=1.0)
-        if limits.of_owner is not None:
-            states = (JobState.QUEUED, JobState.RUNNING)
-            mine = and_(jobs.c.owner == owner, jobs.c.state.in_(states))
-            count = db.scalar(select(func.count()).where(mine)) or 0
-            if count >= limits.of_owner:
-                message = f"{count} requests of this key are open; at most {limits.of_owner} may be"
-                raise QueueFull(message, retry_after_s=1.0)
-
 
 def _held(token: tuple[str, int]) -> Any:
     job_id, fence = token
     return and_(jobs.c.id == job_id, jobs.c.fence == fence, jobs.c.state == JobState.RUNNING)
+
+
+def _waits(job_id: str) -> Any:
+    return and_(jobs.c.id == job_id, jobs.c.state == JobState.QUEUED)

@@ -112,6 +112,36 @@ keys = Table(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class NewWebhook:
+    """Who wants to be told when a job is over; the columns say what each field means."""
+
+    url: str
+    secret: str | None
+    base_url: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewJob:
+    """What is written when a job is accepted; the columns say what each field means."""
+
+    id: str
+    request: str
+    fingerprint: str
+    owner: str = ""
+    idempotency_key: str | None = None
+    door: str = "jobs"
+    profile: str = ""
+    cost: float = 0.0
+    priority: int = 0
+    rank: int = 0
+    is_attended: bool = False
+    holder: str | None = None
+    deadline: float | None = None
+    webhook: NewWebhook | None = None
+    source: bytes | None = None  # the pictures it is drawn from; kept while it may be drawn
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class JobRow:
     """One job as it was when it was read; the columns say what each field means."""
 

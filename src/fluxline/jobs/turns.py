@@ -13,8 +13,9 @@ is_fleeting = and_(jobs.c.is_attended, jobs.c.idempotency_key.is_(None))
 
 @functools.cache  # to put it together takes as long as to ask it
 def next_in_turn() -> Select[Any]:
-    """Who is next of some `profiles` for the holder that `asks`, `most` at a time: by priority; of
-    equals, owners in turn, counting what runs of theirs already, and of one owner by rank.
+    """Who is next of some `profiles` for the holder that `asks`, `most` at a time, `but` for those
+    whom another shall draw: by priority; of equals, owners in turn, counting what runs of theirs
+    already, and of one owner by rank.
 
     What somebody waits for on a line to another server is that one's to draw.
     """
@@ -34,6 +35,7 @@ def next_in_turn() -> Select[Any]:
         .where(
             jobs.c.state == JobState.QUEUED,
             jobs.c.profile.in_(bindparam("profiles", expanding=True)),
+            jobs.c.id.not_in(bindparam("but", expanding=True)),
             or_(not_(is_fleeting), jobs.c.holder == bindparam("asks")),
         )
         .subquery()

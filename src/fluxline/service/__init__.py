@@ -1,7 +1,7 @@
 """The life of a request: admitted, recorded, dispatched, collected, stored, answered."""
 
 from fluxline.service.feed import Ticket
-from fluxline.service.loras import Loras
+from fluxline.service.loras import Loras, lacks
 from fluxline.service.record import Drawn
 from fluxline.service.service import Drawing, Service
 from fluxline.service.terms import Caller, Standing, Status, Terms, Wish
@@ -11,6 +11,7 @@ __all__ = [
     "Drawing",
     "Drawn",
     "Loras",
+    "lacks",
     "Service",
     "Standing",
     "Status",

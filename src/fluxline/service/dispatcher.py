@@ -157,14 +157,33 @@ class Dispatcher:
             await endured(self._noticed(self._claim()))
 
     async def _claim(self) -> None:
-        for one, profiles in self._router.takers():
-            await self._claim_for(one, profiles)
+        takers = self._router.takers()
+        drawn_by = await self._stood_in_for()
+        for one, profiles in takers:
+            others = [job_id for job_id, who in drawn_by.items() if who is not one]
+            await self._claim_for(one, profiles, but=others)
 
-    async def _claim_for(self, one: OnDemand, profiles: list[str]) -> None:
+    async def _stood_in_for(self) -> dict[str, OnDemand]:
+        """Who would draw each job that waits for a profile that is down."""
+        if not (down := self._router.down):
+            return {}
+        drawn_by = {}
+        for row in await self._clerk.do(self._store.waiting, down):
+            request = record.told_of(row)
+            self._router.call_in(request)
+            drawn_by[row.id], _ = self._router.standing(request)
+        return drawn_by
+
+    async def _claim_for(self, one: OnDemand, profiles: list[str], *, but: list[str]) -> None:
         """Claim what is there for these profiles, as far as the one that draws it has room."""
         while (room := self._room(one)) > 0:
             rows = await self._clerk.do(
-                self._store.claim, self._holder, profiles=profiles, lease_s=LEASE_S, limit=room
+                self._store.claim,
+                self._holder,
+                profiles=profiles,
+                but=but,
+                lease_s=LEASE_S,
+                limit=room,
             )
             self.is_cut_off = False
             for row in rows:
@@ -243,7 +262,7 @@ class Dispatcher:
         try:
             request = replace(record.request_of(row), priority=row.priority, owner=row.owner)
             if record.needs_pictures(request):
-                request = await self._with_pictures(request, held)
+                request = await self._with_pictures(request)
             self._router.submit(request, held.trace.hearing(news.put_nowait))
         except NotReady as exc:
             return await self._end(held, Failed(row.id, CapacityError.code, exc.message), [])
@@ -272,14 +291,9 @@ class Dispatcher:
                 case event:
                     held.feed.publish(event)
 
-    async def _with_pictures(self, request: GenerationRequest, held: Held) -> GenerationRequest:
+    async def _with_pictures(self, request: GenerationRequest) -> GenerationRequest:
         """The request, with the pictures that it is drawn from. Raises EngineError, NotReady."""
-        given = held.feed.request
-        if given.source or any(given.references):  # not if the feed was made of the row
-            return replace(
-                request, source=given.source, mask=given.mask, references=given.references
-            )
-        data = await self._clerk.do(self._store.source, held.row.id)
+        data = await self._clerk.do(self._store.source, request.id)
         if data is None:
             raise EngineError("the pictures that the job is drawn from are not kept any more")
         return record.with_pictures(request, data)

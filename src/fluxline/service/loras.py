@@ -5,12 +5,15 @@ or draws it again, draws the same. Lives on one event loop; folders are looked t
 """
 
 import asyncio
+import contextlib
 from collections.abc import Iterable
 from dataclasses import replace
 
-from fluxline.errors import UnknownLora
-from fluxline.loras import Hashes, LoraFolder, LoraInfo, is_in_hub_cache
-from fluxline.request import GenerationRequest, LoraRef, ModelInfo, SamplingParams, check_loras
+from fluxline.ability import ModelInfo, check_loras
+from fluxline.errors import ConfigError, InvalidParams, UnknownLora
+from fluxline.loras import Hashes, LoraFolder, LoraInfo, hub_name, in_hub_cache
+from fluxline.profiles import Profile
+from fluxline.request import GenerationRequest, LoraRef, SamplingParams
 
 
 class Loras:
@@ -27,7 +30,7 @@ class Loras:
         Raises UnknownLora, InvalidParams.
         """
         check_loras((lora,))
-        await asyncio.to_thread(self._find, {lora.name})
+        await asyncio.to_thread(self.look_for, {lora.name})
         self.applied = lora
 
     def remove(self) -> None:
@@ -56,24 +59,58 @@ class Loras:
         def fill(params: SamplingParams) -> SamplingParams:
             return replace(params, loras=usual if params.loras is None else params.loras)
 
+        is_usual = all(picture.params.loras is None for picture in request.pictures())
         plan = tuple(replace(picture, params=fill(picture.params)) for picture in request.plan)
         request = replace(request, params=fill(request.params), plan=plan)
         named = {lora.name for one in request.pictures() for lora in one.params.loras or ()}
-        if named:
-            await asyncio.to_thread(self._find, named)
+        try:
+            if named:
+                await asyncio.to_thread(self.look_for, named)
+        except UnknownLora as exc:
+            if not is_usual:
+                raise
+            message = f"{exc.message}; it acts here on what names none: [] is drawn without"
+            raise UnknownLora(message) from exc
         return request
 
-    def _find(self, names: Iterable[str]) -> None:
+    def look_for(self, names: Iterable[str]) -> None:
+        """See that each is there, or to be fetched. Blocks. Raises UnknownLora."""
         for name in sorted(names):
             try:
                 self._folder.find(name)
             except UnknownLora:
-                if not (self._fetches and "/" in name) and not is_in_hub_cache(name):
+                wanted = hub_name(name)
+                if wanted is None or not (self._fetches or in_hub_cache(wanted)):
                     raise
 
     def _infos(self) -> list[tuple[LoraInfo, str]]:
-        return [(info, self._hashes.of(info.path)) for info in self._folder.infos()]
+        found = []
+        for info in self._folder.infos():
+            with contextlib.suppress(OSError, ValueError):  # gone since, or not to be read
+                found.append((info, self._hashes.of(info.path)))
+        return found
 
     def _preview(self, name: str) -> bytes | None:
-        preview = self._folder.info(name).preview
-        return None if preview is None else preview.read_bytes()
+        with contextlib.suppress(OSError):  # gone since
+            if (preview := self._folder.info(name).preview) is not None:
+                return preview.read_bytes()
+        return None
+
+
+def lacks(profile: Profile, loras: Loras) -> list[str]:
+    """What is missing of the LoRAs that a profile wears by its settings; it may come yet.
+
+    Raises ConfigError for what never could be worn.
+    """
+    own = tuple(LoraRef(name, strength) for name, strength in profile.loras.items())
+    try:
+        check_loras(own)
+    except InvalidParams as exc:
+        raise ConfigError(f"profile {profile.name}: {exc.message}") from exc
+    said = []
+    for lora in own:
+        try:
+            loras.look_for([lora.name])
+        except UnknownLora as exc:
+            said.append(f"{exc.message}; until it is there, what names no LoRA is refused")
+    return said

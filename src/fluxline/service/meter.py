@@ -9,18 +9,11 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from fluxline.ability import EngineStats
 from fluxline.errors import FluxlineError
 from fluxline.fleet.on_demand import OnDemand
 from fluxline.fleet.router import Router
-from fluxline.request import (
-    CancelledEvent,
-    Done,
-    EngineStats,
-    Failed,
-    ImageReady,
-    ImageResult,
-    Started,
-)
+from fluxline.request import CancelledEvent, Done, Failed, ImageReady, ImageResult, Started
 from fluxline.service.feed import Feed, News
 
 SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)

@@ -9,7 +9,14 @@ import msgspec
 
 from fluxline.errors import EngineError
 from fluxline.jobs import JobRow, NewJob
-from fluxline.request import GenerationRequest, ImageFormat, ImageResult, SamplingParams, ScorerName
+from fluxline.request import (
+    Backend,
+    GenerationRequest,
+    ImageFormat,
+    ImageResult,
+    SamplingParams,
+    ScorerName,
+)
 from fluxline.service.terms import Caller, Terms
 
 
@@ -34,6 +41,7 @@ class Drawn:
     scorer: ScorerName | None = None  # rows of before have none
     warnings: tuple[str, ...]
     profile: str = ""  # rows of before have none
+    backend: Backend = "native"  # rows of before have none
 
     @classmethod
     def of(cls, image: ImageResult) -> "Drawn":
@@ -56,6 +64,7 @@ class Drawn:
             scorer=image.scorer,
             warnings=image.warnings,
             profile=image.profile,
+            backend=image.backend,
         )
 
     def image(self, data: bytes) -> ImageResult:
@@ -75,6 +84,7 @@ class Drawn:
             score=self.score,
             scorer=self.scorer,
             profile=self.profile,
+            backend=self.backend,
             stored=self.key,
             warnings=self.warnings,
         )
@@ -94,14 +104,18 @@ _result = msgspec.json.Decoder(tuple[Drawn, ...])
 
 
 def request_text(request: GenerationRequest) -> str:
-    """Write a request down, of its pictures only which there are: they lie beside the row."""
-    request = replace(
+    """Write a request down, without its pictures: they lie beside the row."""
+    return msgspec.json.encode(without_pictures(request)).decode()
+
+
+def without_pictures(request: GenerationRequest) -> GenerationRequest:
+    """The request, of whose pictures only is said which there are."""
+    return replace(
         request,
         source=None if request.source is None else b"",
         mask=None if request.mask is None else b"",
         references=(b"",) * len(request.references),
     )
-    return msgspec.json.encode(request).decode()
 
 
 def pictures_data(request: GenerationRequest) -> bytes | None:
@@ -149,7 +163,7 @@ def new_job(
         holder=holder,
         deadline=None if terms.deadline_s is None else time.time() + terms.deadline_s,
         webhook=terms.webhook,
-        source=None if terms.is_fleeting else pictures_data(request),  # only this server draws it
+        source=pictures_data(request),
     )
 
 
@@ -167,7 +181,7 @@ def told_of(row: JobRow) -> GenerationRequest:
     try:
         return request_of(row)
     except EngineError:
-        return GenerationRequest(id=row.id, prompt="", seed=0)
+        return GenerationRequest(id=row.id, prompt="", seed=0, profile=row.profile)
 
 
 def result_text(images: Sequence[ImageResult]) -> str:

@@ -3,11 +3,12 @@
 import asyncio
 from collections.abc import Mapping
 
+from fluxline.ability import ModelInfo
 from fluxline.errors import NotReady
 from fluxline.fleet.on_demand import OnDemand
 from fluxline.fleet.router import Router
 from fluxline.profiles import Preset
-from fluxline.request import GenerationRequest, LoraRef, ModelInfo
+from fluxline.request import GenerationRequest, LoraRef
 from fluxline.service.admission import Admission
 from fluxline.service.terms import Standing, Wish
 from fluxline.settings import DEFAULT_MODEL
@@ -51,37 +52,33 @@ class Roster:
         return Standing.of(self._chosen(wish))
 
     def info(self, profile: str) -> ModelInfo:
-        """What is known of the model that draws for a profile now. Raises NotReady."""
-        one, _ = self._router.standing(profile)
-        if one.state in ("failed", "stopped") or not one.models:
-            raise _not_ready(one)
-        return one.models[0]
+        """What is known of a profile's model, or of who stands in for it. Raises NotReady."""
+        return _info(self._router.describing(profile))
 
-    def why_not(self, profile: str | None) -> str | None:
-        """Why a profile will never draw, nor anybody in its place; None: it will."""
-        one, _ = self._router.standing(profile)
-        return one.reason if one.state == "failed" else None
+    def info_for(self, request: GenerationRequest) -> ModelInfo:
+        """What is known of the model that draws a request now, or will. Raises NotReady."""
+        one, _ = self._router.standing(request)
+        return _info(self._router.describing(request.profile) if one.is_down else one)
 
     def queue_limit(self, profile: str) -> int | None:
         """How many requests may wait for a profile; None: as many as for all."""
-        one, _ = self._router.standing(profile)
-        return one.profile.queue_limit
+        return self._named(profile).profile.queue_limit
 
     def loras(self, profile: str) -> tuple[LoraRef, ...]:
         """Those that act on a profile's pictures where a request names none."""
-        one = next((one for one in self._router if one.name == profile), self._router.default)
-        return tuple(LoraRef(name, strength) for name, strength in one.profile.loras.items())
+        loras = self._named(profile).profile.loras
+        return tuple(LoraRef(name, strength) for name, strength in loras.items())
 
     async def opened(self, profile: str) -> ModelInfo:
-        """Wait while a profile is loaded or its worker started again; one of which nothing is
-        known is loaded. All who wait share it.
+        """Wait while nothing is known of a profile's model and it is loaded, as it is then. All
+        who wait share it.
 
         Raises QueueFull when as many wait as may, NotReady when it takes too long.
         """
-        one, _ = self._router.standing(profile)
+        one = self._router.describing(profile)
         if one.state == "unloaded" and not one.models:
             one.load()
-        if one.state == "restarting" or (one.state == "starting" and not one.models):
+        if one.state in ("starting", "restarting") and not one.models:
             await self._settled(one)
         return self.info(profile)
 
@@ -100,6 +97,9 @@ class Roster:
         await one.unload()
         return one.state == "unloaded"
 
+    def _named(self, profile: str) -> OnDemand:
+        return next((one for one in self._router if one.name == profile), self._router.default)
+
     def _chosen(self, wish: Wish) -> OnDemand:
         model = self._aliases.get(wish.model, wish.model) if wish.model else None
         return self._router.choose(
@@ -116,6 +116,12 @@ class Roster:
                     await one.settled()
             except TimeoutError:
                 raise NotReady(f"not ready: {one.reason}", retry_after_s=10.0) from None
+
+
+def _info(one: OnDemand) -> ModelInfo:
+    if one.state in ("failed", "stopped") or not one.models:
+        raise _not_ready(one)
+    return one.models[0]
 
 
 def _not_ready(one: OnDemand) -> NotReady:

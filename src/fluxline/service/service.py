@@ -6,11 +6,12 @@ process. Lives on one event loop.
 
 import asyncio
 import contextlib
-from collections.abc import Coroutine, Iterable, Mapping
+from collections.abc import Coroutine, Mapping
 from dataclasses import replace
 from typing import Any, Literal, NamedTuple
 
-from fluxline.errors import CapacityError, FluxlineError, NotReady
+from fluxline.ability import EngineStats, ModelInfo, check, check_pictures, cost
+from fluxline.errors import FluxlineError, NotReady
 from fluxline.fleet.replica import ReplicaState
 from fluxline.fleet.router import Router
 from fluxline.jobs import JobRow, JobState, JobStore, Limits
@@ -18,20 +19,14 @@ from fluxline.loras import LoraFolder
 from fluxline.profiles import PRESETS, Preset
 from fluxline.request import (
     CancelledEvent,
-    EngineStats,
-    Failed,
     GenerationRequest,
     ImageReady,
     ImageResult,
-    ModelInfo,
-    check,
-    check_pictures,
-    cost,
     failure_of,
 )
 from fluxline.service import record
 from fluxline.service.admission import Admission
-from fluxline.service.clerk import Clerk, endured
+from fluxline.service.clerk import Clerk
 from fluxline.service.dispatcher import Dispatcher
 from fluxline.service.elsewhere import Elsewhere
 from fluxline.service.feed import Feed, Ticket
@@ -39,12 +34,11 @@ from fluxline.service.loras import Loras
 from fluxline.service.meter import Meter
 from fluxline.service.register import Register
 from fluxline.service.roster import Roster
+from fluxline.service.stranded import Stranded
 from fluxline.service.sweeper import Sweeper
 from fluxline.service.terms import Caller, Status, Terms
 from fluxline.storage import Pictures
 from fluxline.tracing import OFF, Tracing, open_span
-
-LOOK_S = 1.0  # between two looks for who waits on a profile that has failed
 
 
 class Drawing(NamedTuple):
@@ -100,14 +94,16 @@ class Service:
         self._elsewhere = Elsewhere(
             store, self._clerk, pictures, strays=self._strays, let_go=self._register.let_go
         )
+        self._stranded = Stranded(
+            router, store, self._clerk, strays=self._strays, why_not=lambda: self.status.reason
+        )
         self._is_closing = False
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
         """Take up what an earlier server left behind, and begin to work. Raises NotReady."""
         await self._clerk.do(self._store.end_leases_of, self._holder)
-        names = [one.name for one in self._router]
-        await self._clerk.do(self._store.adopt, names, self._router.default.name)
+        await self._stranded.bequeath()
         for row in await self._clerk.do(self._store.recent, states=[JobState.QUEUED], limit=10_000):
             self._register.of(row)
         for one in self._router:
@@ -116,7 +112,8 @@ class Service:
         self._dispatcher.wake()
         self._begin(self._sweeper.run())
         self._begin(self._elsewhere.run())
-        self._begin(self._let_nobody_wait_in_vain())
+        self._begin(self._stranded.look_at_connections())
+        self._begin(self._stranded.look_at_queue())
 
     # ---- what there is
 
@@ -261,6 +258,7 @@ class Service:
             retry = self._clerk.do(self._store.retry, job_id, limits, owner=caller.scope)
             row = await self._admission.paced(retry, row.cost)
         if row is not None and row.state == JobState.QUEUED:
+            await self._stranded.bequeath()
             self._register.of(row)
             self._dispatcher.wake()
         return row
@@ -275,7 +273,9 @@ class Service:
         self._is_closing = True
         self._dispatcher.stop_claiming()
         held = self._dispatcher.holds
-        await self._turn_away(f for f in self._register if f.is_fleeting and not held(f.request.id))
+        await self._stranded.turn_away(
+            f for f in self._register if f.is_fleeting and not held(f.request.id)
+        )
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(drain_s):
                 await self._dispatcher.drained()
@@ -284,7 +284,7 @@ class Service:
         """Stop, the replicas having been stopped before: what they held is in the queue again."""
         self._is_closing = True
         await self._dispatcher.close()
-        await self._turn_away(f for f in self._register if f.is_fleeting)
+        await self._stranded.turn_away(f for f in self._register if f.is_fleeting)
         gone = NotReady("the server stops; the job goes on when it is back", retry_after_s=2.0)
         for feed in self._register:
             feed.break_off(gone)
@@ -316,6 +316,7 @@ class Service:
         if not is_new:
             self._register.forget(feed)
             return self._followed(await self._feed_at_hand(row), terms)
+        feed.request = record.without_pictures(feed.request)  # they are read again when it is drawn
         if terms.fingerprint:
             self._register.note(caller.owner, terms.fingerprint, feed)
         self._dispatcher.wake()
@@ -339,7 +340,7 @@ class Service:
     def _admitted(self, request: GenerationRequest) -> ModelInfo:
         if self._is_closing:
             raise NotReady(f"not ready: {self.status.reason}", retry_after_s=2.0)
-        info = self.roster.info(self.roster.of(request))
+        info = self.roster.info_for(replace(request, profile=self.roster.of(request)))
         for params in {picture.params for picture in request.pictures()}:
             check(params, info)
         return info
@@ -377,23 +378,6 @@ class Service:
     async def _cancelled(self, feed: Feed) -> None:
         if not self._dispatcher.cancel(feed.request.id):
             await self.cancel(feed.request.id)
-
-    async def _turn_away(self, feeds: Iterable[Feed]) -> None:
-        """End what was asked on open connections and will not be drawn any more."""
-        for feed in list(feeds):
-            with contextlib.suppress(NotReady):  # then the next start does it
-                await self._clerk.do(self._store.cancel, feed.request.id)
-            why = self.status.reason or self.roster.why_not(feed.request.profile)
-            reason = f"not ready: {why}"
-            feed.publish(Failed(feed.request.id, CapacityError.code, reason))
-
-    async def _let_nobody_wait_in_vain(self) -> None:
-        """Tell who waits on a connection for a profile that has failed, and nobody stands in."""
-        while True:
-            await asyncio.sleep(LOOK_S)
-            why_not, feeds = self.roster.why_not, self._strays()
-            stranded = [f for f in feeds if f.is_fleeting and why_not(f.request.profile)]
-            await endured(self._turn_away(stranded))
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)

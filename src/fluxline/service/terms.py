@@ -4,10 +4,10 @@ import time
 from dataclasses import dataclass, field
 from typing import Literal
 
+from fluxline.ability import ModelInfo
 from fluxline.fleet.on_demand import OnDemand
 from fluxline.fleet.replica import ReplicaState
 from fluxline.jobs import NewWebhook
-from fluxline.request import ModelInfo
 
 RETRY_GRACE_S = 15.0  # in which the official clients repeat what they did not wait for
 MOST_OF = 0.8  # of a patience: a client's clock runs before its first byte is here
