@@ -10,10 +10,12 @@ REPO = "somebody/flux"
 
 
 class Hub:
-    """Serves files by name. cuts: bytes after which the line breaks, by name, each once."""
+    """Serves files by name. cuts: bytes after which the line breaks, by name, each once. sizes: of
+    files that are said to be larger than they are."""
 
     def __init__(self, files):
         self.files, self.hashes, self.cuts, self.asked = {}, {}, {}, []
+        self.sizes = {}
         for name, data in files.items():
             self.put(name, data)
         hub = self
@@ -47,7 +49,8 @@ class Hub:
     def answer(self, http, with_body):
         path = http.path.partition("?")[0]
         self.asked.append((http.command, path, http.headers.get("range")))
-        _, found, name = path.partition(f"/{REPO}/resolve/{COMMIT}/")
+        revision, _, name = path.removeprefix(f"/{REPO}/resolve/").partition("/")
+        found = revision in (COMMIT, "main")
         if path.startswith(f"/api/models/{REPO}/tree/"):
             self._say(http, 200, json.dumps([self._entry(name) for name in self.files]).encode())
         elif path.rpartition("/revision/")[0] == f"/api/models/{REPO}" or path == (
@@ -62,7 +65,7 @@ class Hub:
             self._say(http, 404, b"{}", {"x-error-code": "RepoNotFound"})
 
     def _entry(self, name):
-        size = len(self.files[name])
+        size = self.sizes.get(name, len(self.files[name]))
         lfs = {"sha256": self.hashes[name], "oid": self.hashes[name], "size": size}
         entry = {"type": "file", "path": name, "oid": "0" * 40, "blobId": "0" * 40, "size": size}
         return {**entry, "lfs": {**lfs, "pointerSize": 1}} if "safetensors" in name else entry

@@ -3,13 +3,14 @@
 import hashlib
 import json
 import os
+import sys
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from fluxline.errors import UnknownLora
-from fluxline.loras import Hashes, LoraFolder
+from fluxline.loras import Hashes, LoraFolder, hub_name
 from tests.lora_files import random_lora
 
 LAYERS = {"a": (8, 8), "b": (8, 16)}
@@ -136,3 +137,59 @@ def test_a_hash_is_of_the_tensors_alone_and_known_again(tmp_path):
     assert hashes.of(one) == hashes.of(two) != hashes.of(three)
     save_file({"a": torch.ones(2)}, one)
     assert hashes.of(one) != hashes.of(two)
+
+
+def test_a_name_is_found_however_its_accents_are_spelled(tmp_path):
+    file = save(tmp_path / "aquare\u0301lle.safetensors")
+    assert LoraFolder(tmp_path).names() == ["aquar\u00e9lle"]
+    assert LoraFolder(tmp_path).find("aquare\u0301lle") == file
+    assert LoraFolder(tmp_path).find("aquar\u00e9lle") == file
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere names are text")
+def test_a_name_that_is_no_text_is_passed_over(tmp_path):
+    save(tmp_path / "ink.safetensors")
+    with open(os.fsencode(tmp_path) + b"/\xff.safetensors", "wb"):
+        pass
+    assert LoraFolder(tmp_path).names() == ["ink"]
+
+
+def test_two_files_never_have_one_name(tmp_path):
+    for name in ("ink", "ink/adapter_model", "ink/pytorch_lora_weights"):
+        save(tmp_path / f"{name}.safetensors")
+    assert LoraFolder(tmp_path).names() == ["ink", "ink/adapter_model", "ink/pytorch_lora_weights"]
+
+
+def test_a_name_as_long_as_a_book_is_refused_at_once(tmp_path):
+    save(tmp_path / "ink.safetensors")
+    with pytest.raises(UnknownLora, match="there is ink") as refused:
+        LoraFolder(tmp_path).find("ink" * 2**20)
+    assert len(refused.value.message) < 2000
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("owner/name", ("owner/name", "")),
+        ("owner/name/one.safetensors", ("owner/name", "one.safetensors")),
+        ("owner/name/deep/one.safetensors", None),
+        ("owner/name/../one.safetensors", None),
+        ("../name", None),
+        ("owner/..", None),
+        ("own\u00e9r/name", None),
+        ("name", None),
+    ],
+)
+def test_what_a_name_means_on_the_hub(name, meant):
+    assert hub_name(name) == meant
+
+
+def test_a_hash_counts_what_peft_says_of_the_scale(tmp_path):
+    file = save(tmp_path / "ink" / "adapter_model.safetensors")
+    hashes, said = Hashes(), []
+    for config in (None, '{"lora_alpha": 4}', '{"lora_alpha": 8}'):
+        if config:
+            file.with_name("adapter_config.json").write_text(config)
+            os.utime(file.with_name("adapter_config.json"), ns=(len(said), len(said)))
+        said.append(hashes.of(file))
+    assert len(set(said)) == 3

@@ -2,6 +2,7 @@
 
 import pytest
 
+from fluxline.ability import cost, steps_left
 from fluxline.request import (
     SEED_LIMIT,
     GenerationRequest,
@@ -9,9 +10,7 @@ from fluxline.request import (
     Planned,
     SamplingParams,
     best,
-    cost,
     ranks,
-    steps_left,
 )
 from fluxline.samplers import evaluations
 from tests.worker.fake_engine import INFO

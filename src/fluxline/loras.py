@@ -10,27 +10,36 @@ import json
 import os
 import re
 import threading
-from collections.abc import Mapping, Sequence
+import unicodedata
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from fluxline.errors import UnknownLora
 
 SUFFIX = ".safetensors"
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
+HUB_NAME = re.compile(
+    r"(?P<repo>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:/(?P<file>\w[\w.-]*\.safetensors))?",
+    re.ASCII,
+)
 NAMELESS = ("pytorch_lora_weights", "adapter_model")
 """What diffusers and PEFT call every file: the folder it lies in has the name."""
+USUAL = tuple(name + SUFFIX for name in NAMELESS)
+PEFT_CONFIG = "adapter_config.json"
+PEFT_KEY = "lora_adapter_metadata"
+"""Where diffusers writes PEFT's configuration into a file's metadata."""
 PREVIEWS = (".preview.png", ".png", ".jpg", ".jpeg", ".webp")
 TRIGGERS = ("modelspec.trigger_phrase", "trigger", "trigger_word", "trigger_words")
 MAX_HEADER_BYTES = 100 * 2**20  # as safetensors itself has it
 MAX_NOTE_BYTES = 2**20
+LONGEST_NAME = 1024  # of a name that others are held against
 HASH_DIGITS = 12
 NEAR = 3  # names that are offered instead of an unknown one
 _DOWN = re.compile(r"\.(lora_A|lora_down|down)(\.default)?\.weight$")
 
-State = tuple[int, int]
-"""Size and time of change: what tells that a file is another one now."""
+State = tuple[int, ...]
+"""Sizes and times of change: what tells that a file, or what is said beside it, is another now."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +52,13 @@ class LoraInfo:
     rank: int | None  # the largest; None: the file cannot be read
     trigger_words: tuple[str, ...]
     preview: Path | None
+
+
+class HubName(NamedTuple):
+    """A repository of the hub, and which of the files at its root; empty: the one there is."""
+
+    repo: str
+    file: str
 
 
 class LoraFolder:
@@ -62,7 +78,8 @@ class LoraFolder:
 
     def find(self, name: str) -> Path:
         """The file of that name. Raises UnknownLora, with names that are like it."""
-        files = self._files()
+        faults: list[OSError] = []
+        files, name = self._files(faults.append), unicodedata.normalize("NFC", name)
         if name in files:
             return files[name]
         alike = [full for full in files if full.rpartition("/")[2] == name]
@@ -71,7 +88,9 @@ class LoraFolder:
         if alike:
             message = f"there are several LoRAs {name!r}: {', '.join(sorted(alike))}"
             raise UnknownLora(message)
-        raise UnknownLora(f"no LoRA {name!r} here; {_instead(name, list(files))}")
+        unread = [fault for fault in faults if not isinstance(fault, FileNotFoundError)]
+        instead = _unread(unread, files) or _instead(name, list(files))
+        raise UnknownLora(f"no LoRA {name[:LONGEST_NAME]!r} here; {instead}")
 
     def infos(self) -> list[LoraInfo]:
         """What is known of each, by name."""
@@ -85,20 +104,30 @@ class LoraFolder:
         """What is known of one. Raises UnknownLora."""
         return self._info(name, self.find(name))
 
-    def _files(self) -> dict[str, Path]:
-        found = {}
-        for folder, _, names in os.walk(self._folder or ""):
+    def _files(self, on_fault: Callable[[OSError], None] | None = None) -> dict[str, Path]:
+        found: dict[str, Path] = {}
+        nameless = []
+        for path in self._paths(on_fault):
+            if path.stem in NAMELESS and path.parent != self._folder:
+                nameless.append(path)
+            else:
+                found[self._name_of(path)] = path
+        for path in sorted(nameless):
+            folder = self._name_of(path.parent)
+            found[self._name_of(path) if folder in found else folder] = path
+        return found
+
+    def _paths(self, on_fault: Callable[[OSError], None] | None) -> Iterator[Path]:
+        for folder, _, names in os.walk(self._folder or "", onerror=on_fault):
             for name in names:
                 path = Path(folder, name)
-                if path.suffix == SUFFIX and not name.startswith("."):
-                    found[self._name_of(path)] = path
-        return found
+                if path.suffix == SUFFIX and not name.startswith(".") and _is_text(path):
+                    yield path
 
     def _name_of(self, path: Path) -> str:
         assert self._folder is not None  # or nothing would have been found
-        inner = path.relative_to(self._folder).with_suffix("")
-        is_nameless = inner.name in NAMELESS and inner.parent != Path()
-        return (inner.parent if is_nameless else inner).as_posix()
+        inner = path.relative_to(self._folder).as_posix().removesuffix(SUFFIX)
+        return unicodedata.normalize("NFC", inner)  # a Mac's disk spells it otherwise
 
     def _info(self, name: str, path: Path) -> LoraInfo:
         state = state_of(path)
@@ -117,18 +146,41 @@ class LoraFolder:
         )
 
 
-def is_in_hub_cache(name: str) -> bool:
-    """Whether the hub's cache on this machine has a LoRA of that id. Nothing is fetched."""
-    if not HUB_ID.fullmatch(name):
-        return False
+def hub_name(name: str) -> HubName | None:
+    """What a name means on the hub: `owner/name`, or `owner/name/file.safetensors`."""
+    said = HUB_NAME.fullmatch(name)
+    if said is None or ".." in name or "--" in name:  # no repository is called so
+        return None
+    return HubName(said["repo"], said["file"] or "")
+
+
+def in_hub_cache(wanted: HubName) -> Path | None:
+    """The file in the hub's cache on this machine that a name means. Nothing is fetched.
+
+    Without a file's name, that is one with a usual name, or the one that was chosen when all of
+    the repository's were known: what somebody else fetched by its own name says nothing of it.
+    """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     try:
-        folder = Path(snapshot_download(name, local_files_only=True))
+        folder = Path(snapshot_download(wanted.repo, local_files_only=True))
     except (LocalEntryNotFoundError, OSError, ValueError):
-        return False
-    return any(folder.glob(f"*{SUFFIX}"))
+        return None
+    names = [wanted.file] if wanted.file else list(USUAL)
+    if not wanted.file and (noted := _choice(folder)).is_file():
+        names.append(noted.read_text())
+    return next((folder / name for name in names if (folder / name).is_file()), None)
+
+
+def note_choice(file: Path) -> None:
+    """Remember that this file of the hub's cache is what its repository's name means."""
+    _choice(file.parent).write_text(file.name)
+
+
+def _choice(folder: Path) -> Path:
+    """Beside a repository's snapshots, of which a folder is one, by its commit."""
+    return folder.parents[1] / f"fluxline-{folder.name}"
 
 
 class Hashes:
@@ -141,7 +193,8 @@ class Hashes:
     def of(self, path: Path) -> str:
         """SHA-256 of a safetensors file's tensors, cut short, as Civitai and A1111 have it.
 
-        Raises OSError.
+        With what PEFT says of it, if anything: the same tensors act otherwise with another alpha.
+        Raises OSError, or ValueError if that is no text.
         """
         state = state_of(path)
         with self._lock:
@@ -155,20 +208,65 @@ class Hashes:
 
 def state_of(path: Path) -> State:
     """What tells that a file is another one now. Raises OSError."""
-    said = path.stat()
-    return said.st_size, said.st_mtime_ns
+    said = [path.stat()]
+    if (beside := _beside(path)) is not None:
+        with contextlib.suppress(FileNotFoundError):  # it went this moment
+            said.append(beside.stat())
+    return tuple(number for one in said for number in (one.st_size, one.st_mtime_ns))
+
+
+def configuration(path: Path) -> str:
+    """What PEFT says of how an adapter acts: beside it, else in it; empty: nothing.
+
+    Raises OSError, or ValueError if it is no text.
+    """
+    if (beside := _beside(path)) is not None:
+        with beside.open("rb") as file:
+            if len(said := file.read(MAX_NOTE_BYTES + 1)) > MAX_NOTE_BYTES:
+                raise ValueError(f"{PEFT_CONFIG} holds more than {MAX_NOTE_BYTES} bytes")
+        return said.decode()
+    about = _header(path).get("__metadata__")
+    inside = about.get(PEFT_KEY) if isinstance(about, dict) else None
+    return inside if isinstance(inside, str) else ""
+
+
+def _beside(path: Path) -> Path | None:
+    """PEFT's configuration, which is of the one file that PEFT itself would read there."""
+    config = path.with_name(PEFT_CONFIG)
+    return config if path.stem in NAMELESS and config.exists() else None
 
 
 def _hash(path: Path) -> str:
     with path.open("rb") as file:
         file.seek(8 + int.from_bytes(file.read(8), "little"))
-        return hashlib.file_digest(file, "sha256").hexdigest()[:HASH_DIGITS]
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if said := configuration(path):
+        digest = hashlib.sha256(f"{digest} {said}".encode()).hexdigest()
+    return digest[:HASH_DIGITS]
+
+
+def _is_text(path: Path) -> bool:
+    """Whether a path can be told to anybody: on Linux a name may be any bytes."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _unread(faults: Sequence[OSError], files: Mapping[str, Path]) -> str:
+    """Why LoRAs may be missing; nothing, if all could be looked through."""
+    if not faults:
+        return ""
+    what = "a part of the folder of LoRAs" if files else "the folder of LoRAs"
+    return f"{what} cannot be read ({faults[0].strerror})"
 
 
 def _instead(name: str, names: Sequence[str]) -> str:
     if not names:
         return "the folder of LoRAs is empty"
-    near = difflib.get_close_matches(name, names, n=NEAR, cutoff=0.5)
+    is_short = len(name) <= LONGEST_NAME  # it takes the product of both lengths
+    near = difflib.get_close_matches(name, names, n=NEAR, cutoff=0.5) if is_short else ()
     return (
         f"did you mean {', '.join(near)}?" if near else f"there is {', '.join(sorted(names)[:8])}"
     )

@@ -14,7 +14,6 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 from pydantic_settings import (
     BaseSettings,
-    EnvSettingsSource,
     NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
@@ -30,20 +29,17 @@ from fluxline.profiles import (
     Device,
     Load,
     Memory,
+    Parallel,
     Precision,
     Preset,
     Profile,
     misfit,
 )
+from fluxline.variables import ENV_PREFIX, KEYS_VARIABLE, refuse_unknown, without_links
 
-ENV_PREFIX = "FLUXLINE_"
-KEYS_VARIABLE = "API_KEYS"  # as the gRPC server before us called it
 DEFAULT_FILE = Path("fluxline.toml")
 DEFAULT_MODEL = "default"
 """What an alias points at to mean the model that is served when none is asked for."""
-
-_KUBERNETES_LINKS = ("FLUXLINE_PORT_", "FLUXLINE_SERVICE_")
-"""Variables Kubernetes sets in every container beside a service named fluxline; not ours."""
 
 GRPC_IDLE_S = 60.0
 """After which the profile that is for gRPC is unloaded, as the gRPC server before us did."""
@@ -101,6 +97,11 @@ class Settings(BaseSettings):
         le=64,
         description="worker processes: one a device, or a share of the CPU's cores; absent: one "
         "for each of devices, else one",
+    )
+    parallel: Parallel = Field(
+        "",
+        description="devices that draw each picture together, as ulysses=2, ring=2, cfg=2 or "
+        "several of them with commas between; data=2: replicas",
     )
     memory: Memory = Field(
         "auto",
@@ -327,7 +328,7 @@ class Settings(BaseSettings):
         file = TomlConfigSettingsSource(
             settings_cls, toml_file=_file(init_settings().get("config"))
         )
-        return init_settings, _without_links(env_settings), file
+        return init_settings, without_links(env_settings), file
 
 
 def _home() -> Path:
@@ -341,7 +342,7 @@ def load_settings(flags: Mapping[str, object] | None = None) -> Settings:
     Reads the environment and the TOML file. Raises ConfigError naming the option that is wrong.
     """
     given: dict[str, Any] = {k: v for k, v in (flags or {}).items() if v is not None}
-    _refuse_unknown_variables()
+    refuse_unknown(Settings.model_fields)
     if keys := os.environ.get(KEYS_VARIABLE):
         given.setdefault("api_keys", keys)
     try:
@@ -373,18 +374,6 @@ def _made(kind: type[Made], where: str, values: Table) -> Made:
         raise ConfigError("; ".join(words)) from exc
 
 
-def _without_links(source: PydanticBaseSettingsSource) -> PydanticBaseSettingsSource:
-    """Drop the address that Kubernetes puts where our port would stand (tcp://10.0.0.1:8080)."""
-    if isinstance(source, EnvSettingsSource):
-        port = f"{ENV_PREFIX}PORT".lower()
-        source.env_vars = {
-            name: value
-            for name, value in source.env_vars.items()
-            if not (name.lower() == port and value and "://" in value)
-        }
-    return source
-
-
 def _file(flag: object) -> Path | None:
     named = flag or os.environ.get(f"{ENV_PREFIX}CONFIG")
     if not named:
@@ -393,18 +382,6 @@ def _file(flag: object) -> Path | None:
     if not path.is_file():
         raise ConfigError(f"config must name a file that can be read; got {named}")
     return path
-
-
-def _refuse_unknown_variables() -> None:
-    known = {ENV_PREFIX + name.upper() for name in Settings.model_fields}
-    for name in os.environ:
-        upper = name.upper()
-        if upper.startswith(ENV_PREFIX) and upper not in known:
-            if upper.startswith(_KUBERNETES_LINKS):
-                continue
-            near = difflib.get_close_matches(upper, known, n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            raise ConfigError(f"unknown variable {name}{hint}")
 
 
 def _in_words(error: Any, where: str = "", kind: type[BaseModel] = Settings) -> str:

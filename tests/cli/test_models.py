@@ -61,6 +61,7 @@ def test_a_model_is_fetched_at_a_commit_and_no_more_than_is_read(models, hub, tm
     assert (there / WEIGHTS).read_bytes() == FILES[WEIGHTS]
 
 
+@pytest.mark.slow  # several processes, each of which imports torch
 def test_a_pull_that_was_cut_off_goes_on_where_it_was(models, hub, tmp_path):
     hub.put(WEIGHTS, large := os.urandom(2**20) * 24)
     hub.cuts[WEIGHTS] = 23 * 2**20
@@ -72,6 +73,7 @@ def test_a_pull_that_was_cut_off_goes_on_where_it_was(models, hub, tmp_path):
     assert (folder(tmp_path) / "snapshots" / COMMIT / WEIGHTS).read_bytes() == large
 
 
+@pytest.mark.slow  # several processes, each of which imports torch
 def test_a_model_that_was_changed_on_the_disk_or_on_its_way_is_not_taken(models, hub, tmp_path):
     right, hub.hashes[WEIGHTS] = hub.hashes[WEIGHTS], "0" * 64
     wrong = models("pull", REPO)
@@ -89,6 +91,7 @@ def test_a_model_that_was_changed_on_the_disk_or_on_its_way_is_not_taken(models,
     assert f"{WEIGHTS} was changed" in changed.stderr
 
 
+@pytest.mark.slow  # several processes, each of which imports torch
 def test_what_was_pulled_is_listed_opened_offline_and_removed(models, hub, tmp_path):
     assert models("pull", REPO).returncode == 0
     program = f"from fluxline.weights.locate import locate; print(locate({REPO!r}))"

@@ -7,10 +7,10 @@ import re
 import httpx
 import pytest
 
+from fluxline.ability import EngineStats
 from fluxline.errors import NotReady
 from fluxline.jobs import Database, JobStore, WebhookStore
 from fluxline.loras import LoraFolder
-from fluxline.request import EngineStats
 from fluxline.server.app import create_app
 from fluxline.server.dialects.webhooks import Webhooks
 from fluxline.server.links import Links

@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import pytest
 
+from fluxline.ability import Footprint
 from fluxline.errors import QueueFull
-from fluxline.request import Footprint
 from tests.worker.fake_engine import INFO
 
 URL = "/v1/images/generations"

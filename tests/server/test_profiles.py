@@ -6,12 +6,13 @@ import httpx
 import pytest
 from safetensors.torch import save_file
 
+from fluxline.ability import ModelInfo
 from fluxline.fleet.on_demand import OnDemand
 from fluxline.fleet.router import Router
 from fluxline.jobs import JobStore
 from fluxline.loras import LoraFolder
 from fluxline.profiles import PRESETS, Preset, Profile
-from fluxline.request import LoraRef, ModelInfo
+from fluxline.request import LoraRef
 from fluxline.server.choice import Ports
 from fluxline.service import Loras, Service
 from tests.lora_files import random_lora
@@ -271,6 +272,17 @@ async def test_a_port_says_the_profile_of_who_names_none(port, body, name, app, 
         assert (await drawn(http, **body))["profile"] == name
 
 
+async def test_a_profiles_lora_that_is_gone_is_told_to_who_named_none(http, lora_folder):
+    (lora_folder / "ink.safetensors").unlink()
+    body = {"prompt": "a fox", "profile": "bf16"}
+    refused = await http.post("/v1/images/generations", json=body)
+    assert refused.status_code == 400
+    assert "no LoRA 'ink' here" in refused.text
+    assert "acts here on what names none" in refused.text
+    without = await http.post("/v1/images/generations", json={**body, "loras": []})
+    assert without.status_code == 200
+
+
 async def test_a_profiles_loras_act_where_a_request_names_none(http, engines):
     await drawn(http, profile="bf16")
     await drawn(http, profile="bf16", loras=["oil"])
@@ -299,6 +311,45 @@ async def test_a_preset_fills_in_what_is_open_at_every_door(http, engines):
                 await asyncio.sleep(0.002)
         params = engines["bf16"].started[-1].params
         assert (params.steps, params.width, params.guidance) == (12, 128, 5), door
+
+
+async def planned(http, engine, **body):
+    """What a batch says, and the parameters that it was drawn with."""
+    said = await drawn(http, "/v1/batches/generate", nof_images=6, **body)
+    return said, [one.params for one in engine.started[-1].pictures()]
+
+
+async def test_a_preset_fills_in_what_a_batch_leaves_open(http, engines):
+    said, filled = await planned(http, engines["bf16"], quality="max")
+
+    assert said["preset"] == "ultra"
+    assert {(p.steps, p.width, p.height, p.guidance) for p in filled} == {(12, 128, 128, 5)}
+    assert {p.sampler for p in filled} == {"euler", "ddim", "dpmpp_2m"}
+
+
+@pytest.mark.parametrize(
+    ("body", "steps", "width", "scales"),
+    [
+        ({"steps": 3, "guidance_scale": 2, "width": 64}, {3}, 64, {2}),
+        ({"diversity": {"nof_steps": [3, 7], "cfg_scales": [1, 2]}}, {3, 7}, 128, {1, 2}),
+    ],
+    ids=["for the whole", "as axes"],
+)
+async def test_what_a_batch_says_itself_beats_its_preset(http, engines, body, steps, width, scales):
+    _, own = await planned(http, engines["bf16"], preset="ultra", **body)
+
+    assert {p.steps for p in own} == steps
+    assert {p.width for p in own} == {width}
+    assert {p.guidance for p in own} == scales
+
+
+async def test_a_preset_without_guidance_lets_a_batch_vary_it(http, engines):
+    said, filled = await planned(http, engines["fp4"], preset="draft")
+    plain, _ = await planned(http, engines["fp4"])
+
+    assert (said["profile"], said["preset"], plain["preset"]) == ("fp4", "draft", None)
+    assert {(p.steps, p.width) for p in filled} == {(2, 512)}
+    assert len({p.guidance for p in filled}) == 3
 
 
 async def test_a_key_of_one_port_does_not_answer_at_another(service, http, engines):

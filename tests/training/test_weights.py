@@ -9,9 +9,9 @@ from tests.models.flux1.oracle import (
     evaluate_ours,
     evaluate_theirs,
     ours_from,
-    relative_l2,
     small_config,
 )
+from tests.models.nearness import relative_l2
 from training import export, guide, lora, resume
 
 

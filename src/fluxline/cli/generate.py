@@ -1,10 +1,6 @@
 """`fluxline generate`: draw pictures here, without a server."""
 
-import io
-import itertools
-import os
 import re
-import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +10,9 @@ from typing import TYPE_CHECKING, Annotated, cast, get_args
 
 import typer
 
+from fluxline.ability import STRENGTH
 from fluxline.cli import given
+from fluxline.cli.delivery import check_folder, deliver, say
 from fluxline.errors import (
     ConfigError,
     FluxlineError,
@@ -23,20 +21,14 @@ from fluxline.errors import (
     RequestError,
 )
 from fluxline.request import (
-    STRENGTH,
     GenerationRequest,
     ImageFormat,
-    ImageReady,
-    ImageResult,
     LoraRef,
     MemoryName,
     PrecisionName,
     SamplingParams,
-    best,
-    failure_of,
     random_seed,
 )
-from fluxline.request import Progress as Evaluated
 
 if TYPE_CHECKING:  # a server starts without these
     from rich.console import Console
@@ -53,7 +45,6 @@ FORMATS: dict[str, ImageFormat] = {
     ".webp": "webp",
     ".avif": "avif",
 }
-PREVIEW_COLUMNS = 40
 
 
 def generate(
@@ -163,12 +154,12 @@ def generate(
         )
         if expand is not None:
             asked = given.expanded(asked, expand)
-        _check_folder(output)
+        check_folder(output)
         if again is None:
             with _engine(
                 model, device, precision, memory, scorer, console, request=asked
             ) as engine:
-                _deliver(engine, asked, output, console, show=show)
+                deliver(engine, asked, output, console, show=show)
         else:
             from fluxline.cli import replay
 
@@ -176,7 +167,7 @@ def generate(
             request = replay.overridden(original.request, asked, typed)
             request = replay.started(original, request, asked)
             if changes := replay.overrides(original.request, request):
-                _say(console, f"note: overrides the recipe: {', '.join(changes)}", style="yellow")
+                say(console, f"note: overrides the recipe: {', '.join(changes)}", style="yellow")
             model = model if "model" in typed else _registered(original.recipe.model)
             receipt = original.recipe.receipt
             device = device if "device" in typed or receipt is None else _device_of(receipt)
@@ -189,7 +180,7 @@ def generate(
                 request = replace(request, model=engine.models[0].name)
                 _draw_again(engine, original, request, output, console, show=show)
     except FluxlineError as exc:
-        _say(console, f"fluxline: {exc.message}", style="red")
+        say(console, f"fluxline: {exc.message}", style="red")
         wrong = isinstance(exc, RequestError | LoadError)
         raise typer.Exit(CANNOT_START if wrong else FAILED) from exc
     except KeyboardInterrupt as exc:
@@ -303,7 +294,7 @@ def _engine(
             loras=LoraSources(folder=_lora_folder() if request.params.loras else None),
         )
     for note in engine.models[0].notes:
-        _say(console, f"note: {note}", style="yellow")
+        say(console, f"note: {note}", style="yellow")
     with engine:
         yield engine
 
@@ -324,124 +315,12 @@ def _draw_again(
     now = engine.receipts(request)[0]
     if doubts := replay.doubts(original, request, now, SOFTWARE):
         lines = "; ".join(doubts)
-        _say(
+        say(
             console,
             f"note: the bytes may not be those of {original.path.name}: {lines}",
             style="yellow",
         )
-    picture = _deliver(engine, request, output, console, show=show)
+    picture = deliver(engine, request, output, console, show=show)
     is_same_kind = request.output_format == original.format
     if is_same_kind and not replay.overrides(original.request, request):
-        _say(console, replay.verdict(original, picture.data), style="default")
-
-
-def _deliver(
-    engine: "Engine",
-    request: GenerationRequest,
-    output: Path | None,
-    console: "Console",
-    *,
-    show: bool,
-) -> ImageResult:
-    """Draw, write and show the pictures of a request; return the last."""
-    pictures = _drawn(engine, request, console)
-    kept = pictures if request.top_k is None else best(pictures, request.top_k)
-    for rank, picture in enumerate(kept, 1):
-        _write(picture, _path_of(picture, output, request), rank, console)
-        if show:
-            _show(picture)
-    return picture
-
-
-def _drawn(
-    engine: "Engine", request: GenerationRequest, console: "Console"
-) -> Iterator[ImageResult]:
-    """Draw with a progress bar; yield the pictures as they come. Raises what one failed with."""
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-
-    done: dict[int, int] = {}
-    columns = (
-        TextColumn("drawing"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("evaluations"),
-        TimeRemainingColumn(),
-    )
-    is_seen = console.is_terminal
-    with Progress(
-        *columns, console=console, transient=True, redirect_stdout=False, disable=not is_seen
-    ) as bar:
-        task = bar.add_task("", total=None)
-        for event in engine.submit(request):
-            match event:
-                case Evaluated():
-                    done[event.index] = event.evaluation
-                    total = event.total * request.count
-                    bar.update(task, completed=sum(done.values()), total=total)
-                case ImageReady():
-                    bar.stop()  # it would be in the way of what is printed now
-                    yield event.image
-                    bar.start()
-                case _ if (error := failure_of(event)) is not None:
-                    raise error
-
-
-def _write(picture: ImageResult, path: Path, rank: int, console: "Console") -> None:
-    """Write a file and say so; rank: its place among scored pictures."""
-    try:
-        path.write_bytes(picture.data)
-    except OSError as exc:
-        raise InvalidParams(f"cannot write {path}: {exc.strerror}", field="output") from exc
-    seconds = sum(v for k, v in picture.timings_s.items() if k != "queue")
-    for warning in picture.warnings:
-        _say(console, f"note: {warning}", style="yellow")
-    score = ""
-    if picture.score is not None:
-        score = f"  score {picture.score:.3f} ({picture.scorer}), rank {rank}"
-    size = f"{picture.width}x{picture.height}"
-    print(f"{path}  seed {picture.seed}  {size}  {seconds:.2f} s{score}")
-
-
-def _say(console: "Console", text: str, *, style: str) -> None:
-    console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
-
-
-def _path_of(picture: ImageResult, output: Path | None, request: GenerationRequest) -> Path:
-    if output is None:
-        words = re.sub(r"[^a-z0-9]+", "-", request.prompt.lower()).strip("-")[:40] or "picture"
-        return _free(Path(f"{words}-{picture.seed}.{request.output_format}"))
-    if min(request.count, request.top_k or request.count) == 1:
-        return output
-    return output.with_stem(f"{output.stem}-{picture.index}")
-
-
-def _free(path: Path) -> Path:
-    """A name of our choosing never replaces a file."""
-    candidates = (path.with_stem(f"{path.stem}-{k}") for k in itertools.count(2))
-    return path if not path.exists() else next(c for c in candidates if not c.exists())
-
-
-def _check_folder(output: Path | None) -> None:
-    """Say before anything is drawn that it could not be written."""
-    folder = output.parent if output else Path()
-    if not os.access(folder, os.W_OK):
-        raise InvalidParams(f"cannot write into {folder.resolve()}", field="output")
-
-
-def _show(picture: ImageResult) -> None:
-    import numpy as np
-    from PIL import Image
-
-    from fluxline import images
-
-    if (protocol := images.detect(os.environ, sys.stdout.isatty())) is None:
-        return
-    pixels = np.asarray(Image.open(io.BytesIO(picture.data)).convert("RGB"))
-    columns = min(PREVIEW_COLUMNS, shutil.get_terminal_size().columns)
-    print(images.render(pixels, protocol, columns))
+        say(console, replay.verdict(original, picture.data), style="default")

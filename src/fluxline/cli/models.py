@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from fluxline.errors import LoadError
-from fluxline.settings import KEYS_VARIABLE
+from fluxline.variables import KEYS_VARIABLE
 
 URL = "http://127.0.0.1:8080"
 ASK_S = 2.0

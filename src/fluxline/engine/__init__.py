@@ -3,14 +3,17 @@
 from collections.abc import Callable
 from pathlib import Path
 
+from fluxline.degrees import Degrees
 from fluxline.engine.engine import Engine
-from fluxline.engine.loras import CACHE_BYTES, LoraSources
+from fluxline.engine.loras import LoraSources
+from fluxline.engine.ranks import StartRank, follow, gather
 from fluxline.engine.scheduler import Budget
 from fluxline.engine.ticket import Ticket
 from fluxline.engine.tune import keep_memory
+from fluxline.linear.lora import LIMIT_BYTES
 from fluxline.request import MemoryName
 
-__all__ = ["Budget", "Engine", "LoraSources", "Ticket", "keep_memory", "open_engine"]
+__all__ = ["Budget", "Engine", "LoraSources", "Ticket", "follow", "keep_memory", "open_engine"]
 
 
 def open_engine(
@@ -22,14 +25,22 @@ def open_engine(
     memory: MemoryName = "auto",
     weights_gb: float | None = None,
     loras: Path | None = None,
-    lora_bytes: int = CACHE_BYTES,
+    lora_bytes: int = LIMIT_BYTES,
     fetches_loras: bool = False,
+    parallel: Degrees | None = None,
+    start_rank: StartRank | None = None,
+    on_rank_lost: Callable[[str], None] | None = None,
 ) -> Engine:
     """Open an engine as a worker asks for one: who asks it to draw names no paths.
 
-    Raises LoadError.
+    parallel: how many ranks draw together; start_rank starts the others, and on_rank_lost is told
+    why when one is lost. Raises LoadError.
     """
     keep_memory()
+    crew, tell = None, None
+    if parallel is not None and start_rank is not None and on_rank_lost is not None:
+        crew, line = gather(parallel, device, start_rank, on_rank_lost)
+        tell = line.tell
     sources = LoraSources(folder=loras, paths=False, fetch=fetches_loras, cache_bytes=lora_bytes)
     return Engine(
         model,
@@ -39,4 +50,6 @@ def open_engine(
         weights_gb=weights_gb,
         loras=sources,
         on_lost=on_lost,
+        crew=crew,
+        tell=tell,
     )

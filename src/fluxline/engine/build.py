@@ -13,11 +13,14 @@ from fluxline.engine.faults import is_out_of_memory
 from fluxline.engine.peak import free_bytes
 from fluxline.engine.placement import place
 from fluxline.engine.precision import Precision
+from fluxline.engine.shares import Share
 from fluxline.errors import ConfigError, LoadError
 from fluxline.linear.quantized import unpack
 from fluxline.models.base import Checkpoint, DiffusionModel
 from fluxline.models.registry import MODELS, entry_for, family_of, open_family
 from fluxline.models.scorers import ClipScorer, Scorer, TechnicalScorer
+from fluxline.parallel.crew import Crew
+from fluxline.parallel.group import Group
 from fluxline.request import MemoryName
 from fluxline.weights.locate import locate, safetensors_in
 from fluxline.weights.stream import Checkpoint as SafetensorsCheckpoint
@@ -33,16 +36,20 @@ def open_model(
     precision: str = "auto",
     memory: MemoryName = "auto",
     weights_gb: float | None = None,
+    crew: Crew | None = None,
 ) -> DiffusionModel[Any]:
     """Open a model by registry name, folder, file or hub id, its weights held in that precision.
 
     memory: where they lie; auto: on the device or, if a card has no room for all, visiting it in
     turn, which `ModelSpec.notes` then says. weights_gb: GiB of those that visit at once; None: what
-    leaves room to draw in. Raises LoadError: the model is not there, does not fit, or the device,
-    the precision or the memory is not.
+    leaves room to draw in. crew: the ranks that draw together; where some of them hold weights
+    together, only this one's share is opened. Raises LoadError: the model is not there, does not
+    fit, or the device, the precision or the memory is not.
     """
     where = pick_device(device)
     try:
+        if crew is not None and crew.weights.size > 1:
+            return _shared(model, where, precision, memory, weights_gb, crew.weights)
         return _placed(model, where, precision, memory, weights_gb)
     except Exception as exc:
         if not is_out_of_memory(exc):
@@ -79,6 +86,22 @@ def _placed(
     return opened
 
 
+def _shared(
+    model: str,
+    where: torch.device,
+    precision: str,
+    memory: MemoryName,
+    weights_gb: float | None,
+    group: Group,
+) -> DiffusionModel[Any]:
+    """This rank's share, all of it on its device."""
+    if memory not in ("auto", "resident") or weights_gb is not None:
+        said = f"memory {memory}" if weights_gb is None else "weights_gb"
+        message = f"with tensor={group.size} each rank's share of the weights stays on its device"
+        raise ConfigError(f"{message}: {said} goes with the other axes of parallel")
+    return _opened(model, where, precision, share_with=group)
+
+
 def _as_it_fits(
     model: str, where: torch.device, precision: str, weights_gb: float | None
 ) -> DiffusionModel[Any]:
@@ -96,9 +119,14 @@ def _as_it_fits(
 
 
 def _opened(
-    model: str, where: torch.device, precision: str, *, computes_on: torch.device | None = None
+    model: str,
+    where: torch.device,
+    precision: str,
+    *,
+    computes_on: torch.device | None = None,
+    share_with: Group | None = None,
 ) -> DiffusionModel[Any]:
-    """Open a model with all its weights there. computes_on: None: there, too."""
+    """Open a model with its weights there: all, or a share. computes_on: None: there, too."""
     held, entry = Precision(precision, computes_on), entry_for(model)
     source = locate(entry.source)
     return open_family(
@@ -109,6 +137,7 @@ def _opened(
         dtype=held.dtype(fast_dtype(computes_on or where)),
         checkpoint_at=checkpoint_at,
         precision=held,
+        share=None if share_with is None else Share(share_with, held),
         beside=None if entry.beside is None else locate(entry.beside),
     )
 

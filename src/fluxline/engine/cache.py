@@ -31,11 +31,13 @@ class ByteLRU(Generic[ValueT]):
         return self._values.get(key)
 
     def put(self, key: str, value: ValueT) -> None:
-        """Keep a value, and let go of the oldest until all fit."""
+        """Keep a value, and let go of the oldest until all fit; one that never fits is not kept."""
         self._forget(key)
+        if value.bytes > self._limit:
+            return
         self._values[key] = value
         self.bytes += value.bytes
-        while self.bytes > self._limit and self._values:
+        while self.bytes > self._limit:
             self._forget(next(iter(self._values)))
 
     def _forget(self, key: str) -> None:

@@ -18,49 +18,42 @@ from types import TracebackType
 from typing import Any, Self
 
 from fluxline import images
+from fluxline.ability import EngineStats, ModelInfo
 from fluxline.engine.build import TECHNICAL, open_model, open_scorer
 from fluxline.engine.faults import is_out_of_memory
 from fluxline.engine.finish import finish
-from fluxline.engine.job import BatchKey, Change, Job
+from fluxline.engine.intake import Intake
+from fluxline.engine.job import Change, Job
 from fluxline.engine.ledger import Ledger, Publish
 from fluxline.engine.loras import Library, LoraSources
+from fluxline.engine.ranks import divide
 from fluxline.engine.receipt import receipt_of
+from fluxline.engine.replay import Leader, Tell
 from fluxline.engine.runner import Runner
 from fluxline.engine.scheduler import DECODE_PIXELS, Budget, Scheduler
-from fluxline.engine.sources import Sources
 from fluxline.engine.ticket import Ticket, new_request
 from fluxline.engine.tune import Tuning, threads_in_use, tune, use_threads
 from fluxline.errors import (
     DeviceLost,
     EngineError,
     FluxlineError,
-    InvalidParams,
     LoadError,
-    UnknownModel,
 )
-from fluxline.linear.lora import Mix
-from fluxline.models.base import Adaptable, DiffusionModel
+from fluxline.models.base import Adaptable, Banded, DiffusionModel
 from fluxline.models.registry import entry_for
 from fluxline.models.scorers import Scorer
+from fluxline.parallel.crew import Crew
 from fluxline.request import (
-    SEED_LIMIT,
-    EngineStats,
     GenerationRequest,
     ImageResult,
-    LoraRef,
     MemoryName,
-    ModelInfo,
-    Planned,
     Progress,
     best,
-    steps_left,
 )
-from fluxline.samplers import evaluations
 
 _log = logging.getLogger(__name__)
 
 FINISHING_THREADS = 2
-MOST_PICTURES = 1024  # of one request
 RESIDENT_BATCHES = 16  # admitted jobs fill at most so many forwards
 
 
@@ -74,7 +67,8 @@ class Engine:
     top_k are judged by, or "technical", which reads no prompt; None: the CLIP that the registry
     names for the model, else "technical". budget: how much at once; None: measured now. threads: of
     the CPU, in a forward; None: measured with the budget. loras: where they are taken from; None:
-    from paths and the hub. on_lost: called on the engine's thread should the device be lost; by
+    from paths and the hub. crew, tell: the ranks that draw with this one, the first of them, and
+    what tells the others. on_lost: called on the engine's thread should the device be lost; by
     default every request fails.
     Raises LoadError. Methods may be called from any thread but the engine's own.
     """
@@ -92,11 +86,15 @@ class Engine:
         threads: int | None = None,
         loras: LoraSources | None = None,
         on_lost: Callable[[], None] | None = None,
+        crew: Crew | None = None,
+        tell: Tell | None = None,
     ) -> None:
         if isinstance(model, str):
-            self._model = open_model(model, device, precision, memory, weights_gb)
+            self._model = open_model(model, device, precision, memory, weights_gb, crew)
         else:
             self._model = model
+        if crew is not None:
+            divide(self._model, crew)
         own = entry_for(model).scorer if isinstance(model, str) else None
         self._scorer = scorer or own or TECHNICAL
         self._open_scorer = functools.cache(self._opened_scorer)
@@ -104,10 +102,18 @@ class Engine:
             self._open_scorer()  # a wrong one is told now, not after the first picture
         self._budget, self._asked_threads = budget, threads
         self._on_lost = on_lost or self._give_up
-        self._library = Library(self._model, loras or LoraSources())
+        sources = loras or LoraSources()
+        library = Library(self._model, sources)
+        is_technical = self._scorer == TECHNICAL
+        self._intake = Intake(self._model.spec, library.mix, is_technical=is_technical)
         self._ledger = Ledger()
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        self._runner = Runner(self._model, self._open_scorer)
+        self._runner = Runner(
+            self._model, self._open_scorer, crew=crew, lora_bytes=sources.cache_bytes
+        )
+        self._execute, self._tell = self._runner.execute, tell
+        if tell is not None:
+            self._execute = Leader(self._runner, tell).execute
         self._closing = False
         self._pool = ThreadPoolExecutor(FINISHING_THREADS, thread_name_prefix="finish")
         ready: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
@@ -128,7 +134,7 @@ class Engine:
         dtype = str(model.dtype).removeprefix("torch.")
         info = model.spec.info(device=str(model.device), dtype=dtype)
         wears_loras = isinstance(model, Adaptable)
-        return (replace(info, footprint=self._footprint, wears_loras=wears_loras),)
+        return (replace(info, footprint=self._intake.footprint, wears_loras=wears_loras),)
 
     @property
     def stats(self) -> EngineStats:
@@ -178,7 +184,7 @@ class Engine:
 
         Raises RequestError, or NotReady once the engine is closing.
         """
-        jobs = self._jobs_of(request)
+        jobs = self._intake.jobs_of(request)
         self._ledger.open(request, publish)
         self._inbox.put(lambda: self._accept(jobs))
 
@@ -187,7 +193,7 @@ class Engine:
 
         Raises RequestError.
         """
-        jobs = self._jobs_of(request)
+        jobs = self._intake.jobs_of(request)
         return [receipt_of(job, self._model, threads=self._threads) for job in jobs]
 
     def cancel(self, request_id: str) -> None:
@@ -247,12 +253,14 @@ class Engine:
     def _open_scheduler(self) -> None:
         tuning = Tuning()
         if self._budget is None:
-            tuning = tune(self._model)
+            tuning = tune(self._model, self._tell)
             use_threads(tuning.threads)
         if self._asked_threads is not None:
             use_threads(self._asked_threads)
         self._threads = threads_in_use()
-        self._footprint = tuning.footprint
+        self._intake.footprint = tuning.footprint
+        if isinstance(self._model, Banded) and tuning.footprint is not None:
+            self._model.banded.whole_pixels = tuning.footprint.whole_pixels
         batch_tokens, decode_pixels = tuning.fitting(DECODE_PIXELS)
         budget = self._budget or Budget(
             batch_tokens=batch_tokens,
@@ -272,7 +280,7 @@ class Engine:
 
     def _tick(self) -> None:
         plan = self._scheduler.next(time.monotonic())
-        outcome = self._runner.execute(plan)
+        outcome = self._execute(plan)
         for change in self._scheduler.settle(plan, outcome):
             self._report(change)
 
@@ -316,90 +324,6 @@ class Engine:
         """One picture failed, so its request does: the others of it are not drawn in vain."""
         self._scheduler.cancel(request_id)
         self._ledger.fail(request_id, error)
-
-    def _jobs_of(self, request: GenerationRequest) -> list[Job]:
-        """Check a request and make its jobs. Called on the caller's thread: reads only the spec,
-        and the LoRAs that are named."""
-        self._check(request)
-        sources = Sources(request, self._model.spec)
-        mix_of = functools.cache(self._library.mix)  # pictures that wear the same share it
-        return [
-            self._job(request, index, picture, sources, mix_of)
-            for index, picture in enumerate(request.pictures())
-        ]
-
-    def _check(self, request: GenerationRequest) -> None:
-        """Refuse what is wrong with a request as a whole."""
-        name = self._model.spec.name
-        if request.model not in (None, name):
-            raise UnknownModel(f"no model {request.model!r} here; there is {name}")
-        if not 1 <= request.count <= MOST_PICTURES:
-            message = f"n must be from 1 to {MOST_PICTURES}; got {request.count}"
-            raise InvalidParams(message, field="n")
-        top_k = request.top_k
-        if top_k is not None and (type(top_k) is not int or top_k < 1):
-            message = f"top_k must be a whole number from 1; got {top_k!r}"
-            raise InvalidParams(message, field="top_k")
-        if not isinstance(request.prompt, str):
-            kind = type(request.prompt).__name__
-            raise InvalidParams(f"prompt must be text; got {kind}", field="prompt")
-        for seed in [picture.seed for picture in request.plan] or [request.seed]:
-            if not 0 <= seed < SEED_LIMIT:
-                message = f"seed must be from 0 to {SEED_LIMIT - 1}; got {seed}"
-                raise InvalidParams(message, field="seed")
-
-    def _job(
-        self,
-        request: GenerationRequest,
-        index: int,
-        picture: Planned,
-        sources: Sources,
-        mix_of: Callable[[tuple[LoraRef, ...]], Mix],
-    ) -> Job:
-        spec = self._model.spec
-        params, warnings = spec.resolve(
-            picture.params, sources.shape, is_masked=sources.is_masked, like=sources.seen_shape
-        )
-        if request.top_k is not None and self._scorer == TECHNICAL:
-            warnings.append(
-                "top_k judges sharpness, contrast and range, not the prompt: a CLIP would"
-            )
-        assert params.width is not None
-        assert params.height is not None
-        assert params.steps is not None
-        assert params.cfg_scale is not None
-        images.check_format(
-            request.output_format,
-            compression=request.compression,
-            width=params.width,
-            height=params.height,
-        )
-        drawn = spec.drawn_size(params.width, params.height)
-        rows = 2 if params.cfg_scale > 1.0 else 1
-        asked = params.width, params.height
-        references = sources.references(asked, drawn)
-        seen = spec.reference_tokens([(p.pixels.shape[1], p.pixels.shape[0]) for p in references])
-        read = spec.references.text_tokens * len(references) if spec.references else 0
-        if self._footprint is not None:
-            other = spec.text_length + read + seen
-            self._footprint.vet(*drawn, rows=rows, other_tokens=other)
-        steps = params.steps
-        if params.strength is not None:
-            steps = steps_left(steps, params.strength)
-        return Job(
-            request=request,
-            index=index,
-            seed=picture.seed,
-            params=params,
-            drawn=drawn,
-            source=sources.start(asked, drawn),
-            references=references,
-            mix=mix_of(params.loras or ()),
-            key=BatchKey(spec.image_tokens(*drawn), spec.text_length + read, seen),
-            rows=rows,
-            evaluations=evaluations(params.sampler, steps),
-            warnings=tuple(warnings),
-        )
 
     # ---- what follows runs on the finishing threads
 

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 
 from fluxline.engine.job import Job
-from fluxline.engine.runner import sigmas_of
+from fluxline.engine.sigmas import sigmas_of
 from fluxline.images import Receipt
 from fluxline.models.base import DiffusionModel
 

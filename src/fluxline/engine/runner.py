@@ -7,7 +7,7 @@ A failure is narrowed to the job that causes it by running each of the others al
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -19,45 +19,23 @@ from torch import Tensor
 from fluxline import samplers
 from fluxline.engine.cache import ByteLRU
 from fluxline.engine.faults import is_lost, is_out_of_memory
-from fluxline.engine.job import Job, Outcome, Picture, Plan, Score
+from fluxline.engine.job import Job, Outcome, Plan, Score
+from fluxline.engine.seen import Seen, as_tensor
+from fluxline.engine.sigmas import noise_scale, sigmas_of
 from fluxline.engine.tally import Tally
 from fluxline.errors import DeviceLost, EngineError, FluxlineError, NotFinite, OutOfMemory
-from fluxline.linear.lora import AdapterBank, Mix
-from fluxline.models.base import (
-    Adaptable,
-    Conditioning,
-    DiffusionModel,
-    DynamicShift,
-    EmpiricalShift,
-    Guide,
-    ModelSpec,
-    Pictures,
-    Stage,
-    Steer,
-)
+from fluxline.linear.lora import LIMIT_BYTES, AdapterBank, Mix
+from fluxline.models.base import Adaptable, Banded, DiffusionModel, Stage, taking
+from fluxline.models.conditioning import Conditioning, Steer
 from fluxline.models.scorers import Scorer
-from fluxline.request import ScheduleName, steps_left
+from fluxline.parallel.crew import Crew
 
 _log = logging.getLogger(__name__)
 
 CONDITIONING_BYTES = 256 * 2**20  # 60 prompts of FLUX.1 dev; thousands of the embedded model
-CLEAN_TOKENS_BYTES = 16 * 2**20  # 64 pictures of a megapixel
-GUIDE_BYTES = 64 * 2**20
 
 Asked = tuple[str, Mix]
 """A text, and the adapters that it is encoded with."""
-
-
-@dataclass(frozen=True, slots=True)
-class CleanTokens:
-    """What the VAE made of a picture: (N, C) float32, on the model's device, never written."""
-
-    tokens: Tensor
-
-    @property
-    def bytes(self) -> int:
-        """Memory it holds."""
-        return self.tokens.nbytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +64,7 @@ class Sample:
     sigma: float
     contexts: list[Any]  # the family's: one per row; the second is the negative prompt's
     steer: Steer  # makes one velocity of two rows'
+    mix: Mix
     kept: "Kept | None" = None
     evaluation: int = 0
 
@@ -98,16 +77,19 @@ class Runner:
         model: DiffusionModel[Any],
         open_scorer: Callable[[], Scorer],
         *,
+        crew: Crew | None = None,
         conditioning_bytes: int = CONDITIONING_BYTES,
+        lora_bytes: int = LIMIT_BYTES,
     ) -> None:
         self._model = model
+        self._crew = crew or Crew.alone()
         self._open_scorer = open_scorer
         self._samples: dict[str, Sample] = {}
         self._conditioning: ByteLRU[Conditioning] = ByteLRU(conditioning_bytes)
-        self._clean_tokens: ByteLRU[CleanTokens] = ByteLRU(CLEAN_TOKENS_BYTES)
-        self._guides: ByteLRU[Guide] = ByteLRU(GUIDE_BYTES)
         self._contexts: WeakValueDictionary[Any, Any] = WeakValueDictionary()
-        self._bank = AdapterBank(model.adaptable if isinstance(model, Adaptable) else {})
+        networks = model.adaptable if isinstance(model, Adaptable) else {}
+        self._bank = AdapterBank(networks, limit_bytes=lora_bytes)
+        self._seen = Seen(model, self._bank)
         self.tally = Tally()
 
     def close(self) -> None:
@@ -126,6 +108,7 @@ class Runner:
         outcome.encoded_at = time.monotonic()
         admitted = [job for job in plan.evaluate if job.id in self._samples]
         self._attempt(self._evaluate, admitted, outcome)
+        self._bank.keep({worn for sample in self._samples.values() for worn, _ in sample.mix})
         outcome.evaluated_at = time.monotonic()
         outcome.evaluated_s = outcome.evaluated_at - outcome.encoded_at
         self.tally.evaluated_s += outcome.evaluated_s
@@ -139,6 +122,8 @@ class Runner:
     ) -> None:
         """Act on all jobs at once; if that fails, on each alone, so that only the guilty fail."""
         fault = self._fault(act, jobs, outcome) if jobs else None
+        if isinstance(fault, OutOfMemory) and self._bank.forget():  # what it held may be enough
+            fault = self._fault(act, jobs, outcome)
         if fault is None:
             return
         is_about_room = isinstance(fault, OutOfMemory)
@@ -161,9 +146,16 @@ class Runner:
         """Act, and say what went wrong. Its traceback ends here, with the tensors it holds."""
         try:
             act(jobs, outcome)
-        except Exception as exc:  # noqa: BLE001 - the door of the device: narrowed and logged
+        except Exception as exc:
+            if self._is_awaited(act, exc):  # others wait for what will not come
+                raise DeviceLost(f"{type(exc).__name__}: {exc}") from exc
             return self._narrowed(exc, jobs)
         return None
+
+    def _is_awaited(self, act: Callable[[Sequence[Job], Outcome], None], exc: Exception) -> bool:
+        """Whether other ranks wait for what this one failed to do, and did not fail themselves."""
+        fails_alike = act == self._admit and isinstance(exc, FluxlineError)
+        return self._crew.is_shared and not fails_alike
 
     def _narrowed(self, exc: Exception, jobs: Sequence[Job]) -> FluxlineError:
         """The error that jobs end with. Raises DeviceLost, which is nobody's own."""
@@ -188,9 +180,21 @@ class Runner:
                 message = f"the model answered NaN or infinity for picture {job.index}"
                 outcome.failed[job.id] = NotFinite(message)
         if good:
-            pixels = self._model.decode(x[finite], *jobs[0].drawn).numpy()
+            pixels = self._drawn(x[finite], *jobs[0].drawn).numpy()
             outcome.scores.update(self._scored(good, pixels))
             outcome.pictures.update({job.id: pixels[i] for i, job in enumerate(good)})
+
+    def _drawn(self, x: Tensor, width: int, height: int) -> Tensor:
+        """Pictures of clean tokens; one alone that has no room whole is decoded in bands."""
+        try:
+            return self._model.decode(x, width, height)
+        except Exception as exc:
+            if len(x) > 1 or not isinstance(self._model, Banded) or not is_out_of_memory(exc):
+                raise
+            if width * height > self._model.banded.whole_pixels:  # it was in bands
+                raise
+        with taking(self._model.banded, whole_pixels=0):
+            return self._model.decode(x, width, height)
 
     def _scored(self, jobs: Sequence[Job], pixels: NDArray[np.uint8]) -> dict[str, Score]:
         """How good pictures are, where somebody wants the best of several."""
@@ -232,12 +236,12 @@ class Runner:
         x = self._model.noise(generator, width, height)
         kept = None
         if job.source is None:
-            x = x * _noise_scale(sigmas[0], self._model.spec)
+            x = x * noise_scale(sigmas[0], self._model.spec)
         else:
-            clean = self._clean(job.source.drawn)
+            clean = self._seen.clean(job.source.drawn)
             x = (1 - sigmas[0]) * clean + sigmas[0] * x
             if job.source.mask is not None and not self._model.spec.fills:
-                mask = self._model.encode_mask(_tensor(job.source.mask))
+                mask = self._model.encode_mask(as_tensor(job.source.mask))
                 kept = Kept(clean, mask)
         sampling = samplers.start(
             job.params.sampler,
@@ -246,47 +250,14 @@ class Runner:
             lambda: self._model.noise(generator, width, height),
             job.params.eta,
         )
-        guide = self._guide(job)
         contexts = [
-            self._context(asked, conditioning[asked], job, tuple(sigmas[:-1]), guide)
+            self._context(asked, conditioning[asked], job, tuple(sigmas[:-1]))
             for asked in _asked(job)
         ]
         x, sigma = next(sampling)
         assert job.params.cfg_scale is not None  # resolved
         steer = self._model.spec.steering(job.params.cfg_scale, conditioning[_asked(job)[0]])
-        return Sample(sampling, x, sigma, contexts, steer, kept)
-
-    def _clean(self, picture: Picture) -> Tensor:
-        """The tokens of a picture that a job starts from; jobs that start from the same share."""
-        key = _name_of(picture)
-        known = self._clean_tokens.get(key)
-        if known is None:
-            known = CleanTokens(self._model.encode_picture(_tensor(picture)))
-            self._clean_tokens.put(key, known)
-        return known.tokens
-
-    def _guide(self, job: Job) -> Guide | None:
-        """What the model reads of a job's pictures itself; jobs with the same pictures share."""
-        key = self._looked_at(job)
-        if not key:
-            return None
-        guide = self._guides.get(key)
-        if guide is None:
-            pictures = Pictures(references=tuple(map(_tensor, job.references)))
-            if self._model.spec.fills and job.source and job.source.mask:
-                canvas, mask = _tensor(job.source.drawn), _tensor(job.source.mask)
-                pictures = replace(pictures, canvas=canvas, mask=mask)
-            guide = self._model.guide(pictures)
-            if guide is not None:
-                self._guides.put(key, guide)
-        return guide
-
-    def _looked_at(self, job: Job) -> str:
-        """The names of the pictures that the model itself reads; empty: none."""
-        pictures = [*job.references]
-        if self._model.spec.fills and job.source and job.source.mask:
-            pictures += [job.source.drawn, job.source.mask]
-        return " ".join(map(_name_of, pictures))
+        return Sample(sampling, x, sigma, contexts, steer, job.mix, kept)
 
     def _context(
         self,
@@ -294,14 +265,15 @@ class Runner:
         conditioning: Conditioning,
         job: Job,
         sigmas: tuple[float, ...],
-        guide: Guide | None,
     ) -> Any:
         """What a row needs in all evaluations; rows in flight that need the same share it."""
         mix = _acting(job, "context")
-        key = (asked, mix, job.drawn, job.params.guidance, sigmas, self._looked_at(job))
+        beside = self._seen.name_of_guide(job)
+        key = (asked, mix, job.drawn, job.params.guidance, sigmas, beside)
         context = self._contexts.get(key)
         if context is None:
             width, height = job.drawn
+            guide = self._seen.guide(job)
             with self._bank.rows([mix]):
                 context = self._model.context(
                     conditioning,
@@ -323,8 +295,13 @@ class Runner:
             for job, s in zip(jobs, samples, strict=True)
             for _ in s.contexts
         ]
-        with self._bank.rows(mixes):
-            velocity = self._model.evaluate(x, sigmas, [c for s in samples for c in s.contexts])
+        contexts = [c for s in samples for c in s.contexts]
+        own = self._crew.share(len(x))
+        part = x[own]
+        if len(part):
+            with self._bank.rows(mixes[own]):
+                part = self._model.evaluate(part, sigmas[own], contexts[own])
+        velocity = self._crew.together(part, len(x))
         self.tally.forward(rows=len(x), tokens=sum(job.tokens for job in jobs))
         if self._model.device.type == "cuda":  # a launch is no evaluation
             torch.cuda.synchronize(self._model.device)
@@ -359,51 +336,6 @@ class Runner:
             outcome.advanced[job.id] = True
         else:
             outcome.advanced[job.id] = False
-
-
-def sigmas_of(job: Job, spec: ModelSpec) -> list[float]:
-    """The noise levels a job visits, the last of them 0; from a picture, only the lowest."""
-    shift = spec.shift
-    if isinstance(shift, DynamicShift):
-        shift = samplers.dynamic_shift(
-            job.key.image_tokens,
-            base_seq_len=shift.base_image_seq_len,
-            max_seq_len=shift.max_image_seq_len,
-            base_shift=shift.base_shift,
-            max_shift=shift.max_shift,
-        )
-    assert job.params.steps is not None  # resolved
-    if isinstance(shift, EmpiricalShift):
-        shift = samplers.empirical_shift(job.key.image_tokens, job.params.steps)
-    sigmas = _spaced(job.params.schedule, job.params.steps, shift, spec)
-    if job.source is None:
-        return sigmas
-    assert job.params.strength is not None  # resolved
-    return sigmas[-1 - steps_left(job.params.steps, job.params.strength) :]
-
-
-def _noise_scale(sigma: float, spec: ModelSpec) -> float:
-    """By what noise is multiplied that a picture is drawn from."""
-    return 1.0 if spec.levels is None else spec.levels.noise_scale(sigma)
-
-
-def _spaced(schedule: ScheduleName, steps: int, shift: float, spec: ModelSpec) -> list[float]:
-    """A schedule over the levels that the model is trained at."""
-    if spec.levels is None:
-        return samplers.SCHEDULES[schedule](steps, shift)
-    own = [samplers.shifted(sigma, shift) for sigma in spec.levels.spaced(steps)]
-    if spec.terminal is not None:
-        own = samplers.stretched(own, spec.terminal)
-    respaced = samplers.respaced_by_ratio if spec.levels.by_ratio else samplers.respaced
-    return respaced(schedule, own)
-
-
-def _tensor(picture: Picture) -> Tensor:
-    return torch.from_numpy(np.array(picture.pixels))  # a copy: torch wants it writable
-
-
-def _name_of(picture: Picture) -> str:
-    return f"{picture.digest} {picture.pixels.shape}"
 
 
 def _asked(job: Job) -> tuple[Asked, ...]:

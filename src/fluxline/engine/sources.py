@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from fluxline import images
 from fluxline.engine.job import Picture, Source
 from fluxline.errors import InvalidParams
-from fluxline.models.base import ModelSpec
+from fluxline.models.spec import ModelSpec
 from fluxline.request import GenerationRequest
 
 Size = tuple[int, int]

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import psutil
 import torch
 
-from fluxline.request import EngineStats
+from fluxline.ability import EngineStats
 
 
 @dataclass(slots=True)

@@ -7,11 +7,10 @@ import re
 from collections.abc import Iterable
 from typing import cast, get_args
 
+from fluxline.ability import MOST_LORAS, STRONGEST
 from fluxline.errors import InvalidParams, RequestError
 from fluxline.request import (
-    MOST_LORAS,
     SEED_LIMIT,
-    STRONGEST,
     GenerationRequest,
     ImageFormat,
     LoraRef,

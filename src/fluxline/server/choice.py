@@ -5,9 +5,10 @@ from dataclasses import dataclass, replace
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from fluxline.ability import ModelInfo
 from fluxline.errors import InvalidParams
 from fluxline.profiles import Preset
-from fluxline.request import ModelInfo, SamplingParams
+from fluxline.request import SamplingParams
 from fluxline.server.fields import Fields
 from fluxline.service import Wish
 from fluxline.service.roster import Roster

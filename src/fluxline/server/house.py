@@ -8,7 +8,7 @@ import logging
 import socket
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from fastapi import FastAPI
@@ -32,7 +32,7 @@ from fluxline.server.origin import is_loopback
 from fluxline.server.outside import Outside
 from fluxline.server.reader import Reader
 from fluxline.server.uploads import Uploads
-from fluxline.service import Loras, Service
+from fluxline.service import Loras, Service, lacks
 from fluxline.settings import Settings
 from fluxline.storage import Pictures, open_pictures
 from fluxline.tracing import OFF, Tracing, is_wanted
@@ -64,6 +64,10 @@ class House:
 
 def prepare(settings: Settings, stack: contextlib.ExitStack) -> Ground:
     """Open what the server stands on, before a model is loaded. Raises ConfigError, NotReady."""
+    loras = open_loras(settings)
+    for profile in settings.served():
+        for lack in lacks(profile, loras):
+            _log.warning("profile %s: %s", profile.name, lack)
     listener = stack.enter_context(listen(settings.host, settings.port))
     listeners = {listener: ""} | {
         stack.enter_context(listen(settings.host, port)): profile
@@ -89,6 +93,11 @@ def prepare(settings: Settings, stack: contextlib.ExitStack) -> Ground:
     )
 
 
+def open_loras(settings: Settings) -> Loras:
+    """The folder of LoRAs, as the doors know it. Raises ConfigError."""
+    return Loras(LoraFolder(settings.lora_folder()), fetches=settings.lora_hub)
+
+
 def build(settings: Settings, ground: Ground, engine: str) -> House:
     """Build what serves, on one event loop. engine: the module:factory that the workers open."""
     database, pictures = ground.database, ground.pictures
@@ -104,7 +113,7 @@ def build(settings: Settings, ground: Ground, engine: str) -> House:
         keep_bytes=None if settings.keep_gb is None else int(settings.keep_gb * 2**30),
         holder=f"{uuid.uuid4()}" if database.is_shared else "local",
         tracing=ground.tracing,
-        loras=Loras(LoraFolder(settings.lora_folder()), fetches=settings.lora_hub),
+        loras=open_loras(settings),
         aliases=settings.aliases,
         presets=settings.named_presets(),
     )
@@ -154,6 +163,7 @@ def _pool(profile: Profile, settings: Settings, engine: str) -> Pool:
             model=profile.model,
             device=profile.device_of(member),
             precision=profile.precision,
+            parallel=replace(profile.degrees, data=1).spelt,
             memory=profile.memory,
             weights_gb=profile.weights_gb,
             engine=engine,

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import psutil
 
-from fluxline.request import EngineStats
+from fluxline.ability import EngineStats
 
 MIB, GIB = 2**20, 2**30
 

@@ -16,8 +16,8 @@ from typing import IO, Literal
 import msgspec
 
 from fluxline import images
+from fluxline.ability import ModelInfo
 from fluxline.errors import InvalidParams
-from fluxline.request import ModelInfo
 
 READ_S = 20.0
 MEMORY_BYTES = 3 * 2**30

@@ -11,8 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
+from fluxline.ability import ModelInfo, is_looked_at
 from fluxline.errors import InvalidParams, QueueFull
-from fluxline.request import GenerationRequest, ModelInfo, is_looked_at
+from fluxline.request import GenerationRequest
 from fluxline.server.fields import Fields, UnsupportedParam
 from fluxline.server.outside import Outside, Unreachable
 from fluxline.server.reader import USUAL, Manner, Reader, Start, Wish

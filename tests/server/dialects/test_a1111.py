@@ -6,9 +6,10 @@ import json
 
 import pytest
 
+from fluxline.ability import ModelInfo, true_scale
 from fluxline.images import encode
 from fluxline.images.recipe import Recipe
-from fluxline.request import ModelInfo, SamplingParams, true_scale
+from fluxline.request import SamplingParams
 from tests.images.pictures import ramp
 from tests.worker.fake_engine import INFO, picture
 

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from fluxline.request import ModelInfo
+from fluxline.ability import ModelInfo
 from tests.worker.fake_engine import INFO, picture
 
 

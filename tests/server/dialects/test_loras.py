@@ -80,9 +80,9 @@ async def test_there_is_no_preview_but_what_lies_beside_a_lora(http, name):
         ({}, ()),
     ],
 )  # fmt: skip
-@pytest.mark.parametrize("door", ["/v1/images/generations", "/v1/jobs"])
+@pytest.mark.parametrize("door", ["/v1/images/generations", "/v1/jobs", "/v1/flux-dev"])
 async def test_loras_of_a_request_reach_its_pictures(http, engine, door, body, loras):
-    assert await drawn_with(http, engine, door, n=2, **body) == [loras, loras]
+    assert set(await drawn_with(http, engine, door, **body)) == {loras}
 
 
 @pytest.mark.parametrize("door", ["/generate", "/submit-request", "/v1/batches/generate"])
@@ -146,6 +146,21 @@ async def test_what_is_wrong_with_a_lora_is_named(http, engine, door, body, code
 
 
 @pytest.mark.parametrize(
+    ("loras", "field"),
+    [(["imk"], "loras"), (["ink", "ink"], "loras"), ([{"name": "ink", "strength": 11}],
+     "loras[0].strength")],
+)  # fmt: skip
+async def test_what_is_wrong_with_a_lora_is_named_in_bfls_words(http, engine, loras, field):
+    answer = await http.post("/v1/flux-dev", json={**FOX, "loras": loras})
+    elsewhere = await http.post("/v1/images/generations", json={**FOX, "loras": loras})
+
+    said, error = answer.json(), elsewhere.json()["error"]
+    assert (answer.status_code, said["details"]["field"]) == (422, field)
+    assert (said["message"], said["error"]) == (error["message"], error["code"])
+    assert engine.started == []
+
+
+@pytest.mark.parametrize(
     "how",
     [
         {"json": {"lora_name": "ink", "lora_weight": 0.5}},
@@ -200,3 +215,13 @@ async def test_what_cannot_be_applied_is_named_and_changes_nothing(http, how, pa
 
     assert (answer.status_code, answer.json()["error"]["param"]) == (422, param)
     assert (await http.get("/lora-status")).json()["lora_applied"] is False
+
+
+async def test_a_file_that_cannot_be_read_is_not_listed_and_spoils_no_list(http, files):
+    (files / "gone.safetensors").symlink_to(files / "nowhere")
+    folder = files / "dir.safetensors"
+    folder.mkdir()
+    (files / "ink.png").unlink()
+    (files / "ink.png").symlink_to(files / "ink.png")
+    said = (await http.get("/loras")).json()["loras"]
+    assert [one["name"] for one in said] == ["ink", "styles/oil"]

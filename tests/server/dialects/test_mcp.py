@@ -11,18 +11,24 @@ import pytest
 import uvicorn
 from mcp import Client, MCPError
 from mcp.client.streamable_http import streamable_http_client
+from safetensors.torch import save_file
 from starlette.responses import Response
 
 from fluxline.errors import QueueFull
+from fluxline.fleet.on_demand import OnDemand
+from fluxline.fleet.router import Router
 from fluxline.images import encode
-from fluxline.jobs import KeyRing
+from fluxline.jobs import JobStore, KeyRing
+from fluxline.profiles import Profile
+from fluxline.request import LoraRef
 from fluxline.server.app import create_app
 from fluxline.server.dialects import mcp as dialect
 from fluxline.server.dialects.mcp_routes import McpDoor
 from fluxline.server.middleware import Exchange
-from fluxline.service import register
+from fluxline.service import Service, register
 from fluxline.service.record import result_of
 from tests.images.pictures import noise
+from tests.lora_files import random_lora
 from tests.server.conftest import LIMITS
 from tests.worker.fake_engine import INFO, picture
 
@@ -134,6 +140,7 @@ async def test_the_tools_are_listed_with_what_they_take(client, mode):
 
 @both
 async def test_pictures_come_with_what_they_need_to_be_drawn_again(client, engine, address):
+    engine.models = (replace(INFO, backend="diffusers"),)
     result = await draw(client, n=2, seed=7, size="64x32", guidance=3.5, steps=3)
 
     [asked] = engine.started
@@ -148,6 +155,7 @@ async def test_pictures_come_with_what_they_need_to_be_drawn_again(client, engin
     assert (told["id"], told["status"], told["warnings"]) == (asked.id, "done", [])
     first = told["images"][0]
     assert (first["seed"], first["width"], first["height"], first["model"]) == (7, 64, 32, "fake")
+    assert first["backend"] == "diffusers"
     assert first["warnings"] == ["guidance has no effect"]
     assert asked.params.steps == 3
     async with web() as http:
@@ -170,10 +178,44 @@ async def test_every_field_of_the_schema_is_read(client, engine):
         for name, field in tool.input_schema["properties"].items()
     }
     fields |= {"size": "64x64", "model": "fake", "deadline_s": 60, "strength": 0.5}
-    fields |= {"image": file, "mask": file, "ref_images": [file]}
+    fields |= {"image": file, "mask": file, "ref_images": [file], "loras": []}
     result = await draw(client, **fields)
 
     assert not result.is_error, text(result)
+
+
+@pytest.fixture
+def ink(lora_folder):
+    """A LoRA of that name."""
+    save_file(random_lora({"a": (8, 8)}), lora_folder / "ink.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("given", "loras"),
+    [
+        ({}, (LoraRef("oil"),)),
+        ({"loras": []}, ()),
+        ({"loras": [{"name": "ink"}]}, (LoraRef("ink"),)),
+        ({"loras": [{"name": "ink", "strength": 0.5}]}, (LoraRef("ink", 0.5),)),
+    ],
+)
+async def test_loras_of_a_call_reach_its_picture(
+    client, engine, service, lora_folder, ink, given, loras
+):
+    save_file(random_lora({"a": (8, 8)}, seed=1), lora_folder / "oil.safetensors")
+    await service.loras.apply(LoraRef("oil"))
+    await draw(client, **given)
+
+    assert [one.params.loras for one in engine.started[0].pictures()] == [loras]
+
+
+async def test_a_lora_that_is_not_there_is_named_with_one_that_is(client, engine, ink):
+    result = await draw(client, loras=[{"name": "imk"}])
+
+    assert result.is_error
+    assert "did you mean ink?" in text(result)
+    assert result.structured_content["error"]["param"] == "loras"
+    assert engine.started == []
 
 
 async def test_what_was_ignored_is_said(client):
@@ -318,6 +360,29 @@ async def test_models_are_listed(client):
         {"default": 4, "most": 50},
         [512, 512],
     )
+
+
+async def test_a_lazy_model_is_listed_as_it_is_and_not_loaded(
+    replica, database, pictures, links, webhooks, uploads
+):
+    begun = []
+    lazy = OnDemand(
+        Profile(name="slow", model="fake", load="lazy"), lambda: begun.append(1) or replica
+    )
+    service = Service(Router([lazy]), JobStore(database), pictures, queue_limit=4)
+    await service.start()
+    ring = KeyRing(database, given=["ann"])
+    app = create_app(service, links, webhooks, uploads, max_n=4, **LIMITS, ring=ring)
+    async with served(app) as address, client_of(address, "ann") as client:
+        [before] = (await client.call_tool("list_models", {})).structured_content["models"]
+        assert begun == []
+        await draw(client)
+        [after] = (await client.call_tool("list_models", {})).structured_content["models"]
+    await service.close()
+
+    told = {"name": "slow", "model": "fake", "state": "unloaded"}
+    assert before == {**told, "reason": "the model is not loaded"}
+    assert (after["state"], after["steps"]) == ("ready", {"default": 4, "most": 50})
 
 
 @both

@@ -3,21 +3,25 @@
 import asyncio
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import grpc
 import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from safetensors.torch import save_file
 
 from fluxline.images import decode, decode_mask, encode, encode_mask
 from fluxline.jobs import KeyRing
+from fluxline.request import LoraRef
 from fluxline.server.rpc import image_gen_pb2 as pb
 from fluxline.server.rpc.door import ImageGen
 from fluxline.server.rpc.image_gen_pb2_grpc import ImageGenStub
 from fluxline.server.rpc.serve import GrpcServer
 from tests.images.pictures import noise, ramp
-from tests.worker.fake_engine import picture
+from tests.lora_files import random_lora
+from tests.worker.fake_engine import INFO, picture
 
 ROOT = Path(__file__).parents[3]
 ONE, TWO = [("api-key", "client1")], [("api-key", "client2")]
@@ -111,6 +115,64 @@ async def test_what_cannot_be_started_from_is_refused(fields, words, stub):
 
     assert code == Code.INVALID_ARGUMENT
     assert words in details
+
+
+@pytest.fixture
+def loras(lora_folder):
+    """`ink`, and `oil`, which lies there too."""
+    for seed, name in enumerate(("ink", "oil")):
+        save_file(random_lora({"a": (8, 8)}, seed=seed), lora_folder / f"{name}.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, (LoraRef("oil"),)),
+        ({"loras": pb.Loras()}, ()),
+        ({"loras": pb.Loras(named=[pb.Lora(name="ink")])}, (LoraRef("ink"),)),
+        ({"loras": pb.Loras(named=[pb.Lora(name="ink", strength=0.8), pb.Lora(name="oil")])},
+         (LoraRef("ink", 0.8), LoraRef("oil"))),
+        ({"loras": pb.Loras(named=[pb.Lora(name="ink", strength=0)])}, (LoraRef("ink", 0.0),)),
+    ],
+    ids=["nothing said", "none", "one", "two", "one without effect"],
+)  # fmt: skip
+async def test_loras_of_a_call_reach_its_picture(stub, engine, service, loras, given, expected):
+    await service.loras.apply(LoraRef("oil"))
+    await stub.Generate(wanted(**given), metadata=ONE)
+
+    assert engine.started[0].pictures()[0].params.loras == expected
+
+
+@pytest.mark.parametrize(
+    ("named", "words"),
+    [
+        ([pb.Lora(name="imk")], "did you mean ink?"),
+        ([pb.Lora()], "a LoRA needs a name"),
+        ([pb.Lora(name="ink")] * 2, "named twice"),
+        ([pb.Lora(name="ink")] * 9, "at most 8; got 9"),
+        ([pb.Lora(name="ink", strength=11)], "must be from -10 to 10; got 11"),
+        ([pb.Lora(name="ink", strength=float("nan"))], "must be from -10 to 10; got nan"),
+    ],
+)
+async def test_what_is_wrong_with_a_lora_is_said(stub, engine, loras, named, words):
+    code, details = await code_of(stub.Generate(wanted(loras=pb.Loras(named=named)), metadata=ONE))
+
+    assert (code, engine.started) == (Code.INVALID_ARGUMENT, [])
+    assert words in details
+
+
+async def test_an_answer_says_whose_network_drew(stub, engine):
+    engine.models = (replace(INFO, backend="diffusers"),)
+    whole = await stub.Generate(wanted(), metadata=ONE)
+    parts = [part async for part in stub.GenerateStream(wanted(), metadata=ONE)]
+    job_id = (await stub.Submit(pb.SubmitRequest(request=wanted()), metadata=ONE)).job_id
+    job = pb.GetJobRequest(job_id=job_id)
+    async with asyncio.timeout(20):
+        while (done := await stub.GetJob(job, metadata=ONE)).state != "done":
+            await asyncio.sleep(0.002)
+
+    told = [whole.backend, parts[-1].finished.backend, done.result.backend]
+    assert told == ["diffusers"] * 3
 
 
 # ---- the seven

@@ -1,26 +1,20 @@
-"""The AUTOMATIC1111 web UI's API: its names and defaults to a request, and pictures back.
+"""The AUTOMATIC1111 web UI's API: its names and defaults to a request.
 
 Its clients send a cfg_scale and a negative prompt blindly. For FLUX the first is guidance, as Forge
 has it, and the second has an effect only with an explicit true_cfg_scale: anything else would
 double the work and burn the picture.
 """
 
-import base64
-import json
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
-from typing import Any, cast
+from typing import cast
 
+from fluxline.ability import STRENGTH
 from fluxline.errors import InvalidParams
-from fluxline.images import SAMPLER_TITLES, Recipe
-from fluxline.loras import LoraInfo
+from fluxline.images import SAMPLER_TITLES
 from fluxline.request import (
     SEED_LIMIT,
-    STRENGTH,
     GenerationRequest,
-    ImageResult,
     LoraRef,
     SamplerName,
     SamplingParams,
@@ -166,52 +160,6 @@ def checkpoint_of(fields: Fields) -> str | None:
     return overridden.text("sd_model_checkpoint") if overridden else None
 
 
-def answer(asked: Asked, images: Sequence[ImageResult], parameters: dict[str, Any]) -> bytes:
-    """Spell finished pictures; `parameters`: what was sent, which clients get back."""
-    told = {
-        "images": [base64.b64encode(image.data).decode() for image in images],
-        "parameters": parameters,
-        "info": json.dumps(_info(asked, images)),
-    }
-    return json.dumps(told).encode()
-
-
-def progress(
-    done: int, total: int, preview: bytes | None, *, jobs: int, number: int, eta_s: float
-) -> dict[str, Any]:
-    """Spell how far the caller's pictures are. total 0: nothing is drawn."""
-    return {
-        "progress": round(done / total, 4) if total else 0.0,
-        "eta_relative": round(eta_s, 1),
-        "state": {
-            "skipped": False,
-            "interrupted": False,
-            "stopping_generation": False,
-            "job": "txt2img" if total else "",
-            "job_count": jobs,
-            "job_timestamp": datetime.now(UTC).strftime("%Y%m%d%H%M%S"),
-            "job_no": number,
-            "sampling_step": done,
-            "sampling_steps": total,
-        },
-        "current_image": None if preview is None else base64.b64encode(preview).decode(),
-        "textinfo": None,
-        "current_task": "txt2img" if total else None,
-    }
-
-
-def model(name: str) -> dict[str, Any]:
-    """Spell a profile as that program does a checkpoint."""
-    return {
-        "title": name,
-        "model_name": name,
-        "hash": None,
-        "sha256": None,
-        "filename": name,
-        "config": None,
-    }
-
-
 def _params(fields: Fields, choice: Choice) -> tuple[SamplingParams, list[str]]:
     warnings, info = [], choice.info
     sampler, schedule = _sampler(fields)
@@ -264,17 +212,6 @@ def _lora(match: re.Match[str]) -> LoraRef:
     except ValueError:
         message = f"a LoRA must be like <lora:name:0.8>; got {match[0].strip()[:60]}"
         raise InvalidParams(message, field="prompt") from None
-
-
-def lora(info: LoraInfo) -> dict[str, Any]:
-    """Spell a LoRA; where its file lies is nobody's business."""
-    words = ", ".join(info.trigger_words)
-    return {
-        "name": info.name,
-        "alias": info.name,
-        "path": f"{info.name}.safetensors",
-        "metadata": {"activation text": words} if words else {},
-    }
 
 
 def _pictures(fields: Fields) -> tuple[Found | None, list[str]]:
@@ -339,42 +276,3 @@ def _sampler(fields: Fields) -> tuple[SamplerName, ScheduleName]:
         known = ", ".join(SCHEDULES)
         raise InvalidParams(f"scheduler must be one of {known}", field="scheduler")
     return cast(SamplerName, name), cast(ScheduleName, schedule)
-
-
-def _info(asked: Asked, images: Sequence[ImageResult]) -> dict[str, Any]:
-    request, seeds = asked.request, [image.seed for image in images]
-    params = images[0].params if images else request.params
-    said = dict.fromkeys((*asked.warnings, *(line for image in images for line in image.warnings)))
-    return {
-        "prompt": request.prompt,
-        "all_prompts": [request.prompt for _ in images],
-        "negative_prompt": params.negative_prompt,
-        "all_negative_prompts": [params.negative_prompt for _ in images],
-        "seed": request.seed,
-        "all_seeds": seeds,
-        "subseed": 0,
-        "all_subseeds": [0 for _ in images],
-        "subseed_strength": 0,
-        "width": params.width,
-        "height": params.height,
-        "sampler_name": SAMPLER_TITLES[params.sampler],
-        "cfg_scale": params.guidance if params.guidance is not None else params.cfg_scale,
-        "steps": params.steps,
-        "batch_size": asked.batch_size,
-        "restore_faces": False,
-        "sd_model_name": request.model,
-        "sd_model_hash": None,
-        "infotexts": [infotext(request.prompt, image) for image in images],
-        "job_timestamp": datetime.now(UTC).strftime("%Y%m%d%H%M%S"),
-        "is_using_inpainting_conditioning": False,
-        "version": "fluxline",
-        "warnings": list(said),
-    }
-
-
-def infotext(prompt: str, image: ImageResult) -> str:
-    """The text that other programs read beside a picture."""
-    recipe = Recipe(
-        prompt=prompt, seed=image.seed, model=image.model, params=image.params, software="fluxline"
-    )
-    return recipe.to_infotext()

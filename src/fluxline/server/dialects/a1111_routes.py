@@ -4,37 +4,35 @@ import asyncio
 import json
 import math
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from fluxline.errors import FluxlineError, InvalidParams, UnsupportedFormat
-from fluxline.images import SAMPLER_TITLES, Recipe, read_recipe
+from fluxline.errors import FluxlineError
 from fluxline.request import CancelledEvent, ImageReady, ImageResult, Progress, failure_of
-from fluxline.server import envelope
 from fluxline.server.choice import choose
-from fluxline.server.dialects import a1111
+from fluxline.server.dialects import a1111, a1111_answers
 from fluxline.server.dialects.a1111 import INIT_IMAGES
+from fluxline.server.dialects.a1111_facts import add_facts
 from fluxline.server.exchange import caller_of, json_fields, terms_of, unless_gone
 from fluxline.server.fields import Fields, MissingParam, UnsupportedParam
-from fluxline.server.machine import memory_of
-from fluxline.server.uploads import Uploads, from_base64
-from fluxline.service import Service, Ticket, Wish
+from fluxline.server.uploads import Uploads
+from fluxline.service import Service, Ticket
 from fluxline.telemetry import request_id_var
 
-EMPTY = (
-    "upscalers",
-    "latent-upscale-modes",
-    "sd-vae",
-    "sd-modules",
-    "hypernetworks",
-    "prompt-styles",
-    "face-restorers",
-    "realesrgan-models",
-    "script-info",
-)
+
+def a1111_router(service: Service, uploads: Uploads, *, max_n: int) -> APIRouter:
+    """Make the routes of a service."""
+    router = APIRouter(prefix="/sdapi/v1", tags=["a1111"])
+    desk = Desk(service, uploads, max_n=max_n)
+    router.add_api_route("/txt2img", desk.txt2img, methods=["POST"])
+    router.add_api_route("/img2img", desk.img2img, methods=["POST"])
+    router.add_api_route("/progress", desk.progress, methods=["GET"])
+    add_facts(router, service)
+    for path in ("/interrupt", "/skip"):
+        router.add_api_route(path, desk.interrupt, methods=["POST"])
+    return router
 
 
 @dataclass(slots=True, eq=False)
@@ -60,168 +58,86 @@ class Drawing:
         took_s = time.monotonic() - self.began
         eta_s = took_s * (total - done) / done if done else 0.0
         number = sum(done == total for done, total in self.done.values())
-        return a1111.progress(
+        return a1111_answers.progress(
             done, total, self.preview, jobs=self.count, number=number, eta_s=eta_s
         )
 
 
-def a1111_router(service: Service, uploads: Uploads, *, max_n: int) -> APIRouter:
-    """Make the routes of a service."""
-    router = APIRouter(prefix="/sdapi/v1", tags=["a1111"])
-    drawings: list[Drawing] = []
+class Desk:
+    """Draws what clients ask, and knows how far each call is. Lives on one event loop."""
 
-    @router.post("/txt2img")
-    async def txt2img(request: Request) -> Response:
+    def __init__(self, service: Service, uploads: Uploads, *, max_n: int) -> None:
+        self._service, self._uploads, self._max_n = service, uploads, max_n
+        self._drawings: list[Drawing] = []
+
+    async def txt2img(self, request: Request) -> Response:
         """Draw pictures of a prompt."""
         fields = await json_fields(request)
         if fields.asks(INIT_IMAGES):
             message = "pictures to start from go to /sdapi/v1/img2img"
-            return _refusal(UnsupportedParam(message, field=INIT_IMAGES))
-        return await drawn(request, fields)
+            return a1111_answers.refusal(UnsupportedParam(message, field=INIT_IMAGES))
+        return await self._answered(request, fields)
 
-    @router.post("/img2img")
-    async def img2img(request: Request) -> Response:
+    async def img2img(self, request: Request) -> Response:
         """Draw pictures of a prompt from a picture."""
         fields = await json_fields(request)
         if not fields.asks(INIT_IMAGES):
             message = "init_images is required: the picture to start from"
-            return _refusal(MissingParam(message, field=INIT_IMAGES))
-        return await drawn(request, fields)
+            return a1111_answers.refusal(MissingParam(message, field=INIT_IMAGES))
+        return await self._answered(request, fields)
 
-    async def drawn(request: Request, fields: Fields) -> Response:
-        try:
-            model = a1111.checkpoint_of(fields)
-            choosing = choose(fields, service.roster, request.scope, model=model)
-            choice = await unless_gone(request, choosing)
-            asked = a1111.read(fields, choice, max_n=max_n, request_id=request_id_var.get())
-            if asked.found is not None:
-                service.vet(asked.request)
-                work = uploads.begin(asked.found, asked.request, choice.info)
-                begun, told = await unless_gone(request, work)
-                asked = replace(asked, request=begun, warnings=(*asked.warnings, *told))
-            caller = caller_of(request)
-            terms = await terms_of(request, door="a1111")
-            ticket = await service.submit(asked.request, terms, caller)
-            drawing = Drawing(ticket.job_id, caller.owner, asked.request.count)
-            drawings.append(drawing)
-            try:
-                images = await unless_gone(request, _followed(ticket, drawing))
-            finally:
-                drawings.remove(drawing)
-        except FluxlineError as exc:
-            return _refusal(exc)
-        sent = await asyncio.to_thread(_echoed, await request.body())
-        # Base64 of many large pictures takes a while: not on the event loop.
-        raw = await asyncio.to_thread(a1111.answer, asked, images, sent)
-        return Response(raw, media_type="application/json")
-
-    @router.get("/progress")
-    async def progress(request: Request, skip_current_image: bool = False) -> dict[str, Any]:
+    async def progress(self, request: Request, skip_current_image: bool = False) -> dict[str, Any]:
         """Tell how far the caller's oldest call is; with what the model expects, to look at."""
-        mine = [d for d in drawings if d.owner == caller_of(request).owner]
+        mine = [d for d in self._drawings if d.owner == caller_of(request).owner]
         if not mine:
-            return a1111.progress(0, 0, None, jobs=0, number=0, eta_s=0.0)
+            return a1111_answers.progress(0, 0, None, jobs=0, number=0, eta_s=0.0)
         told = mine[0].told()
         return {**told, "current_image": None} if skip_current_image else told
 
-    async def interrupt(request: Request) -> dict[str, Any]:
+    async def interrupt(self, request: Request) -> dict[str, Any]:
         """Stop drawing what the caller asked for; what is finished is answered."""
         caller = caller_of(request)
-        for drawing in list(drawings):
+        for drawing in list(self._drawings):
             if drawing.owner == caller.owner:
-                await service.cancel(drawing.job_id, owner=caller.owner)
+                await self._service.cancel(drawing.job_id, owner=caller.owner)
         return {}
 
-    @router.get("/options")
-    async def options() -> dict[str, Any]:
-        """Tell the settings that clients look at."""
-        return {
-            "sd_model_checkpoint": service.roster.all[0].name,
-            "samples_format": "png",
-            "enable_pnginfo": True,
-            "live_previews_enable": True,
-        }
-
-    @router.post("/options")
-    async def set_options(request: Request) -> Response:
-        """Accept the settings a client sends back; only the model means anything here."""
-        fields = await json_fields(request)
+    async def _answered(self, request: Request, fields: Fields) -> Response:
+        """Draw what a body asks for, and spell it."""
         try:
-            service.roster.choose(Wish(model=fields.text("sd_model_checkpoint")))
+            asked = await self._asked(request, fields)
+            images = await self._drawn(request, asked)
         except FluxlineError as exc:
-            return _refusal(exc)
-        return Response(b"null", media_type="application/json")
+            return a1111_answers.refusal(exc)
+        sent = await asyncio.to_thread(_echoed, await request.body())
+        # Base64 of many large pictures takes a while: not on the event loop.
+        raw = await asyncio.to_thread(a1111_answers.answer, asked, images, sent)
+        return Response(raw, media_type="application/json")
 
-    @router.get("/sd-models")
-    async def models() -> list[dict[str, Any]]:
-        """List what is served."""
-        return [a1111.model(one.name) for one in service.roster.all]
+    async def _asked(self, request: Request, fields: Fields) -> a1111.Asked:
+        """Understand a body, and read its pictures."""
+        model = a1111.checkpoint_of(fields)
+        choosing = choose(fields, self._service.roster, request.scope, model=model)
+        choice = await unless_gone(request, choosing)
+        asked = a1111.read(fields, choice, max_n=self._max_n, request_id=request_id_var.get())
+        if asked.found is None:
+            return asked
+        self._service.vet(asked.request)
+        work = self._uploads.begin(asked.found, asked.request, choice.info)
+        begun, told = await unless_gone(request, work)
+        return replace(asked, request=begun, warnings=(*asked.warnings, *told))
 
-    @router.get("/loras")
-    async def loras() -> list[dict[str, Any]]:
-        """List the LoRAs there are."""
-        return [a1111.lora(info) for info, _ in await service.loras.infos()]
-
-    @router.get("/samplers")
-    async def samplers() -> list[dict[str, Any]]:
-        """List the samplers."""
-        return [
-            {"name": title, "aliases": [name], "options": {}}
-            for name, title in SAMPLER_TITLES.items()
-        ]
-
-    @router.get("/schedulers")
-    async def schedulers() -> list[dict[str, Any]]:
-        """List the schedules."""
-        names = dict.fromkeys(a1111.SCHEDULES.values())
-        return [{"name": name, "label": name.title(), "aliases": []} for name in names]
-
-    @router.get("/scripts")
-    async def scripts() -> dict[str, Any]:
-        """List the scripts: there are none."""
-        return {"txt2img": [], "img2img": []}
-
-    @router.get("/embeddings")
-    async def embeddings() -> dict[str, Any]:
-        """List the embeddings: there are none."""
-        return {"loaded": {}, "skipped": {}}
-
-    @router.get("/cmd-flags")
-    async def flags() -> dict[str, Any]:
-        """Tell the flags: none of that program's."""
-        return {}
-
-    @router.get("/memory")
-    async def memory() -> dict[str, Any]:
-        """Tell the memory of this machine, in bytes."""
-        told = memory_of(service.engines)
-        used, total = told.ram_used_bytes, told.ram_total_bytes
-        return {
-            "ram": {"free": total - used, "used": used, "total": total},
-            "cuda": {"system": {"used": told.vram_used_bytes}},
-        }
-
-    @router.post("/png-info")
-    async def png_info(request: Request) -> Response:
-        """Read the recipe in a picture of ours."""
-        fields = await json_fields(request)
+    async def _drawn(self, request: Request, asked: a1111.Asked) -> list[ImageResult]:
+        """Draw, and let others see how far it is."""
+        caller = caller_of(request)
+        terms = await terms_of(request, door="a1111")
+        ticket = await self._service.submit(asked.request, terms, caller)
+        drawing = Drawing(ticket.job_id, caller.owner, asked.request.count)
+        self._drawings.append(drawing)
         try:
-            recipe = await asyncio.to_thread(_recipe_in, fields.text("image") or "")
-        except (UnsupportedFormat, InvalidParams):
-            message = "image must be a PNG, JPEG, WebP or AVIF file as base64"
-            return _refusal(InvalidParams(message, field="image"))
-        text = recipe.to_infotext() if recipe else ""
-        body = {"info": text, "items": {"parameters": text} if text else {}, "parameters": {}}
-        return Response(json.dumps(body).encode(), media_type="application/json")
-
-    for path in ("/interrupt", "/skip"):
-        router.add_api_route(path, interrupt, methods=["POST"])
-    for path in EMPTY:
-        router.add_api_route(f"/{path}", _nothing, methods=["GET"])
-    for path in ("refresh-checkpoints", "refresh-loras"):
-        done: Callable[..., Any] = _done
-        router.add_api_route(f"/{path}", done, methods=["POST"])
-    return router
+            return await unless_gone(request, _followed(ticket, drawing))
+        finally:
+            self._drawings.remove(drawing)
 
 
 async def _followed(ticket: Ticket, drawing: Drawing) -> list[ImageResult]:
@@ -251,31 +167,3 @@ def _echoed(raw: bytes) -> dict[str, Any]:
     if not sent.get("include_init_images"):
         sent |= {name: None for name in (INIT_IMAGES, "mask") if name in sent}
     return sent
-
-
-def _recipe_in(text: str) -> Recipe | None:
-    return read_recipe(from_base64(text, "image"))
-
-
-async def _nothing() -> list[Any]:
-    """List what there is none of."""
-    return []
-
-
-async def _done() -> dict[str, Any]:
-    """Do nothing: there is nothing to refresh."""
-    return {}
-
-
-def _refusal(error: FluxlineError) -> Response:
-    """Answer in that program's form, with our `error` object in place of its name."""
-    status, told = envelope.spelt(error)
-    status = 422 if status == 400 else status
-    body = {
-        "error": type(error).__name__,
-        "detail": told["message"],
-        "body": "",
-        "errors": told["message"],
-    }
-    raw = json.dumps(body).encode()
-    return Response(raw, status, envelope.hints(error), media_type="application/json")

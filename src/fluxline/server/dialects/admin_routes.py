@@ -1,5 +1,6 @@
 """The dual service's routes about the model: loaded or not, on what, with which LoRA."""
 
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlencode
 
@@ -25,30 +26,50 @@ WHICH = ("model", "profile")
 
 def admin_router(service: Service) -> APIRouter:
     """Make the routes of a service."""
+    models, adapters = Models(service), Adapters(service)
+    routes: tuple[tuple[str, str, Callable[..., Any]], ...] = (  # Any: each has its own parameters
+        ("POST", "/load-model", models.load_model),
+        ("POST", "/unload-model", models.unload_model),
+        ("GET", "/model-status", models.model_status),
+        ("POST", "/apply-lora", adapters.apply_lora),
+        ("POST", "/remove-lora", adapters.remove_lora),
+        ("GET", "/lora-status", adapters.lora_status),
+        ("GET", "/loras", adapters.loras),
+        ("GET", "/loras/preview", adapters.lora_preview),
+        ("GET", "/gpu-info", models.gpu_info),
+    )
     router = APIRouter(tags=["admin"])
+    for method, path, answer in routes:
+        router.add_api_route(path, answer, methods=[method])
+    return router
 
-    @router.post("/load-model")
-    async def load_model(request: Request) -> Any:  # Any: a dict, or a whole response
+
+class Models:
+    """What is loaded, and on what."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    async def load_model(self, request: Request) -> Any:  # Any: a dict, or a whole response
         """Load a profile, and wait for it; one that is eager began when the server started."""
         try:
-            standing = await asked(request)
+            standing = await self._asked(request)
             words = "is already loaded" if standing.state == "ready" else "loaded successfully"
-            info = await unless_gone(request, service.roster.load(standing.name))
+            info = await unless_gone(request, self._service.roster.load(standing.name))
         except FluxlineError as exc:
             return envelope.of_detail(exc)
         told = {"model_type": model_type(info), "profile": standing.name}
         return {"message": f"Model {info.name} {words}", **told}
 
-    @router.post("/unload-model")
-    async def unload_model(request: Request) -> Any:  # Any: a dict, or a whole response
+    async def unload_model(self, request: Request) -> Any:  # Any: a dict, or a whole response
         """Give a profile's memory back, if it is lazy and has nothing to draw."""
         caller = caller_of(request)
         if caller.owner and not caller.is_admin:
             message = "only an administrator's key may unload a model"
             return envelope.failure(403, message, code="forbidden", extra={"detail": message})
         try:
-            standing = await asked(request)
-            is_gone = await service.roster.unload(standing.name)
+            standing = await self._asked(request)
+            is_gone = await self._service.roster.unload(standing.name)
         except FluxlineError as exc:
             return envelope.of_detail(exc)
         if not is_gone:
@@ -56,32 +77,55 @@ def admin_router(service: Service) -> APIRouter:
             return envelope.failure(409, message, code="in_use", extra={"detail": message})
         return {"message": f"Model {standing.model} unloaded", "profile": standing.name}
 
-    @router.get("/model-status", response_model=None)
-    async def model_status(request: Request) -> Any:  # Any: a dict, or a whole response
+    async def model_status(self, request: Request) -> Any:  # Any: a dict, or a whole response
         """Tell what is loaded, where, and how much memory is used; ?profile= says of which."""
         try:
-            standing = await asked(request)
+            standing = await self._asked(request)
         except FluxlineError as exc:
             return envelope.of_detail(exc)
-        info = standing.info
-        device = info.device if info else "cpu"
         return {
-            "model_loaded": standing.state == "ready",
-            "model": info.name if info else None,
-            "model_type": model_type(info) if info else None,
-            "profile": standing.name,
-            "state": standing.state,
-            "reason": standing.reason or None,
-            "memory_bytes": standing.held_bytes,
-            "selected_gpu": None if device.startswith("cpu") else device,
-            "device": device,
-            "replicas": standing.engines,
-            **memory_told(memory_of(service.engines)),
-            **_applied(service.loras.applied),
+            **_standing(standing),
+            **memory_told(memory_of(self._service.engines)),
+            **_applied(self._service.loras.applied),
         }
 
-    @router.post("/apply-lora")
-    async def apply_lora(request: Request) -> Any:  # Any: a dict, or a whole response
+    async def gpu_info(self) -> dict[str, Any]:
+        """Tell on what the models run."""
+        models = self._service.models
+        gpus = [info.device for info in models if not info.device.startswith("cpu")]
+        return {
+            "gpu_count": len(gpus),
+            "gpus": gpus,
+            "replicas": self._service.status.engines,
+            "devices": [
+                {
+                    "model": info.name,
+                    "device": info.device,
+                    "dtype": info.dtype,
+                    "precision": info.precision,
+                }
+                for info in models
+            ],
+        }
+
+    async def _asked(self, request: Request) -> Standing:
+        """The profile that the query names, or the body; else the one of this port."""
+        named = dict(request.query_params)
+        if await body_of(request):
+            fields = await json_fields(request)
+            named |= {name: text for name in WHICH if (text := fields.text(name))}
+        here = filter(None, [request.scope.get(PRESET)])
+        wish = Wish(model=named.get("model"), profile=named.get("profile"), preferred=tuple(here))
+        return self._service.roster.standing(wish)
+
+
+class Adapters:
+    """Which LoRAs there are, and which one acts where none is named."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    async def apply_lora(self, request: Request) -> Any:  # Any: a dict, or a whole response
         """Let a LoRA act on every picture that names none of its own, until it is removed."""
         if not _may_apply(request):
             return _forbidden()
@@ -91,42 +135,38 @@ def admin_router(service: Service) -> APIRouter:
             weight = fields.number("lora_weight", "weight", low=0, high=MOST_WEIGHT)
             if not name:
                 raise MissingParam("lora_name is required: which to apply", field="lora_name")
-            await service.loras.apply(LoraRef(name, 1.0 if weight is None else weight))
+            await self._service.loras.apply(LoraRef(name, 1.0 if weight is None else weight))
         except RequestError as exc:
             return envelope.of_detail(in_these_words(exc), status=422)
-        return {"message": f"LoRA {name} is applied", **_applied(service.loras.applied)}
+        return {"message": f"LoRA {name} is applied", **_applied(self._service.loras.applied)}
 
-    @router.post("/remove-lora")
-    async def remove_lora(request: Request) -> Any:  # Any: a dict, or a whole response
+    async def remove_lora(self, request: Request) -> Any:  # Any: a dict, or a whole response
         """Let no LoRA act but those that requests name."""
         if not _may_apply(request):
             return _forbidden()
-        before = service.loras.applied
-        service.loras.remove()
+        before = self._service.loras.applied
+        self._service.loras.remove()
         message = f"LoRA {before.name} is removed" if before else "No LoRA is applied"
         return {"message": message, **_applied(None)}
 
-    @router.get("/lora-status")
-    async def lora_status() -> dict[str, Any]:
+    async def lora_status(self) -> dict[str, Any]:
         """Tell which LoRA acts on every picture that names none of its own."""
-        info = next(iter(service.models), None)
+        info = next(iter(self._service.models), None)
         return {
-            **_applied(service.loras.applied),
+            **_applied(self._service.loras.applied),
             "model_type": model_type(info) if info else None,
             "note": NOTE,
         }
 
-    @router.get("/loras")
-    async def loras() -> dict[str, Any]:
+    async def loras(self) -> dict[str, Any]:
         """List the LoRAs there are, and what is known of each."""
-        found = await service.loras.infos()
+        found = await self._service.loras.infos()
         return {"loras": [_lora(info, digest) for info, digest in found], "note": NOTE}
 
-    @router.get("/loras/preview")
-    async def lora_preview(name: str) -> Response:
+    async def lora_preview(self, name: str) -> Response:
         """Show the picture that lies beside a LoRA."""
         try:
-            preview = await service.loras.preview(name)
+            preview = await self._service.loras.preview(name)
         except FluxlineError as exc:
             return envelope.of_detail(exc, status=404)
         if preview is None:
@@ -137,36 +177,23 @@ def admin_router(service: Service) -> APIRouter:
             return envelope.of_detail(exc, status=404)
         return Response(preview, media_type=kind)
 
-    @router.get("/gpu-info")
-    async def gpu_info() -> dict[str, Any]:
-        """Tell on what the models run."""
-        gpus = [info.device for info in service.models if not info.device.startswith("cpu")]
-        return {
-            "gpu_count": len(gpus),
-            "gpus": gpus,
-            "replicas": service.status.engines,
-            "devices": [
-                {
-                    "model": info.name,
-                    "device": info.device,
-                    "dtype": info.dtype,
-                    "precision": info.precision,
-                }
-                for info in service.models
-            ],
-        }
 
-    async def asked(request: Request) -> Standing:
-        """The profile that the query names, or the body; else the one of this port."""
-        named = dict(request.query_params)
-        if await body_of(request):
-            fields = await json_fields(request)
-            named |= {name: text for name in WHICH if (text := fields.text(name))}
-        here = filter(None, [request.scope.get(PRESET)])
-        wish = Wish(model=named.get("model"), profile=named.get("profile"), preferred=tuple(here))
-        return service.roster.standing(wish)
-
-    return router
+def _standing(one: Standing) -> dict[str, Any]:
+    """Spell how a profile is, in the original's words and ours."""
+    info = one.info
+    device = info.device if info else "cpu"
+    return {
+        "model_loaded": one.state == "ready",
+        "model": info.name if info else None,
+        "model_type": model_type(info) if info else None,
+        "profile": one.name,
+        "state": one.state,
+        "reason": one.reason or None,
+        "memory_bytes": one.held_bytes,
+        "selected_gpu": None if device.startswith("cpu") else device,
+        "device": device,
+        "replicas": one.engines,
+    }
 
 
 async def _fields(request: Request) -> Fields:

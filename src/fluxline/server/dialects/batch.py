@@ -6,13 +6,13 @@ Its body to a plan, and pictures back with what each was drawn with.
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, cast, get_args
+from typing import Any, TypeVar, cast, get_args
 
+from fluxline.ability import ModelInfo
 from fluxline.errors import InvalidParams
 from fluxline.request import (
     GenerationRequest,
     ImageResult,
-    ModelInfo,
     Planned,
     SamplerName,
     SamplingParams,
@@ -34,6 +34,8 @@ from fluxline.server.dialects.diversity import Choice as Drawn
 from fluxline.server.dialects.diversity import Diversity, SeedPolicy
 from fluxline.server.fields import Fields
 
+T = TypeVar("T")
+
 OWN = ("nof_images", "gpus", "diversity", "stream", "top_k")
 """One of these, null or not, says that a body is of this dialect."""
 DEFAULT_IMAGES = 16
@@ -49,6 +51,7 @@ class Asked:
 
     request: GenerationRequest
     choices: tuple[Drawn, ...]
+    preset: str | None
     is_cfg_applied: bool
     eta: float
     gpus: int
@@ -62,9 +65,10 @@ def read(fields: Fields, choice: Choice, *, most: int, request_id: str) -> Asked
     count = fields.integer("nof_images", low=1, high=most) or min(DEFAULT_IMAGES, most)
     gpus = fields.integer("gpus", low=1, high=MOST_GPUS) or 1
     is_cfg_applied = info.guidance is not None
-    diversity = _diversity(fields, info)
-    choices = tuple(diversity.plan(count))
-    width, height = (side or DEFAULT_SIDE for side in read_sides(fields))
+    width, height = read_sides(fields)
+    filled = choice.fill(SamplingParams(width=width, height=height))
+    width, height = filled.width or DEFAULT_SIDE, filled.height or DEFAULT_SIDE
+    choices = tuple(_diversity(fields, info, filled).plan(count))
     eta = fields.number("eta", low=0, high=1) or 0.0
     loras = read_lora_name(fields)
     output_format = read_format(fields, usual="jpeg")
@@ -88,6 +92,7 @@ def read(fields: Fields, choice: Choice, *, most: int, request_id: str) -> Asked
     return Asked(
         request=request,
         choices=choices,
+        preset=choice.preset,
         is_cfg_applied=is_cfg_applied,
         eta=eta,
         gpus=gpus,
@@ -123,6 +128,8 @@ def answer(
         "id": job_id,
         "model": kept[0].model,
         "profile": kept[0].profile,
+        "backend": kept[0].backend,
+        "preset": asked.preset,
         "drawn": len(images),
         "gpus_used": gpus_used,
         "warnings": list(said),
@@ -153,8 +160,10 @@ def _rank(image: ImageResult, place: int) -> dict[str, Any]:
     return {"score": image.score, "rank": place, "scorer": image.scorer}
 
 
-def _diversity(fields: Fields, info: ModelInfo) -> Diversity:
-    """What may vary. What is given for the whole request is one value of its axis."""
+def _diversity(fields: Fields, info: ModelInfo, filled: SamplingParams) -> Diversity:
+    """What may vary. What is given for the whole request is one value of its axis, and so is what
+    a preset has filled in where neither is given.
+    """
     given = fields.nested("diversity") or Fields({})
     usual = Diversity()
     samplers = given.listed("samplers", lambda f, name: f.choice(name, of=info.samplers))
@@ -167,29 +176,37 @@ def _diversity(fields: Fields, info: ModelInfo) -> Diversity:
     one_steps = fields.integer("num_inference_steps", "steps", low=1, high=MOST_STEPS)
     one_scale = fields.number("guidance_scale", "cfg_scale", **SCALES)
     seed = fields.integer("seed", low=0, high=2**63 - 1)
-    for one, many, name in (
-        (sampler, samplers, "samplers"),
-        (one_steps, steps, "nof_steps"),
-        (one_scale, scales, "cfg_scales"),
-        (seed, base_seed, "base_seed"),
-    ):
-        if one is not None and many is not None:
-            message = f"diversity.{name} and a value for the whole request exclude each other"
-            raise InvalidParams(message, field=f"diversity.{name}")
-    if one_scale is not None:
-        scales = [one_scale]
-    elif scales is None:
-        scales = list(usual.cfg_scales)
+    _refuse_both("samplers", sampler, samplers)
+    _refuse_both("nof_steps", one_steps, steps)
+    _refuse_both("cfg_scales", one_scale, scales)
+    _refuse_both("base_seed", seed, base_seed)
     if unknown := given.unread():
         message = f"{unknown[0][:64]} is no axis of diversity"
         raise InvalidParams(message, field=unknown[0][:64])
+    scales = _axis(one_scale, scales, filled.guidance, usual.cfg_scales)
     return Diversity(
-        samplers=cast(list[SamplerName], [sampler] if sampler else samplers or usual.samplers),
-        steps=[one_steps] if one_steps else steps or usual.steps,
+        samplers=cast(list[SamplerName], _axis(sampler, samplers, None, usual.samplers)),
+        steps=_axis(one_steps, steps, filled.steps, usual.steps),
         cfg_scales=scales if info.is_guided else scales[:1],
         seeds=cast(SeedPolicy, policy or usual.seeds),
         base_seed=base_seed if seed is None else seed,
     )
+
+
+def _refuse_both(axis: str, one: object, many: object) -> None:
+    """Refuse an axis of which one value is given, too. Raises InvalidParams."""
+    if one is not None and many is not None:
+        message = f"diversity.{axis} and a value for the whole request exclude each other"
+        raise InvalidParams(message, field=f"diversity.{axis}")
+
+
+def _axis(one: T | None, many: list[T] | None, filled: T | None, usual: Sequence[T]) -> list[T]:
+    """The values of an axis: the one given, those given, the preset's, or the usual ones."""
+    if one is not None:
+        return [one]
+    if many is not None:
+        return many
+    return list(usual) if filled is None else [filled]
 
 
 def _planned(choice: Drawn, info: ModelInfo, width: int, height: int, eta: float) -> Planned:

@@ -12,19 +12,17 @@ from typing import Any
 import msgspec
 from fastapi import APIRouter, Request, Response
 
+from fluxline.ability import ModelInfo
 from fluxline.errors import FluxlineError, InvalidParams
 from fluxline.jobs import JobRow, JobState
-from fluxline.request import (
-    GenerationRequest,
-    ModelInfo,
-    SamplingParams,
-)
+from fluxline.request import GenerationRequest, SamplingParams
 from fluxline.server import envelope
 from fluxline.server.body import (
     LARGEST_SCALE,
     MOST_STEPS,
     ignored,
     read_format,
+    read_loras,
     read_prompt,
     read_seed,
     read_sides,
@@ -110,6 +108,7 @@ def bfl_router(service: Service, links: Links, uploads: Uploads) -> APIRouter:
             "sample": await links.of(first.key, request) if first.key else None,
             "prompt": asked.prompt,
             "seed": first.seed,
+            "backend": first.backend,
             "duration": round(sum(first.timings_s.values()), 3),
         }
 
@@ -140,6 +139,7 @@ def _read(fields: Fields, choice: Choice) -> GenerationRequest:
                 steps=fields.integer("steps", low=1, high=MOST_STEPS),
                 guidance=guidance if info.is_guided else None,
                 strength=fields.number("strength", low=0, high=1),
+                loras=read_loras(fields),
             ),
             has_shape=fields.has(*IMAGES, *AFTER),
         ),

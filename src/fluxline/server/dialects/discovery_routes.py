@@ -65,7 +65,12 @@ def discovery_router(service: Service, *, max_n: int, max_batch: int, has_mcp: b
 
 def model(one: Standing) -> dict[str, Any]:
     """Spell a profile with what may be asked of it, as far as its model was loaded ever."""
-    told: dict[str, Any] = {"name": one.name, "model": one.model, "state": one.state}
+    told: dict[str, Any] = {
+        "name": one.name,
+        "model": one.model,
+        "state": one.state,
+        "reason": one.reason or None,
+    }
     if (info := one.info) is None:
         return told
     return told | {

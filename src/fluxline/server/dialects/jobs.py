@@ -103,6 +103,7 @@ def _image(drawn: Drawn, link: str | None, rank: int | None) -> dict[str, Any]:
         "height": drawn.height,
         "format": drawn.format,
         "profile": drawn.profile or None,
+        "backend": drawn.backend,
         "bytes": drawn.size,
         "sha256": drawn.sha256,
         "score": drawn.score,

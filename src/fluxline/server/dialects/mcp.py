@@ -188,9 +188,8 @@ class Tools:
 
     async def _list_models(self, fields: Fields, context: Context) -> types.CallToolResult:
         refuse_unread(fields)
-        roster = self._service.roster
-        await roster.opened(roster.choose())
-        return _answer({"models": [discovery_routes.model(one) for one in roster.all]})
+        standings = self._service.roster.all
+        return _answer({"models": [discovery_routes.model(one) for one in standings]})
 
     async def _get_job(self, fields: Fields, context: Context) -> types.CallToolResult:
         job_id = _job_id(fields)
@@ -225,6 +224,7 @@ class Tools:
                 "height": image.height,
                 "format": image.format,
                 "model": image.model,
+                "backend": image.backend,
                 **({} if image.score is None else {"score": image.score}),
                 **({"warnings": image.warnings} if image.warnings else {}),
             }

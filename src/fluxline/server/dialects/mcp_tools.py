@@ -7,6 +7,7 @@ from typing import Any, get_args
 
 import mcp_types as types
 
+from fluxline.ability import MOST_LORAS, STRENGTH, STRONGEST
 from fluxline.request import SEED_LIMIT, ImageFormat, SamplerName, ScheduleName
 from fluxline.server.body import LARGEST_SCALE, MOST_STEPS, PROMPT_LIMIT
 
@@ -19,6 +20,19 @@ FORMAT: ImageFormat = "webp"
 """Of pictures, unless another is asked for: small enough to be shown in a conversation."""
 
 _JOB_ID = {"job_id": {"type": "string", "description": "as generate_image gave it"}}
+_LORA = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string"},
+        "strength": {
+            "type": "number",
+            "minimum": -STRONGEST,
+            "maximum": STRONGEST,
+            "description": "1 if left out, as it was trained; 0 is none of it",
+        },
+    },
+    "required": ["name"],
+}
 
 
 def tools(max_n: int) -> list[types.Tool]:
@@ -35,7 +49,8 @@ def tools(max_n: int) -> list[types.Tool]:
         types.Tool(
             name="list_models",
             title="List models",
-            description="Tell what can draw here: sizes, steps, guidance, samplers of each model.",
+            description="Tell what can draw here: sizes, steps, guidance, samplers of each model; "
+            "of one that was never loaded its name alone. It is loaded when it is asked to draw.",
             input_schema=_schema({}),
             annotations=types.ToolAnnotations(read_only_hint=True, open_world_hint=False),
         ),
@@ -58,6 +73,16 @@ def tools(max_n: int) -> list[types.Tool]:
 
 def _fields(max_n: int) -> dict[str, Any]:
     return {
+        **_of_the_picture(max_n),
+        **_of_the_drawing(),
+        **_of_what_is_drawn_on(),
+        **_of_the_answer(max_n),
+    }
+
+
+def _of_the_picture(max_n: int) -> dict[str, Any]:
+    """What is drawn, how large, and how often."""
+    return {
         "prompt": {"type": "string", "maxLength": PROMPT_LIMIT, "description": "what to draw"},
         "size": {
             "type": "string",
@@ -72,6 +97,20 @@ def _fields(max_n: int) -> dict[str, Any]:
             "maximum": SEED_LIMIT - 1,
             "description": "the same seed draws the same; random if left out, and told",
         },
+    }
+
+
+def _of_the_drawing() -> dict[str, Any]:
+    """By whom it is drawn, and how."""
+    return {
+        "model": {"type": "string", "description": "one of list_models; the first if left out"},
+        "loras": {
+            "type": "array",
+            "maxItems": MOST_LORAS,
+            "items": _LORA,
+            "description": "adapters that act on the picture; those that the server applies if "
+            "left out, none if empty",
+        },
         "steps": {
             "type": "integer",
             "minimum": 1,
@@ -84,6 +123,25 @@ def _fields(max_n: int) -> dict[str, Any]:
             "maximum": LARGEST_SCALE,
             "description": "how closely to follow the prompt, for models that have it",
         },
+        "negative_prompt": {
+            "type": "string",
+            "maxLength": PROMPT_LIMIT,
+            "description": "what not to draw; acts only with cfg_scale above 1",
+        },
+        "cfg_scale": {
+            "type": "number",
+            "minimum": 0,
+            "maximum": LARGEST_SCALE,
+            "description": "weight against negative_prompt; above 1 drawing takes twice as long",
+        },
+        "sampler": {"type": "string", "enum": list(get_args(SamplerName))},
+        "schedule": {"type": "string", "enum": list(get_args(ScheduleName))},
+    }
+
+
+def _of_what_is_drawn_on() -> dict[str, Any]:
+    """The pictures that it is drawn from."""
+    return {
         "image": {
             "type": "string",
             "description": "a picture to draw on: base64, a data: URL, or an https: URL where "
@@ -110,22 +168,14 @@ def _fields(max_n: int) -> dict[str, Any]:
             "type": "number",
             "exclusiveMinimum": 0,
             "maximum": 1,
-            "description": "how much of image is drawn anew; if left out 0.75, with mask 1",
+            "description": f"how much of image is drawn anew; if left out {STRENGTH}, with mask 1",
         },
-        "negative_prompt": {
-            "type": "string",
-            "maxLength": PROMPT_LIMIT,
-            "description": "what not to draw; acts only with cfg_scale above 1",
-        },
-        "cfg_scale": {
-            "type": "number",
-            "minimum": 0,
-            "maximum": LARGEST_SCALE,
-            "description": "weight against negative_prompt; above 1 drawing takes twice as long",
-        },
-        "model": {"type": "string", "description": "one of list_models; the first if left out"},
-        "sampler": {"type": "string", "enum": list(get_args(SamplerName))},
-        "schedule": {"type": "string", "enum": list(get_args(ScheduleName))},
+    }
+
+
+def _of_the_answer(max_n: int) -> dict[str, Any]:
+    """What is answered, when, and as what."""
+    return {
         "top_k": {
             "type": "integer",
             "minimum": 1,

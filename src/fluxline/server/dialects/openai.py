@@ -8,14 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from fluxline.request import (
-    GenerationRequest,
-    ImageResult,
-    ModelInfo,
-    best,
-    ranks,
-    walked_steps,
-)
+from fluxline.ability import ModelInfo, walked_steps
+from fluxline.request import GenerationRequest, ImageResult, best, ranks
 from fluxline.server.body import read_deadline, read_request, warnings_of
 from fluxline.server.choice import Choice
 from fluxline.server.fields import Fields, UnsupportedParam

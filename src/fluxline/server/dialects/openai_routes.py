@@ -156,6 +156,7 @@ def _completed(
         "output_format": image.format,
         "usage": openai.usage(asked.request, [image]),
         "preset": asked.choice.preset,
+        "backend": image.backend,
         "profile": image.profile,
         "image_index": image.index,
         "seed": image.seed,

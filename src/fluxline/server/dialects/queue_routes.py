@@ -89,6 +89,7 @@ def queue_router(service: Service, links: Links, uploads: Uploads) -> APIRouter:
                 "seed": first.seed,
                 "width": first.width,
                 "height": first.height,
+                "backend": first.backend,
             }
         return {
             "request_id": row.id,

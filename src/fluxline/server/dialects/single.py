@@ -5,13 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from fluxline.ability import ModelInfo
 from fluxline.errors import InvalidParams, RequestError, UnknownLora
-from fluxline.request import (
-    GenerationRequest,
-    ImageResult,
-    ModelInfo,
-    SamplingParams,
-)
+from fluxline.request import GenerationRequest, ImageResult, SamplingParams
 from fluxline.server.body import (
     LARGEST_SCALE,
     ignored,
@@ -120,6 +116,7 @@ def answer(
         "id": job_id,
         "model": image.model,
         "profile": image.profile,
+        "backend": image.backend,
         "preset": asked.choice.preset,
         "warnings": list(dict.fromkeys((*asked.warnings, *image.warnings))),
     }

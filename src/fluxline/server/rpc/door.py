@@ -30,6 +30,7 @@ from fluxline.request import (
     GenerationRequest,
     ImageReady,
     ImageResult,
+    LoraRef,
     Progress,
     Queued,
     SamplingParams,
@@ -271,7 +272,18 @@ def _read(request: Any) -> GenerationRequest:
             steps=request.num_inference_steps,
             guidance=guidance,
             strength=round(request.strength, 6) if request.HasField("strength") else None,
+            loras=_loras(request),
         ),
+    )
+
+
+def _loras(request: Any) -> tuple[LoraRef, ...] | None:
+    """Which LoRAs act; None: nothing is said. The service refuses what is wrong with them."""
+    if not request.HasField("loras"):
+        return None
+    return tuple(
+        LoraRef(one.name, round(one.strength, 6)) if one.HasField("strength") else LoraRef(one.name)
+        for one in request.loras.named
     )
 
 
@@ -305,6 +317,7 @@ def _response(data: bytes, drawn: Drawn, job_id: str) -> Any:
         seed=drawn.seed,
         job_id=job_id,
         warnings=drawn.warnings,
+        backend=drawn.backend,
     )
 
 
@@ -317,6 +330,7 @@ def _parts(image: ImageResult) -> list[Any]:
         seed=drawn.seed,
         warnings=drawn.warnings,
         bytes=len(data),
+        backend=drawn.backend,
     )
     return [
         *(pb.GenerateStreamResponse(chunk=pb.Chunk(image_png=chunk)) for chunk in chunks),

@@ -17,7 +17,7 @@ class PingResponse(_message.Message):
     def __init__(self, message: _Optional[str] = ...) -> None: ...
 
 class GenerateRequest(_message.Message):
-    __slots__ = ("prompt", "height", "width", "num_inference_steps", "guidance_scale", "seed", "preview_every", "image", "strength", "mask", "references", "expand")
+    __slots__ = ("prompt", "height", "width", "num_inference_steps", "guidance_scale", "seed", "preview_every", "image", "strength", "mask", "references", "expand", "loras")
     PROMPT_FIELD_NUMBER: _ClassVar[int]
     HEIGHT_FIELD_NUMBER: _ClassVar[int]
     WIDTH_FIELD_NUMBER: _ClassVar[int]
@@ -30,6 +30,7 @@ class GenerateRequest(_message.Message):
     MASK_FIELD_NUMBER: _ClassVar[int]
     REFERENCES_FIELD_NUMBER: _ClassVar[int]
     EXPAND_FIELD_NUMBER: _ClassVar[int]
+    LORAS_FIELD_NUMBER: _ClassVar[int]
     prompt: str
     height: int
     width: int
@@ -42,7 +43,22 @@ class GenerateRequest(_message.Message):
     mask: bytes
     references: _containers.RepeatedScalarFieldContainer[bytes]
     expand: Sides
-    def __init__(self, prompt: _Optional[str] = ..., height: _Optional[int] = ..., width: _Optional[int] = ..., num_inference_steps: _Optional[int] = ..., guidance_scale: _Optional[float] = ..., seed: _Optional[int] = ..., preview_every: _Optional[int] = ..., image: _Optional[bytes] = ..., strength: _Optional[float] = ..., mask: _Optional[bytes] = ..., references: _Optional[_Iterable[bytes]] = ..., expand: _Optional[_Union[Sides, _Mapping]] = ...) -> None: ...
+    loras: Loras
+    def __init__(self, prompt: _Optional[str] = ..., height: _Optional[int] = ..., width: _Optional[int] = ..., num_inference_steps: _Optional[int] = ..., guidance_scale: _Optional[float] = ..., seed: _Optional[int] = ..., preview_every: _Optional[int] = ..., image: _Optional[bytes] = ..., strength: _Optional[float] = ..., mask: _Optional[bytes] = ..., references: _Optional[_Iterable[bytes]] = ..., expand: _Optional[_Union[Sides, _Mapping]] = ..., loras: _Optional[_Union[Loras, _Mapping]] = ...) -> None: ...
+
+class Loras(_message.Message):
+    __slots__ = ("named",)
+    NAMED_FIELD_NUMBER: _ClassVar[int]
+    named: _containers.RepeatedCompositeFieldContainer[Lora]
+    def __init__(self, named: _Optional[_Iterable[_Union[Lora, _Mapping]]] = ...) -> None: ...
+
+class Lora(_message.Message):
+    __slots__ = ("name", "strength")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    STRENGTH_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    strength: float
+    def __init__(self, name: _Optional[str] = ..., strength: _Optional[float] = ...) -> None: ...
 
 class Sides(_message.Message):
     __slots__ = ("left", "top", "right", "bottom")
@@ -57,18 +73,20 @@ class Sides(_message.Message):
     def __init__(self, left: _Optional[int] = ..., top: _Optional[int] = ..., right: _Optional[int] = ..., bottom: _Optional[int] = ...) -> None: ...
 
 class GenerateResponse(_message.Message):
-    __slots__ = ("image_png", "inference_time", "seed", "job_id", "warnings")
+    __slots__ = ("image_png", "inference_time", "seed", "job_id", "warnings", "backend")
     IMAGE_PNG_FIELD_NUMBER: _ClassVar[int]
     INFERENCE_TIME_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
     JOB_ID_FIELD_NUMBER: _ClassVar[int]
     WARNINGS_FIELD_NUMBER: _ClassVar[int]
+    BACKEND_FIELD_NUMBER: _ClassVar[int]
     image_png: bytes
     inference_time: float
     seed: int
     job_id: str
     warnings: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, image_png: _Optional[bytes] = ..., inference_time: _Optional[float] = ..., seed: _Optional[int] = ..., job_id: _Optional[str] = ..., warnings: _Optional[_Iterable[str]] = ...) -> None: ...
+    backend: str
+    def __init__(self, image_png: _Optional[bytes] = ..., inference_time: _Optional[float] = ..., seed: _Optional[int] = ..., job_id: _Optional[str] = ..., warnings: _Optional[_Iterable[str]] = ..., backend: _Optional[str] = ...) -> None: ...
 
 class MetricsRequest(_message.Message):
     __slots__ = ()
@@ -129,16 +147,18 @@ class Chunk(_message.Message):
     def __init__(self, image_png: _Optional[bytes] = ...) -> None: ...
 
 class Finished(_message.Message):
-    __slots__ = ("inference_time", "seed", "warnings", "bytes")
+    __slots__ = ("inference_time", "seed", "warnings", "bytes", "backend")
     INFERENCE_TIME_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
     WARNINGS_FIELD_NUMBER: _ClassVar[int]
     BYTES_FIELD_NUMBER: _ClassVar[int]
+    BACKEND_FIELD_NUMBER: _ClassVar[int]
     inference_time: float
     seed: int
     warnings: _containers.RepeatedScalarFieldContainer[str]
     bytes: int
-    def __init__(self, inference_time: _Optional[float] = ..., seed: _Optional[int] = ..., warnings: _Optional[_Iterable[str]] = ..., bytes: _Optional[int] = ...) -> None: ...
+    backend: str
+    def __init__(self, inference_time: _Optional[float] = ..., seed: _Optional[int] = ..., warnings: _Optional[_Iterable[str]] = ..., bytes: _Optional[int] = ..., backend: _Optional[str] = ...) -> None: ...
 
 class SubmitRequest(_message.Message):
     __slots__ = ("request", "idempotency_key")
