@@ -83,7 +83,7 @@ def drawn(folder, parallel="", precision="fp32", lora=None):
         )
         asked = crew.traffic.bytes
         x = model.noise(torch.Generator().manual_seed(3), width, height).to(model.dtype)
-        run = crew.divided(model.transformer) if crew.divides_tokens else model.transformer
+        run = crew.divided(model.transformer) if crew.parts > 1 else model.transformer
         velocity = run(x[None], context.text[None], context.modulation[1:], context.rope[None])
     held = [*model.transformer.parameters(), *model.transformer.buffers()]
     return SimpleNamespace(

@@ -102,5 +102,5 @@ def _ids(jobs: tuple[Job, ...]) -> tuple[str, ...]:
 def _said(outcome: Outcome) -> str:
     """What ranks must agree in."""
     failed = sorted(f"{job_id}: {error.code}" for job_id, error in outcome.failed.items())
-    ended = sorted(job_id for job_id, is_over in outcome.advanced.items() if is_over)
+    ended = sorted(job_id for job_id, advance in outcome.advanced.items() if advance.is_over)
     return repr((failed, ended, sorted(outcome.no_room), outcome.batch_too_large))

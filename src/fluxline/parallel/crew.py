@@ -1,15 +1,21 @@
 """The ranks of one replica, as whoever runs forwards needs them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import lru_cache
 from typing import Self
 
+import torch
 from torch import Tensor
 
+from fluxline.approximation import Approximation
 from fluxline.degrees import Degrees
 from fluxline.parallel.bands import RankBands
 from fluxline.parallel.group import Group, Traffic, shares
 from fluxline.parallel.mesh import Mesh
 from fluxline.parallel.sequence import SplitTransformer
+from fluxline.parallel.stages import Stages
+from fluxline.parallel.stale import DistriFusion, Piflux, Remembered
 
 
 class Crew:
@@ -17,6 +23,8 @@ class Crew:
 
     def __init__(self, mesh: Mesh) -> None:
         self._mesh = mesh
+        self._split: SplitTransformer | None = None
+        self.stages = lru_cache(maxsize=1)(self._make_stages)
 
     @classmethod
     def alone(cls) -> Self:
@@ -29,9 +37,14 @@ class Crew:
         return self._mesh.whole.size > 1
 
     @property
-    def divides_tokens(self) -> bool:
-        """Whether a sequence is held by several ranks."""
-        return self._mesh.sequence.size > 1
+    def degrees(self) -> Degrees:
+        """How many there are along each axis."""
+        return self._mesh.degrees
+
+    @property
+    def parts(self) -> int:
+        """Ranks that hold a sequence together."""
+        return self._mesh.sequence.size
 
     @property
     def weights(self) -> Group:
@@ -45,7 +58,34 @@ class Crew:
 
     def divided(self, transformer: Callable[..., Tensor]) -> Callable[..., Tensor]:
         """What runs a transformer on all ranks that hold a sequence together."""
-        return SplitTransformer(transformer, self._mesh)
+        self._split = SplitTransformer(transformer, self._mesh)
+        return self._split
+
+    def remembering(self, asked: Approximation) -> Remembered:
+        """What the ranks remember of one picture, that is approximated by piflux or distrifusion.
+
+        asked: with its exact evaluations counted.
+        """
+        assert asked.sync is not None
+        if asked.mode == "piflux":
+            return Piflux(self._mesh.sequence, synchronous=asked.sync, every=asked.every)
+        return DistriFusion(self._mesh.sequence, synchronous=asked.sync)
+
+    @contextmanager
+    def taking(self, turn: Remembered | None) -> Iterator[None]:
+        """Run what is divided in this way inside; None: exactly."""
+        if self._split is None:
+            yield
+            return
+        self._split.turn = turn
+        try:
+            yield
+        finally:
+            self._split.turn = None
+
+    def _make_stages(self, device: torch.device) -> Stages:
+        """The ranks that hold a sequence, as stages of a pipeline. All ask for them at once."""
+        return Stages(self._mesh.sequence, device)
 
     def band(self, x: Tensor, unit: int) -> RankBands | None:
         """This rank's band of a picture (R, C, rows, w); None: it has all."""

@@ -23,6 +23,7 @@ class Mesh:
     sequence: Group  # ring and ulysses as one, in the order in which they hold the sequence
     whole: Group
     traffic: Traffic
+    degrees: Degrees
 
     @classmethod
     def join(cls, degrees: Degrees) -> "Mesh":
@@ -57,6 +58,7 @@ class Mesh:
             sequence=along(1, 2),
             whole=along(0, 1, 2, 3),
             traffic=traffic,
+            degrees=degrees,
         )
 
 
