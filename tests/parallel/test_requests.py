@@ -14,6 +14,7 @@ from fluxline.approximation import approximation_of
 from fluxline.degrees import Degrees
 from fluxline.engine.build import open_model
 from fluxline.engine.intake import Intake
+from fluxline.engine.job import Plan
 from fluxline.engine.ranks import divide
 from fluxline.engine.runner import BURST, Runner
 from fluxline.engine.scheduler import Budget, Scheduler
@@ -152,6 +153,34 @@ def test_one_that_is_cancelled_leaves_nothing_behind(mode, ranks):
         assert apart(picture, whole) <= 1
 
 
+def traffic(requests):
+    """Bytes that this rank sends in an evaluation."""
+    opened = model()
+    whole = opened.spec, opened.forward
+    crew = Crew(Mesh.join(Degrees(ulysses=2)))
+    try:
+        divide(opened, crew)
+        runner = Runner(opened, lambda: None, crew=crew)
+        intake = Intake(opened.spec, lambda loras: (), is_technical=False)
+        jobs = tuple(intake.jobs_of(request)[0] for request in requests)
+        runner.execute(Plan(admit=jobs))
+        assert len(runner.execute(Plan(evaluate=jobs)).advanced) == len(jobs)
+        return crew.traffic.bytes
+    finally:
+        opened.spec, opened.forward = whole
+
+
+def test_of_as_many_pictures_as_ranks_each_draws_its_own(ranks):
+    pair = [asked(PROMPTS[0]), asked(PROMPTS[1])]
+    width, height = model().spec.native_size
+    velocity = 4 * model().noise(torch.Generator(), width, height).numel()
+
+    assert ranks.run(2, traffic, pair) == [velocity] * 2
+    assert min(ranks.run(2, traffic, pair[:1])) > 10 * velocity
+    for pictures, _, _ in ranks.run(2, drawn, 2, pair):
+        assert all(apart(one, alone(its)) <= 1 for one, its in zip(pictures, pair, strict=True))
+
+
 def test_stages_run_through_several_evaluations_before_others_have_their_turn(ranks):
     request = asked(steps=20, parallel=approximation_of("pipefusion"))
     [(_, _, most), *_] = ranks.run(2, drawn, 2, [request])
@@ -189,8 +218,7 @@ def held(mode):
         )
         x = opened.noise(torch.Generator().manual_seed(0), width, height)[None]
         turn = crew.remembering(approximation_of(f"{mode},sync=1"))
-        with crew.taking(turn):
-            opened.evaluate(x, [0.9], [context])
+        crew.evaluate(1, lambda own: opened.evaluate(x[own], [0.9], [context]), turn)
         return turn.bytes, opened.spec.key_bytes * (context.image_tokens + context.text_tokens)
     finally:
         opened.spec, opened.forward = whole

@@ -149,10 +149,10 @@ def probed(folder):
         dist.broadcast_object_list([said], src=0)
 
     if dist.get_rank() == 0:
-        Probe(model, tell).once(2)
+        Probe(model, tell, crew).once(2)
         tell(None)
     else:
-        follower, heard = Follower(model, None, None), [None]
+        follower, heard = Follower(model, None, None, crew), [None]
         while dist.broadcast_object_list(heard, src=0) or heard[0] is not None:
             follower.obey(heard[0])
     return crew.traffic.bytes

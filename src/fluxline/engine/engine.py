@@ -93,7 +93,7 @@ class Engine:
             self._model = open_model(model, device, precision, memory, weights_gb, crew)
         else:
             self._model = model
-        self._parallel = ""
+        self._crew, self._parallel = crew, ""
         if crew is not None:
             divide(self._model, crew)
             self._parallel = crew.degrees.spelt
@@ -258,7 +258,7 @@ class Engine:
     def _open_scheduler(self) -> None:
         tuning = Tuning()
         if self._budget is None:
-            tuning = tune(self._model, self._tell)
+            tuning = tune(self._model, self._tell, self._crew)
             use_threads(tuning.threads)
         if self._asked_threads is not None:
             use_threads(self._asked_threads)

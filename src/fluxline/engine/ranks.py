@@ -90,7 +90,7 @@ def follow(
         divide(opened, crew)
         intake = Intake(opened.spec, Library(opened, loras).mix, is_technical=False)
         runner = Runner(opened, lambda: open_scorer(TECHNICAL, opened.device), crew=crew)
-        follower = Follower(opened, runner, intake)
+        follower = Follower(opened, runner, intake, crew)
         while True:
             follower.obey(inbox.get())
     except Exception as exc:

@@ -312,12 +312,14 @@ class Runner:
             for _ in s.contexts
         ]
         contexts = [c for s in samples for c in s.contexts]
-        own = self._crew.share(len(x))
-        part = x[own]
-        if len(part):
-            with self._bank.rows(mixes[own]), self._crew.taking(samples[0].turn):
-                part = self._model.evaluate(part, sigmas[own], contexts[own])
-        velocity = self._crew.together(part, len(x))
+
+        def run(own: slice) -> Tensor:
+            if not len(part := x[own]):
+                return part
+            with self._bank.rows(mixes[own]):
+                return self._model.evaluate(part, sigmas[own], contexts[own])
+
+        velocity = self._crew.evaluate(len(x), run, samples[0].turn)
         self._count_forward(rows=len(x), tokens=sum(job.tokens for job in jobs))
         row = 0
         for job, sample in zip(jobs, samples, strict=True):

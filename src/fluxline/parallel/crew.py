@@ -71,17 +71,40 @@ class Crew:
             return Piflux(self._mesh.sequence, synchronous=asked.sync, every=asked.every)
         return DistriFusion(self._mesh.sequence, synchronous=asked.sync)
 
+    def evaluate(
+        self, rows: int, run: Callable[[slice], Tensor], turn: Remembered | None = None
+    ) -> Tensor:
+        """All rows (R, N, C) of a forward, of which `run` gives those that it is told.
+
+        Where every rank can have as many rows as every other, each runs its own whole, and nothing
+        but the answer is sent; else they divide the tokens too. turn: how they do that; None:
+        exactly. A rank may be told of no rows, and gives none.
+        """
+        group = self._mesh.rows
+        if turn is None and rows % self._mesh.batch.size == 0:
+            group = self._mesh.batch
+        counts = shares(rows, group.size)
+        first = sum(counts[: group.rank])
+        with self._taking(turn, is_whole=group is not self._mesh.rows):
+            part = run(slice(first, first + counts[group.rank]))
+        return group.gather(part, counts, dim=0)
+
+    @property
+    def most_at_once(self) -> int:
+        """Ranks that may each have rows of their own."""
+        return self._mesh.batch.size
+
     @contextmanager
-    def taking(self, turn: Remembered | None) -> Iterator[None]:
-        """Run what is divided in this way inside; None: exactly."""
+    def _taking(self, turn: Remembered | None, *, is_whole: bool) -> Iterator[None]:
+        """Run what is divided in this way inside."""
         if self._split is None:
             yield
             return
-        self._split.turn = turn
+        self._split.turn, self._split.is_whole = turn, is_whole
         try:
             yield
         finally:
-            self._split.turn = None
+            self._split.turn, self._split.is_whole = None, False
 
     def _make_stages(self, device: torch.device) -> Stages:
         """The ranks that hold a sequence, as stages of a pipeline. All ask for them at once."""
@@ -90,13 +113,3 @@ class Crew:
     def band(self, x: Tensor, unit: int) -> RankBands | None:
         """This rank's band of a picture (R, C, rows, w); None: it has all."""
         return RankBands.cut(self._mesh.whole, x, unit) if self.is_shared else None
-
-    def share(self, rows: int) -> slice:
-        """The rows of a forward that this rank computes; none, where there are too few."""
-        lengths = shares(rows, self._mesh.rows.size)
-        first = sum(lengths[: self._mesh.rows.rank])
-        return slice(first, first + lengths[self._mesh.rows.rank])
-
-    def together(self, part: Tensor, rows: int) -> Tensor:
-        """All rows (R, N, C) of which this rank has computed its share."""
-        return self._mesh.rows.gather(part, shares(rows, self._mesh.rows.size), dim=0)
