@@ -14,13 +14,14 @@ from pathlib import Path
 
 from bench import svg
 from bench.published import FIGURES, FITTED, Figure, fitted, misfit, predicted
+from fluxline.approximation import ApproximationName
 from fluxline.degrees import Degrees
 from fluxline.errors import ConfigError
 from fluxline.parallel.machine import Machine, machine_of
 from fluxline.parallel.network import DEV, SCHNELL, Network
 from fluxline.parallel.planner import Plan, plan
 from fluxline.parallel.sent import sent
-from fluxline.parallel.way import Approximation, Task, Way
+from fluxline.parallel.way import Task, Way
 
 DOCS = Path(__file__).parents[1] / "docs"
 DOC = "parallel.md"
@@ -46,7 +47,7 @@ CARD_COLOURS = {
     "2x8 L40": "#d95f02",
     "L20": "#a050a0",
 }
-WAYS: Mapping[str, tuple[str, Approximation | None, str]] = {
+WAYS: Mapping[str, tuple[str, ApproximationName | None, str]] = {
     "tensor": ("tensor", None, "#888888"),
     "ring, distrifusion": ("ring", None, "#3b5fc0"),
     "pairs in a ring": ("pairs", None, "#8fb0f0"),
@@ -110,7 +111,7 @@ def _machine(form: str, cards: int) -> Machine | None:
 
 
 def _planned(
-    network: Network, machine: Machine, side: int, asked: Approximation | None = None
+    network: Network, machine: Machine, side: int, asked: ApproximationName | None = None
 ) -> Plan | None:
     task = Task(width=side, height=side, steps=network.steps)
     try:
@@ -231,7 +232,7 @@ def _decades(network: Network, side: int) -> Sequence[float]:
 
 
 def _seconds(
-    network: Network, form: str, side: int, asked: Approximation | None = None
+    network: Network, form: str, side: int, asked: ApproximationName | None = None
 ) -> list[tuple[float, float]]:
     points = []
     for cards in CARDS:
@@ -282,7 +283,7 @@ def _sent_plot() -> str:
 
 
 def _sent(
-    axis: str, approximation: Approximation | None, counts: Sequence[int]
+    axis: str, approximation: ApproximationName | None, counts: Sequence[int]
 ) -> Iterator[tuple[float, float]]:
     image = DEV.image_tokens(1024, 1024)
     for count in counts:

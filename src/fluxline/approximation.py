@@ -10,7 +10,7 @@ from fluxline.errors import InvalidParams
 
 ApproximationName = Literal["piflux", "distrifusion", "pipefusion"]
 
-USUAL_SYNC = 0.1  # of all evaluations
+USUAL_SYNC = 0.1  # of all evaluations; pipefusion, whose stages idle meanwhile, has one
 FEWEST_PER_RANK = 4  # evaluations that piflux wants, or parts would wander by hardly once
 
 
@@ -36,21 +36,23 @@ class Approximation:
     def settled(self, evaluations: int, ranks: int) -> "Approximation":
         """With its exact evaluations counted, for a picture of so many on so many ranks.
 
-        A tenth of them, and one at least; pipefusion, whose stages idle meanwhile: one. Raises
-        InvalidParams.
+        `usual_sync` of them, unless it says. Raises InvalidParams.
         """
         if self.sync is not None:
             if self.sync > evaluations:
                 message = f"parallel: sync must be at most the evaluations, {evaluations}"
                 raise InvalidParams(f"{message}; got {self.sync}", field="parallel")
             return self
-        if self.mode == "pipefusion":
-            return replace(self, sync=1)
         if self.mode == "piflux" and evaluations < FEWEST_PER_RANK * ranks and not self.every:
             message = f"piflux on {ranks} ranks wants {FEWEST_PER_RANK * ranks} evaluations or more"
             beside = "ask for more steps, or say how many are exact: piflux,sync=2"
             raise InvalidParams(f"{message}; got {evaluations}: {beside}", field="parallel")
-        return replace(self, sync=max(1, round(USUAL_SYNC * evaluations)))
+        return replace(self, sync=usual_sync(self.mode, evaluations))
+
+
+def usual_sync(mode: ApproximationName, evaluations: int) -> int:
+    """How many of a picture's evaluations are exact, if nobody says."""
+    return 1 if mode == "pipefusion" else max(1, round(USUAL_SYNC * evaluations))
 
 
 def approximation_of(text: str) -> Approximation:

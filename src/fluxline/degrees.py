@@ -5,7 +5,7 @@ from typing import Literal, get_args
 
 from fluxline.errors import InvalidParams
 
-AxisName = Literal["data", "cfg", "ring", "ulysses", "tensor"]
+AxisName = Literal["data", "cfg", "stages", "ring", "ulysses", "tensor"]
 MOST_RANKS = 256
 
 
@@ -15,10 +15,12 @@ class Degrees:
 
     data: replicas. cfg: parts of a forward's rows. ring, ulysses: parts of its tokens, that attend
     to each other by passing keys around or by trading tokens for heads. tensor: parts of weights.
+    stages: runs of blocks, in place of those three.
     """
 
     data: int = 1
     cfg: int = 1
+    stages: int = 1
     ring: int = 1
     ulysses: int = 1
     tensor: int = 1
@@ -26,7 +28,7 @@ class Degrees:
     @property
     def ranks(self) -> int:
         """Of one replica."""
-        return self.cfg * self.sequence * self.tensor
+        return self.cfg * self.stages * self.sequence * self.tensor
 
     @property
     def sequence(self) -> int:
@@ -58,6 +60,9 @@ def degrees_of(text: str) -> Degrees:
             raise InvalidParams(message, field="parallel")
         degrees[axis] = int(count)
     made = Degrees(**degrees)
+    if made.stages > 1 and made.sequence * made.tensor > 1:
+        message = "parallel: stages go with cfg and data, not with ring, ulysses or tensor"
+        raise InvalidParams(message, field="parallel")
     if made.data * made.ranks > MOST_RANKS:
         message = f"parallel asks for {made.data * made.ranks} ranks; the most are {MOST_RANKS}"
         raise InvalidParams(message, field="parallel")

@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from fluxline.degrees import Degrees
 from fluxline.engine.build import checkpoint_at, open_model
 from fluxline.engine.intake import Intake
 from fluxline.engine.job import Plan
@@ -46,8 +47,15 @@ def opened(folder, size, rank, precision="fp32"):
     return model
 
 
-def crew_of(size):
-    return SimpleNamespace(weights=Place(size, 0), is_shared=size > 1)
+def crew_of(size, axis="tensor"):
+    """A rank of so many that hold weights together, or blocks."""
+    degrees = Degrees(**{axis: size})
+    return SimpleNamespace(
+        weights=Place(degrees.tensor, 0),
+        blocks=Place(degrees.stages, 0),
+        degrees=degrees,
+        is_shared=size > 1,
+    )
 
 
 def bytes_of(model):
@@ -114,10 +122,16 @@ def test_what_fails_on_one_rank_while_others_wait_for_its_weights_ends_them_all(
         runner.execute(Plan(admit=tuple(intake.jobs_of(request))))
 
 
+def test_more_ranks_than_blocks_are_refused(schnell_folder):
+    with pytest.raises(ConfigError, match=r"stages=64 needs a block for each rank; .* has"):
+        open_model(str(schnell_folder), "cpu", crew=crew_of(64, "stages"))
+
+
+@pytest.mark.parametrize("axis", ["tensor", "stages"])
 @pytest.mark.parametrize("memory", ["offload", "stream", "spread"])
-def test_a_share_visits_no_card(schnell_folder, memory):
-    with pytest.raises(ConfigError, match=f"stays on its device: memory {memory}"):
-        open_model(str(schnell_folder), "cpu", memory=memory, crew=crew_of(2))
+def test_a_share_visits_no_card(schnell_folder, memory, axis):
+    with pytest.raises(ConfigError, match=f"with {axis}=2 .* on its device: memory {memory}"):
+        open_model(str(schnell_folder), "cpu", memory=memory, crew=crew_of(2, axis))
 
 
 def test_a_family_of_diffusers_is_not_cut(tmp_path):

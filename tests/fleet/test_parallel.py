@@ -53,7 +53,7 @@ async def draw(replica, prompt="a red fox", **fields):
     return [files[index] for index in sorted(files)]
 
 
-@pytest.mark.parametrize("parallel", ["ulysses=2", "ring=2", "cfg=2", "ulysses=3"])
+@pytest.mark.parametrize("parallel", ["ulysses=2", "ring=2", "cfg=2", "ulysses=3", "stages=2"])
 async def test_ranks_draw_what_one_draws(parallel, make):
     wishes = {"n": 3, "params": SamplingParams(cfg_scale=2.0, negative_prompt="grey")}
     alone, together = await make(""), await make(parallel)

@@ -4,6 +4,7 @@ import pytest
 
 from fluxline.degrees import Degrees
 from fluxline.errors import ConfigError
+from fluxline.parallel.cost import cost
 from fluxline.parallel.machine import machine_of
 from fluxline.parallel.network import DEV, SCHNELL
 from fluxline.parallel.planner import best_degrees, plan
@@ -64,8 +65,8 @@ def test_true_guidance_takes_two_groups_first():
 
 def test_weights_are_cut_only_where_they_do_not_fit():
     small, large = planned("4x24GB-pcie"), planned("4x48GB-pcie")
-    assert small.degrees == Degrees(tensor=4)
-    assert small.why[0].startswith("whole weights take 35.9 GB of a card that has 24.7 GB")
+    assert small.degrees == Degrees(ulysses=2, tensor=2)
+    assert small.why[0].startswith("whole weights take 34.8 GB of a card that has 24.7 GB")
     assert large.degrees.tensor == 1
 
 
@@ -77,7 +78,7 @@ def test_on_slow_links_pipefusion_is_suggested_and_not_chosen(machine):
     assert made.suggested.way.approximation == "pipefusion"
     assert made.suggested.seconds < made.chosen.seconds / 1.1
     assert made.why[-1].startswith("pipefusion on ")
-    assert "only who asks for it gets it" in made.why[-1]
+    assert "only who asks for it gets it, of --parallel stages=" in made.why[-1]
 
 
 def test_with_few_evaluations_nothing_is_suggested():
@@ -85,16 +86,27 @@ def test_with_few_evaluations_nothing_is_suggested():
     assert planned("8x48GB-pcie", steps=19).suggested is None
 
 
-def test_stages_are_chosen_only_where_nothing_exact_fits():
+def test_stages_are_chosen_only_where_whole_weights_do_not_fit():
     made = planned("16x16GB-pcie+4nodes")
-    assert made.chosen.way.approximation == "pipefusion"
-    assert made.why[0].startswith("nothing exact fits: FLUX.1-dev takes")
-    with pytest.raises(ConfigError, match=r"^nothing exact fits"):
-        best_degrees(DEV, machine_of("16x16GB-pcie+4nodes"))
+    assert made.chosen.way.approximation is None
+    assert made.degrees.stages > 1
+    assert made.why[0].startswith("whole weights take 3")
+    assert made.suggested.way.approximation == "pipefusion"
+    assert best_degrees(DEV, machine_of("16x16GB-pcie+4nodes")) == made.degrees
+    assert planned("16x80GB-pcie+4nodes").degrees.stages == 1
+
+
+def test_a_picture_takes_as_long_in_stages_as_on_one_card_and_what_is_handed_on():
+    machine = machine_of("4x24GB-pcie")
+    task = Task(width=1024, height=1024, steps=28)
+    alone = cost(DEV, machine, task, Way()).seconds
+    staged = cost(DEV, machine, task, Way(degrees=Degrees(stages=4), bands=1)).seconds
+    assert (staged.products, staged.attention) == (alone.products, alone.attention)
+    assert 0 < staged.exchange < 0.1 * alone.total
 
 
 def test_where_nothing_fits_it_says_what_would_be_needed():
-    with pytest.raises(ConfigError, match=r"FLUX.1-dev takes 2\d\.\d GB .* 11\.8 GB are there"):
+    with pytest.raises(ConfigError, match=r"FLUX.1-dev takes 1\d\.\d GB .* 11\.8 GB are there"):
         planned("4x12GB-pcie")
 
 

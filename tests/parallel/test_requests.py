@@ -15,6 +15,7 @@ from fluxline.degrees import Degrees
 from fluxline.engine.build import open_model
 from fluxline.engine.intake import Intake
 from fluxline.engine.job import Plan
+from fluxline.engine.loras import Library, LoraSources
 from fluxline.engine.ranks import divide
 from fluxline.engine.runner import BURST, Runner
 from fluxline.engine.scheduler import Budget, Scheduler
@@ -34,37 +35,41 @@ def model():
 
 
 def drawn(count, requests, cancelled_after=None):
+    """As `drawn_by`, with the embedded model whole on ranks that divide its tokens."""
+    opened = model()
+    whole = opened.spec, opened.forward
+    try:
+        return drawn_by(opened, Crew(Mesh.join(Degrees(ulysses=count))), requests, cancelled_after)
+    finally:
+        opened.spec, opened.forward = whole
+
+
+def drawn_by(opened, crew, requests, cancelled_after=None):
     """Pixels of each request's first picture, its warnings, and the most evaluations at once.
 
     cancelled_after: plans after which the first request is cancelled.
     """
-    opened = model()
-    whole = opened.spec, opened.forward
-    crew = Crew(Mesh.join(Degrees(ulysses=count)))
-    try:
-        divide(opened, crew)
-        intake = Intake(opened.spec, lambda loras: (), is_technical=False)
-        runner = Runner(opened, lambda: None, crew=crew)
-        scheduler = Scheduler(Budget(batch_tokens=4096, resident_tokens=65536))
-        jobs = [intake.jobs_of(request)[0] for request in requests]
-        for job in jobs:
-            scheduler.add(job, now=0.0)
-        pictures, bursts, plans = {}, [1], 0
-        while not scheduler.is_idle:
-            plan = scheduler.next(now=float(plans))
-            outcome = runner.execute(plan)
-            assert not outcome.failed, outcome.failed
-            scheduler.settle(plan, outcome)
-            pictures.update(outcome.pictures)
-            bursts += [advance.evaluations for advance in outcome.advanced.values()]
-            assert all(len(plan.evaluate) == 1 for job in plan.evaluate if job.is_alone)
-            plans += 1
-            if plans == cancelled_after:
-                scheduler.cancel(requests[0].id)
-        runner.close()
-        return [pictures.get(job.id) for job in jobs], [job.warnings for job in jobs], max(bursts)
-    finally:
-        opened.spec, opened.forward = whole
+    divide(opened, crew)
+    intake = Intake(opened.spec, Library(opened, LoraSources()).mix, is_technical=False)
+    runner = Runner(opened, lambda: None, crew=crew)
+    scheduler = Scheduler(Budget(batch_tokens=4096, resident_tokens=65536))
+    jobs = [intake.jobs_of(request)[0] for request in requests]
+    for job in jobs:
+        scheduler.add(job, now=0.0)
+    pictures, bursts, plans = {}, [1], 0
+    while not scheduler.is_idle:
+        plan = scheduler.next(now=float(plans))
+        outcome = runner.execute(plan)
+        assert not outcome.failed, outcome.failed
+        scheduler.settle(plan, outcome)
+        pictures.update(outcome.pictures)
+        bursts += [advance.evaluations for advance in outcome.advanced.values()]
+        assert all(len(plan.evaluate) == 1 for job in plan.evaluate if job.is_alone)
+        plans += 1
+        if plans == cancelled_after:
+            scheduler.cancel(requests[0].id)
+    runner.close()
+    return [pictures.get(job.id) for job in jobs], [job.warnings for job in jobs], max(bursts)
 
 
 def asked(prompt=PROMPTS[0], **params):

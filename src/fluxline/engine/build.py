@@ -13,14 +13,13 @@ from fluxline.engine.faults import is_out_of_memory
 from fluxline.engine.peak import free_bytes
 from fluxline.engine.placement import place
 from fluxline.engine.precision import Precision
-from fluxline.engine.shares import Share
+from fluxline.engine.shares import OwnBlocks, Share
 from fluxline.errors import ConfigError, LoadError
 from fluxline.linear.quantized import unpack
 from fluxline.models.base import Checkpoint, DiffusionModel
 from fluxline.models.registry import MODELS, entry_for, family_of, open_family
 from fluxline.models.scorers import ClipScorer, Scorer, TechnicalScorer
 from fluxline.parallel.crew import Crew
-from fluxline.parallel.group import Group
 from fluxline.request import MemoryName
 from fluxline.weights.locate import locate, safetensors_in
 from fluxline.weights.stream import Checkpoint as SafetensorsCheckpoint
@@ -48,8 +47,8 @@ def open_model(
     """
     where = pick_device(device)
     try:
-        if crew is not None and crew.weights.size > 1:
-            return _shared(model, where, precision, memory, weights_gb, crew.weights)
+        if crew is not None and crew.weights.size * crew.blocks.size > 1:
+            return _shared(model, where, precision, memory, weights_gb, crew)
         return _placed(model, where, precision, memory, weights_gb)
     except Exception as exc:
         if not is_out_of_memory(exc):
@@ -92,14 +91,14 @@ def _shared(
     precision: str,
     memory: MemoryName,
     weights_gb: float | None,
-    group: Group,
+    crew: Crew,
 ) -> DiffusionModel[Any]:
     """This rank's share, all of it on its device."""
     if memory not in ("auto", "resident") or weights_gb is not None:
         said = f"memory {memory}" if weights_gb is None else "weights_gb"
-        message = f"with tensor={group.size} each rank's share of the weights stays on its device"
+        message = f"with {crew.degrees.spelt} each rank's share of the weights stays on its device"
         raise ConfigError(f"{message}: {said} goes with the other axes of parallel")
-    return _opened(model, where, precision, share_with=group)
+    return _opened(model, where, precision, crew=crew)
 
 
 def _as_it_fits(
@@ -124,7 +123,7 @@ def _opened(
     precision: str,
     *,
     computes_on: torch.device | None = None,
-    share_with: Group | None = None,
+    crew: Crew | None = None,
 ) -> DiffusionModel[Any]:
     """Open a model with its weights there: all, or a share. computes_on: None: there, too."""
     held, entry = Precision(precision, computes_on), entry_for(model)
@@ -137,9 +136,16 @@ def _opened(
         dtype=held.dtype(fast_dtype(computes_on or where)),
         checkpoint_at=checkpoint_at,
         precision=held,
-        share=None if share_with is None else Share(share_with, held),
+        share=None if crew is None else _share_of(crew, held),
         beside=None if entry.beside is None else locate(entry.beside),
     )
+
+
+def _share_of(crew: Crew, precision: Precision) -> Share | OwnBlocks:
+    """What a rank has of the weights that several hold together."""
+    if crew.blocks.size > 1:
+        return OwnBlocks(crew.blocks)
+    return Share(crew.weights, precision)
 
 
 def open_scorer(source: str, device: torch.device) -> Scorer:

@@ -14,6 +14,7 @@ from fluxline.engine.replay import Follower
 from fluxline.engine.runner import Runner
 from fluxline.errors import ConfigError
 from fluxline.models.base import Banded, DiffusionModel, Divisible, Walkable, none_awaited
+from fluxline.models.spec import ModelSpec, References
 from fluxline.parallel.crew import Crew
 from fluxline.parallel.line import Follow, Lead
 from fluxline.parallel.meeting import Meeting
@@ -48,10 +49,15 @@ def divide(model: DiffusionModel[Any], crew: Crew) -> None:
     if not isinstance(model, Divisible):
         message = f"{model.spec.name} cannot be cut by tokens: its network is diffusers' own"
         raise ConfigError(f"{message}; use cfg or data")
-    model.forward = crew.divided(model.transformer)
+    if crew.degrees.stages > 1:
+        assert isinstance(model, Walkable)  # what has shares of its weights can be walked
+        model.forward = crew.staged(model.transformer, model.device)
+    else:
+        model.forward = crew.divided(model.transformer)
     model.spec = replace(
         model.spec,
         ranks=crew.parts,
+        references=_looked_at(model.spec, crew),
         approximations=_approximations(model, crew),
         key_bytes=model.key_bytes // crew.degrees.tensor,
     )
@@ -59,10 +65,18 @@ def divide(model: DiffusionModel[Any], crew: Crew) -> None:
 
 def _approximations(model: DiffusionModel[Any], crew: Crew) -> tuple[ApproximationName, ...]:
     """What ranks that hold a picture's tokens together may be asked for."""
+    if crew.degrees.stages > 1:
+        return ("pipefusion",) if crew.degrees.cfg == 1 else ()
     is_home = model.awaited_bytes is none_awaited  # a stage would call some of its visitors alone
     if isinstance(model, Walkable) and is_home and crew.degrees.cfg == 1:
         return ("piflux", "distrifusion", "pipefusion")
     return ("piflux", "distrifusion")
+
+
+def _looked_at(spec: ModelSpec, crew: Crew) -> References | None:
+    """How pictures are looked at; what blocks make of them is remembered by no stage."""
+    looks = spec.references
+    return None if looks is not None and looks.in_memory and crew.degrees.stages > 1 else looks
 
 
 def follow(

@@ -1,4 +1,5 @@
-"""What a rank holds of a network's weights, where `tensor` has several hold them together.
+"""What a rank holds of a network's weights, where several hold them together: a share of every
+layer (`tensor`), or some of the blocks (`stages`).
 
 Between a family, which says where its layers may be cut, and `parallel`, which knows how.
 """
@@ -7,12 +8,14 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from typing import cast
 
 from torch import Tensor, nn
 
 from fluxline.engine.precision import Precision
 from fluxline.errors import ConfigError
 from fluxline.models.base import LowRank, Part, Seams, Side, SplitsHeads
+from fluxline.ops.bound import Staged
 from fluxline.parallel.group import Group, shares
 from fluxline.parallel.tensor import GatheredRows, Kept, OwnColumns, OwnRows, SharedLinear
 
@@ -90,10 +93,74 @@ class Share:
         return None
 
 
+@dataclass(frozen=True, slots=True)
+class OwnBlocks:
+    """Leaves this rank's blocks of a network, its share of what is run once a request, and all of
+    what is neither."""
+
+    group: Group
+
+    def __call__(self, model: nn.Module, part: Part) -> Part:
+        """Put nothing in place of others' blocks before a model is filled, and give the part that
+        fills the rest. Raises ConfigError where there are fewer blocks than ranks."""
+        blocks = cast(Staged, model).blocks
+        ranks = self.group.size
+        if ranks > len(blocks):
+            message = f"stages={ranks} needs a block for each rank; {part.name} has {len(blocks)}"
+            raise ConfigError(message)
+        counts = shares(len(blocks), ranks)
+        first = sum(counts[: self.group.rank])
+        others = {*blocks[:first], *blocks[first + counts[self.group.rank] :]}
+        absent = tuple(f"{name}." for name, module in model.named_modules() if module in others)
+        for name in absent:
+            model.set_submodule(name[:-1], _hollow(model.get_submodule(name[:-1])))
+        assert part.seams is not None  # the family says so of the networks that it has shared
+        layers: dict[str, SharedLinear] = {
+            name: GatheredRows(layer, shares(layer.out_features, ranks), self.group)
+            for name, layer in model.named_modules()
+            if isinstance(layer, nn.Linear)
+            and any(fnmatchcase(name, pattern) for pattern in part.seams.gathered)
+        }
+        for name, shared in layers.items():
+            model.set_submodule(name, shared)
+
+        def place(name: str, tensor: Tensor) -> list[tuple[str, int, Tensor]] | None:
+            slots = part.layout(name, tensor)
+            if slots is None:
+                return None
+            return _cut([slot for slot in slots if not slot[0].startswith(absent)], layers)
+
+        return replace(part, layout=place)
+
+
+class Absent(nn.Module):
+    """A linear layer that another rank has: where it would be, and its widths."""
+
+    def __init__(self, layer: nn.Linear) -> None:
+        super().__init__()
+        self.in_features, self.out_features = layer.in_features, layer.out_features
+
+
+def _hollow(block: nn.Module) -> nn.Module:
+    """A block without its weights."""
+    hollow = nn.Module()
+    for name, layer in block.named_modules():
+        if isinstance(layer, nn.Linear):
+            *path, last = name.split(".")
+            inside = hollow
+            for step in path:
+                if step not in dict(inside.named_children()):
+                    inside.add_module(step, nn.Module())
+                inside = inside.get_submodule(step)
+            inside.add_module(last, Absent(layer))
+    return hollow
+
+
 def shared_adapter(
     networks: Mapping[str, nn.Module], parts: Mapping[str, Sequence[LowRank]]
 ) -> dict[str, Sequence[LowRank]]:
-    """What an adapter has for the layers as they are here: of shared ones, for this rank's share.
+    """What an adapter has for the layers as they are here: of shared ones, for this rank's share;
+    of those in others' blocks, nothing.
 
     networks: by the names that layers' names begin with.
     """
@@ -103,7 +170,7 @@ def shared_adapter(
         layer = networks[network].get_submodule(path)
         if isinstance(layer, SharedLinear):
             found[f"{name}.{BASE}"] = layer.beside(own)
-        else:
+        elif not isinstance(layer, Absent):
             found[name] = own
     return {name: own for name, own in found.items() if own}
 

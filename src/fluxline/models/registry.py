@@ -170,7 +170,9 @@ def open_family(
     if share is not None:
         if family not in SHARED:
             message = f"models of the family {family} cannot be cut by weights: their networks are"
-            raise ConfigError(f"{message} diffusers' own; use cfg or data in place of tensor")
+            raise ConfigError(
+                f"{message} diffusers' own; use cfg or data in place of tensor or stages"
+            )
         options["share"] = share
     return load(path, name=name, device=device, dtype=dtype, checkpoint_at=checkpoint_at, **options)
 

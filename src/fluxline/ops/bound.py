@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fluxline.ops.attention import Attend
 
@@ -21,6 +21,11 @@ Vectors = Sequence[Tensor]
 
 class Staged(Protocol):
     """A transformer over tokens that can be walked in part."""
+
+    @property
+    def blocks(self) -> tuple[nn.Module, ...]:
+        """All blocks in their order."""
+        ...
 
     def enter(self, x: Tensor) -> Tensor:
         """Image tokens (R, n, C) as the blocks read them: (R, n, D)."""

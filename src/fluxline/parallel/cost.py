@@ -9,6 +9,7 @@ import math
 from dataclasses import dataclass, fields
 from functools import lru_cache
 
+from fluxline.approximation import usual_sync
 from fluxline.parallel.machine import Machine
 from fluxline.parallel.memory import Memory, memory
 from fluxline.parallel.network import Network
@@ -18,8 +19,6 @@ from fluxline.parallel.way import Task, Way
 HALO_BYTES = 2 * 7.6e6 / 1024  # to both neighbours, for a pixel of width, all convolutions
 HALOS = 28 + 2 * 25  # messages: of convolutions, and of group norms there and back
 TRADES = 3  # of a layer with ulysses: queries; keys and values; answers
-SYNCHRONOUS_SHARE = 0.1  # of a piflux picture's evaluations, those that are exact
-SYNCHRONOUS = {"distrifusion": 5, "pipefusion": 1}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,9 +89,7 @@ def exact_evaluations(task: Task, way: Way) -> int:
     """How many an approximation begins with."""
     if way.approximation is None or way.parts == 1:
         return 0
-    if way.approximation == "piflux":
-        return max(1, round(SYNCHRONOUS_SHARE * task.steps))
-    return SYNCHRONOUS[way.approximation]
+    return usual_sync(way.approximation, task.steps)
 
 
 class _Evaluation:
@@ -110,7 +107,7 @@ class _Evaluation:
             (self._sent_by(task, rank) for rank in (0, way.degrees.ranks - 1)),
             key=lambda sent: sent.total,
         )
-        self.seconds = self._in_stages() if way.approximation == "pipefusion" else self._by_tokens()
+        self.seconds = self._in_stages() if way.is_staged else self._by_tokens()
 
     def _sent_by(self, task: Task, rank: int) -> Sent:
         return sent(

@@ -10,10 +10,12 @@ from torch import Tensor
 
 from fluxline.approximation import Approximation
 from fluxline.degrees import Degrees
+from fluxline.ops.bound import Staged
 from fluxline.parallel.bands import RankBands
 from fluxline.parallel.group import Group, Traffic, shares
 from fluxline.parallel.mesh import Mesh
 from fluxline.parallel.sequence import SplitTransformer
+from fluxline.parallel.staged import StagedTransformer
 from fluxline.parallel.stages import Stages
 from fluxline.parallel.stale import DistriFusion, Piflux, Remembered
 
@@ -24,6 +26,7 @@ class Crew:
     def __init__(self, mesh: Mesh) -> None:
         self._mesh = mesh
         self._split: SplitTransformer | None = None
+        self._staged: StagedTransformer | None = None
         self.stages = lru_cache(maxsize=1)(self._make_stages)
 
     @classmethod
@@ -43,13 +46,18 @@ class Crew:
 
     @property
     def parts(self) -> int:
-        """Ranks that hold a sequence together."""
-        return self._mesh.sequence.size
+        """Ranks that hold a sequence together, or the stages that it goes through."""
+        return self._mesh.sequence.size * self._mesh.stages.size
 
     @property
     def weights(self) -> Group:
         """The ranks that hold a network's weights together."""
         return self._mesh.tensor
+
+    @property
+    def blocks(self) -> Group:
+        """The ranks that each hold some of a network's blocks."""
+        return self._mesh.stages
 
     @property
     def traffic(self) -> Traffic:
@@ -60,6 +68,11 @@ class Crew:
         """What runs a transformer on all ranks that hold a sequence together."""
         self._split = SplitTransformer(transformer, self._mesh)
         return self._split
+
+    def staged(self, transformer: Staged, device: torch.device) -> Callable[..., Tensor]:
+        """What runs this rank's blocks of a transformer, in its turn."""
+        self._staged = StagedTransformer(transformer, self.stages(device))
+        return self._staged
 
     def remembering(self, asked: Approximation) -> Remembered:
         """What the ranks remember of one picture, that is approximated by piflux or distrifusion.
@@ -85,14 +98,15 @@ class Crew:
             group = self._mesh.batch
         counts = shares(rows, group.size)
         first = sum(counts[: group.rank])
+        own = slice(first, first + counts[group.rank])
         with self._taking(turn, is_whole=group is not self._mesh.rows):
-            part = run(slice(first, first + counts[group.rank]))
+            part = self._in_stages(own, run) if self._staged is not None else run(own)
         return group.gather(part, counts, dim=0)
 
     @property
     def most_at_once(self) -> int:
-        """Ranks that may each have rows of their own."""
-        return self._mesh.batch.size
+        """Ranks that rows of a forward may keep busy all at once."""
+        return self._mesh.batch.size * self._mesh.stages.size
 
     @contextmanager
     def _taking(self, turn: Remembered | None, *, is_whole: bool) -> Iterator[None]:
@@ -106,9 +120,21 @@ class Crew:
         finally:
             self._split.turn, self._split.is_whole = None, False
 
+    def _in_stages(self, own: slice, run: Callable[[slice], Tensor]) -> Tensor:
+        """Run rows through the stages. A group of stages that has none of a forward's runs none."""
+        assert self._staged is not None
+        rows = own.stop - own.start
+        if not rows:
+            return run(own)
+        return self._staged.evaluate(
+            rows, lambda piece: run(slice(own.start + piece.start, own.start + piece.stop))
+        )
+
     def _make_stages(self, device: torch.device) -> Stages:
-        """The ranks that hold a sequence, as stages of a pipeline. All ask for them at once."""
-        return Stages(self._mesh.sequence, device)
+        """Those that have blocks of their own, or else hold a sequence, one after another. All ask
+        for them at once."""
+        group = self._mesh.stages if self._mesh.stages.size > 1 else self._mesh.sequence
+        return Stages(group, device)
 
     def band(self, x: Tensor, unit: int) -> RankBands | None:
         """This rank's band of a picture (R, C, rows, w); None: it has all."""

@@ -29,7 +29,7 @@ def memory(network: Network, task: Task, way: Way, *, with_decoding: bool = True
     image = network.image_tokens(task.width, task.height)
     rows = -(-task.rows // way.degrees.cfg)
     tokens = image + network.text_tokens
-    stages = way.parts if way.approximation == "pipefusion" else 1
+    stages = way.parts if way.is_staged else 1
     a_token = rows * network.hidden * network.value_bytes
     forward = TOKEN_TENSORS * a_token * -(-tokens * stages // way.parts)
     pixels = task.width * task.height / way.bands
@@ -47,11 +47,10 @@ def memory(network: Network, task: Task, way: Way, *, with_decoding: bool = True
 
 
 def _blocks(network: Network, stages: int, tensor: int) -> float:
-    """Blocks and their modulation, at the stage that has most of them."""
+    """Blocks at the stage that has most of them, and a share of the modulation."""
     of_stages, first = [], 0
     for length in shares(network.layers, stages):
         here = slice(first, first + length)
-        blocks = sum(network.block_bytes[here]) / tensor
-        of_stages.append(blocks + sum(network.modulation_bytes[here]))
+        of_stages.append(sum(network.block_bytes[here]) / tensor)
         first += length
-    return max(of_stages)
+    return max(of_stages) + sum(network.modulation_bytes) / (stages * tensor)

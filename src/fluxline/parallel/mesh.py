@@ -1,4 +1,4 @@
-"""The ranks of a replica as a block of axes: rows, ring, ulysses, tensor.
+"""The ranks of a replica as a block of axes: rows, stages, ring, ulysses, tensor.
 
 A rank's number counts the last axis fastest, so that what exchanges most lies nearest: all-reduces
 of `tensor`, then the all-to-all of `ulysses`, then the ring, then whole rows.
@@ -17,6 +17,7 @@ class Mesh:
     """This rank's neighbours along every axis."""
 
     rows: Group
+    stages: Group
     ring: Group
     ulysses: Group
     tensor: Group
@@ -30,7 +31,7 @@ class Mesh:
     def join(cls, degrees: Degrees) -> "Mesh":
         """Find this process' place in a world of as many ranks. Called by all of them at once."""
         rank = dist.get_rank() if degrees.ranks > 1 else 0
-        sizes = (degrees.cfg, degrees.ring, degrees.ulysses, degrees.tensor)
+        sizes = (degrees.cfg, degrees.stages, degrees.ring, degrees.ulysses, degrees.tensor)
         place = _place(rank, sizes)
         traffic = Traffic()
         groups: dict[tuple[int, ...], Group] = {}
@@ -53,12 +54,13 @@ class Mesh:
 
         return cls(
             rows=along(0),
-            ring=along(1),
-            ulysses=along(2),
-            tensor=along(3),
-            sequence=along(1, 2),
-            batch=along(0, 1, 2),
-            whole=along(0, 1, 2, 3),
+            stages=along(1),
+            ring=along(2),
+            ulysses=along(3),
+            tensor=along(4),
+            sequence=along(2, 3),
+            batch=along(0, 2, 3),
+            whole=along(0, 1, 2, 3, 4),
             traffic=traffic,
             degrees=degrees,
         )

@@ -1,24 +1,24 @@
 """Which way to draw on a machine, and why, by what each is predicted to cost.
 
 Exact ways are chosen by themselves. An approximate one is suggested by its name where it would be
-faster, and drawn in only by who asks for it, or where memory leaves nothing else.
+faster, and drawn in only by who asks for it.
 """
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from fluxline.approximation import FEWEST_PER_RANK, ApproximationName
 from fluxline.degrees import Degrees
 from fluxline.errors import ConfigError
 from fluxline.parallel.cost import Cost, cost
 from fluxline.parallel.machine import Machine
 from fluxline.parallel.network import Network
 from fluxline.parallel.reasons import reasons
-from fluxline.parallel.way import Approximation, Task, Way
+from fluxline.parallel.way import Task, Way
 
 WORTH = 1.05  # more ranks must be so many times as fast
 MUCH_FASTER = 1.1  # what is approximate is suggested where it is
 LEAST_EVALUATIONS = 20  # with which stages pay
-EVALUATIONS_A_PART = 4  # of piflux, whose keys grow old otherwise
 TENSOR = (2, 4, 8, 16)
 
 
@@ -71,14 +71,11 @@ def best_degrees(
         pictures=pictures,
         is_steered=is_steered,
     )
-    made = plan(network, machine, task)
-    if made.chosen.way.approximation is not None:
-        raise ConfigError(made.why[0])
-    return made.degrees
+    return plan(network, machine, task).degrees
 
 
 def plan(
-    network: Network, machine: Machine, task: Task, *, asked: Approximation | None = None
+    network: Network, machine: Machine, task: Task, *, asked: ApproximationName | None = None
 ) -> Plan:
     """Choose a way. asked: for this approximation. Raises ConfigError where nothing fits."""
     alone = _option(network, machine, task, Way())
@@ -88,9 +85,7 @@ def plan(
     else:
         options = _exact_options(network, machine, task)
         staged = _fitting(network, machine, task, _approximate(machine, task, "pipefusion"))
-        if not options:
-            options = staged
-        elif staged and task.steps >= LEAST_EVALUATIONS:
+        if options and staged and task.steps >= LEAST_EVALUATIONS:
             suggested = _better(_leanest(options), _leanest(staged))
     if not options:
         raise ConfigError(_too_little(network, machine, task, asked))
@@ -105,11 +100,14 @@ def _option(network: Network, machine: Machine, task: Task, way: Way) -> Option:
 
 def _exact_options(network: Network, machine: Machine, task: Task) -> list[Option]:
     """Those that fit; weights are divided only where they do not fit otherwise."""
-    for tensor in (1, *TENSOR):
+    if options := _fitting(network, machine, task, _exact(network, machine, task, tensor=1)):
+        return options
+    staged = _fitting(network, machine, task, _staged(machine, task))
+    for tensor in TENSOR:
         ways = _exact(network, machine, task, tensor)
         if options := _fitting(network, machine, task, ways):
-            return options
-    return []
+            return options + staged
+    return staged
 
 
 def _exact(network: Network, machine: Machine, task: Task, tensor: int) -> Iterator[Way]:
@@ -123,12 +121,21 @@ def _exact(network: Network, machine: Machine, task: Task, tensor: int) -> Itera
                     yield Way(degrees=degrees, bands=degrees.ranks)
 
 
-def _approximate(machine: Machine, task: Task, name: Approximation) -> Iterator[Way]:
+def _staged(machine: Machine, task: Task) -> Iterator[Way]:
+    for data, cfg in _rows(machine, task):
+        for stages in _divisors(machine.cards, data, cfg):
+            if stages > 1:
+                degrees = Degrees(data=data, cfg=cfg, stages=stages)
+                yield Way(degrees=degrees, bands=degrees.ranks)
+
+
+def _approximate(machine: Machine, task: Task, name: ApproximationName) -> Iterator[Way]:
     for data, cfg in _rows(machine, task):
         for parts in _divisors(machine.cards, data, cfg):
-            if parts == 1 or (name == "piflux" and task.steps < EVALUATIONS_A_PART * parts):
+            if parts == 1 or (name == "piflux" and task.steps < FEWEST_PER_RANK * parts):
                 continue
-            degrees = Degrees(data=data, cfg=cfg, ulysses=parts)
+            axis = "stages" if name == "pipefusion" else "ulysses"
+            degrees = Degrees(data=data, cfg=cfg, **{axis: parts})
             yield Way(degrees=degrees, approximation=name, bands=degrees.ranks)
 
 
@@ -164,16 +171,18 @@ def _better(exact: Option, approximate: Option) -> Option | None:
     return approximate if MUCH_FASTER * approximate.seconds <= exact.seconds else None
 
 
-def _too_little(network: Network, machine: Machine, task: Task, asked: Approximation | None) -> str:
+def _too_little(
+    network: Network, machine: Machine, task: Task, asked: ApproximationName | None
+) -> str:
     if asked is not None and machine.cards == 1:
         return f"{asked} needs two cards at the least; {machine.name} has one"
-    if asked == "piflux" and task.steps < 2 * EVALUATIONS_A_PART:
-        least = 2 * EVALUATIONS_A_PART
+    if asked == "piflux" and task.steps < 2 * FEWEST_PER_RANK:
+        least = 2 * FEWEST_PER_RANK
         return f"piflux needs {least} evaluations at the least, four a card; got {task.steps}"
     parts = machine.cards
     way = Way(
-        degrees=Degrees(ulysses=parts),
-        approximation=asked or ("pipefusion" if parts > 1 else None),
+        degrees=Degrees(stages=parts) if asked is None else Degrees(ulysses=parts),
+        approximation=asked,
         bands=parts,
     )
     least_bytes = cost(network, machine, task, way).memory.total

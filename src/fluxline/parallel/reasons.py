@@ -46,10 +46,12 @@ class _Reasons:
         undivided = self._exactly(replace(self._degrees, tensor=1))
         needed, there = self._bytes(undivided), self._machine.usable_bytes
         held = self._bytes(self._way)
-        if self._way.approximation == "pipefusion" and needed > there:
+        if self._degrees.stages > 1 and self._way.approximation is None:
+            alone = self._bytes(self._exactly(replace(self._degrees, stages=1)))
             yield (
-                f"nothing exact fits: {self._network.name} takes {_gb(needed)} of a card that has "
-                f"{_gb(there)}; stages of pipefusion, which is approximate, take {_gb(held)}"
+                f"whole weights take {_gb(alone)} of a card that has {_gb(there)}: "
+                f"stages={self._degrees.stages}, some of the blocks each, take {_gb(held)}; one "
+                "picture goes from one to the next, so that several are drawn sooner, not one"
             )
         elif self._degrees.tensor > 1:
             yield (
@@ -131,7 +133,7 @@ class _Reasons:
         """What is approximate and faster."""
         yield (
             f"{way} would take {_s(self._takes(way))} and {_gb(self._bytes(way))} of a card: "
-            "approximate, so only who asks for it gets it"
+            f"approximate, so only who asks for it gets it, of --parallel {way.degrees.spelt}"
         )
 
 

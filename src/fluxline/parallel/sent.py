@@ -37,12 +37,13 @@ def sent(
     parts wander, rank is the number of the part. A stage is taken to have whole rows.
     """
     degrees = way.degrees
-    row, within = divmod(rank, degrees.sequence * degrees.tensor)
+    row, within = divmod(rank, way.parts * degrees.tensor)
     own_rows = shares(rows, degrees.cfg)[row]
     back = own_rows * image * network.channels * network.value_bytes * (degrees.cfg - 1)
     part = within // degrees.tensor
-    if way.approximation == "pipefusion":
-        return _between_stages(network, way.parts, image, own_rows, part, back)
+    if way.is_staged:
+        told = 1 if way.approximation else (way.parts - 1) * own_rows
+        return _between_stages(network, way.parts, image, own_rows, part, back, told=told)
     images, texts = shares(image, way.parts)[::-1], shares(network.text_tokens, way.parts)
     lengths = [text + its for text, its in zip(texts, images, strict=True)]
     velocity = own_rows * images[part] * network.channels * network.value_bytes * (way.parts - 1)
@@ -87,12 +88,13 @@ def _summing(network: Network, degrees: Degrees, tokens: int) -> int:
 
 
 def _between_stages(
-    network: Network, stages: int, image: int, rows: int, stage: int, back: int
+    network: Network, stages: int, image: int, rows: int, stage: int, back: int, *, told: int
 ) -> Sent:
-    """All tokens onward, text once; from the last stage the picture, float32, to the first."""
+    """All tokens onward, text once; from the last stage, float32, the picture to the first or the
+    velocity of each row to all: as many times as told."""
     if stages == 1:
         return Sent(rows=back)
     if stage == stages - 1:
-        return Sent(stages=image * network.channels * 4, rows=back)
+        return Sent(stages=told * image * network.channels * 4, rows=back)
     tokens = rows * (image + network.text_tokens)
     return Sent(stages=tokens * network.hidden * network.value_bytes, rows=back)

@@ -1,12 +1,11 @@
 """What is drawn, and on how many ranks in which way. Values only."""
 
 from dataclasses import dataclass
-from typing import Literal
 
+from fluxline.approximation import ApproximationName
 from fluxline.degrees import Degrees
 
 ALONE = Degrees()
-Approximation = Literal["piflux", "distrifusion", "pipefusion"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,21 +26,26 @@ class Task:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Way:
-    """Ranks along each axis; an approximation takes those of the sequence for its own.
+    """Ranks along each axis; an approximation takes those of the sequence, or stages, for its own.
 
     patches: of a picture, where it goes through stages; 0: one more than stages. bands: parts of a
     picture in which the VAE draws, a rank each.
     """
 
     degrees: Degrees = ALONE
-    approximation: Approximation | None = None
+    approximation: ApproximationName | None = None
     patches: int = 0
     bands: int = 1
 
     @property
     def parts(self) -> int:
         """Of the tokens or, with stages, of the blocks."""
-        return self.degrees.sequence
+        return self.degrees.sequence * self.degrees.stages
+
+    @property
+    def is_staged(self) -> bool:
+        """Whether ranks have some of the blocks each, and not some of the tokens."""
+        return self.degrees.stages > 1 or self.approximation == "pipefusion"
 
     @property
     def flowing(self) -> int:

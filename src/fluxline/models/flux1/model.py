@@ -31,7 +31,7 @@ from fluxline.models.flux1.latents import fold, image_ids, pack, text_ids, unpac
 from fluxline.models.flux1.names import linears
 from fluxline.models.flux1.redux import Redux
 from fluxline.models.flux1.text import TextEncoders
-from fluxline.models.flux1.transformer import Aside, FluxTransformer, silent
+from fluxline.models.flux1.transformer import Aside, FluxTransformer
 from fluxline.models.spec import ModelSpec
 
 
@@ -104,9 +104,9 @@ class Flux1:
     @property
     def key_bytes(self) -> int:
         """Of keys and values of a token, in all blocks."""
-        return (
-            2 * self.transformer.config.hidden * self.dtype.itemsize * len(self.transformer.blocks)
-        )
+        transformer = self.transformer
+        size = 2 * transformer.config.hidden * self.dtype.itemsize
+        return size * len(transformer.blocks)
 
     def networks(self) -> tuple[Network, ...]:
         """What reads words and pictures, what draws, and the VAE."""
@@ -210,12 +210,12 @@ class Flux1:
         text = torch.stack([c.text for c in contexts])
         rope = _rope_of(contexts)
         x = x.to(self.dtype)
-        aside: Aside = silent
+        more: dict[str, Aside] = {}
         if self._controlnet is not None:
             text, text_aside = text.chunk(2, dim=2)
-            aside = self._aside(x, text_aside, rope, contexts, evaluations)
+            more["aside"] = self._aside(x, text_aside, rope, contexts, evaluations)
         beside = beside_noise(x, [c.guide for c in contexts])
-        velocity = self.forward(beside, text, modulation, rope, aside=aside)
+        velocity = self.forward(beside, text, modulation, rope, **more)
         return velocity[:, : x.shape[1]].float()
 
     def told(self, contexts: Sequence[FluxContext]) -> Told | None:

@@ -125,13 +125,13 @@ class Flux2:
     @property
     def key_bytes(self) -> int:
         """Of keys and values of a token, in all blocks."""
-        config = self.transformer.config
-        blocks = config.depth_double + config.depth_single
-        return 2 * config.hidden * blocks * self.dtype.itemsize
+        transformer = self.transformer
+        size = 2 * transformer.config.hidden * self.dtype.itemsize
+        return size * len(transformer.blocks)
 
     def networks(self) -> tuple[Network, ...]:
         """The text encoder, the transformer and the VAE."""
-        blocks = (*self.transformer.double_blocks, *self.transformer.single_blocks)
+        blocks = self.transformer.blocks
         return (
             self.text.network(),
             Network(self.transformer, blocks, is_chain=True),

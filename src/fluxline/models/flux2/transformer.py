@@ -100,6 +100,11 @@ class Flux2Transformer(nn.Module):
         vectors: Tensor = self.modulation(F.silu(condition))
         return vectors.reshape(len(vectors), VECTORS, self.config.hidden)
 
+    @property
+    def blocks(self) -> tuple[nn.Module, ...]:
+        """All of them, in the order in which they are walked."""
+        return (*self.double_blocks, *self.single_blocks)
+
     def rope(self, ids: Tensor) -> Tensor:
         """Rotations (..., S, head_dim / 2) of positions (..., S, 4): text, image, references."""
         return rope_table(ids, self.config.axes, self.config.theta)
