@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Self
 
+import torch.distributed as dist
 from torch import Tensor
 
 from fluxline.degrees import Degrees
@@ -50,6 +51,11 @@ class Crew:
     def band(self, x: Tensor, unit: int) -> RankBands | None:
         """This rank's band of a picture (R, C, rows, w); None: it has all."""
         return RankBands.cut(self._mesh.whole, x, unit) if self.is_shared else None
+
+    def part(self) -> None:
+        """Exchange nothing more. Harmless if there are no others; the others need not be there."""
+        if self.is_shared:
+            dist.destroy_process_group()
 
     def share(self, rows: int) -> slice:
         """The rows of a forward that this rank computes; none, where there are too few."""

@@ -61,7 +61,7 @@ def _open(options: argparse.Namespace) -> Engine:
     opener = getattr(importlib.import_module(module), factory)
     more = {}
     if options.parallel.ranks > 1:
-        ranks = Ranks(sys.argv[1:], _lost)
+        ranks = Ranks("fluxline.worker.rank", sys.argv[1:], _lost)
         more = {"parallel": options.parallel, "start_rank": ranks.start, "on_rank_lost": _lost}
     engine: Engine = opener(
         options.model,

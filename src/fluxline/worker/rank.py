@@ -1,5 +1,5 @@
 """`python -m fluxline.worker.rank`: a rank of a replica but the first. Told what a worker is told,
-and by the environment which rank it is. Started by a worker only."""
+by the environment which rank it is, and by the first what to open. Started by a worker only."""
 
 import os
 import signal
@@ -9,11 +9,12 @@ from collections.abc import Sequence
 from fluxline.errors import LoadError
 from fluxline.telemetry import configure_logging
 from fluxline.worker.__main__ import EXIT_ORPHANED, keep_to, parser, share_of
-from fluxline.worker.loop import EXIT_BROKEN, EXIT_CANNOT_LOAD
+from fluxline.worker.loop import EXIT_CANNOT_LOAD, EXIT_OK
+from fluxline.worker.place import beside
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Draw along until the first rank hangs up, which ends this process at once."""
+    """Draw along until the first rank has nothing more to draw, or is lost, which ends all."""
     options = parser().parse_args(argv)
     configure_logging(options.log_level, options.log_format)
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -23,13 +24,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     try:
         follow(
-            options.model,
             beside(options.device, int(os.environ["RANK"])),
             lambda: os._exit(EXIT_ORPHANED),
-            degrees=options.parallel,
-            precision=options.precision,
-            memory=options.memory,
-            weights_gb=options.weights_gb,
             loras=LoraSources(
                 folder=options.loras,
                 paths=False,
@@ -39,13 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
     except LoadError:
         return EXIT_CANNOT_LOAD  # the first rank says why
-    return EXIT_BROKEN
-
-
-def beside(device: str, rank: int) -> str:
-    """The device of a rank, where that of the first is given: cards in a row."""
-    kind, _, first = device.partition(":")
-    return device if kind in ("cpu", "mps") else f"{kind}:{int(first or 0) + rank}"
+    return EXIT_OK
 
 
 if __name__ == "__main__":
