@@ -288,6 +288,17 @@ class Settings(BaseSettings):
                 message = f"option {option}: no profile {name!r} here; there is {', '.join(known)}"
                 raise ConfigError(message)
 
+    def dividing(self, said: Mapping[str, str]) -> "Settings":
+        """These settings with other ranks: what `parallel` says of each profile that is named."""
+        if not self.profiles:
+            (parallel,) = said.values()
+            return self.model_copy(update={"parallel": parallel})
+        tables = {
+            name: {**table, "parallel": said[name]} if name in said else table
+            for name, table in self.profiles.items()
+        }
+        return self.model_copy(update={"profiles": tables})
+
     def data_folder(self, port: int) -> Path:
         """Where the server on that port keeps its jobs; made if it is not there.
 

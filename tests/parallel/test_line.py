@@ -71,11 +71,12 @@ def test_a_first_rank_that_has_done_loses_nobody_and_is_not_lost(first):
     lead = first.lead()
     for other in others:
         other.watch(said.put, lambda: lost.put("lost"))
-    lead.close()
+    lead.tell(wire.Over())
 
     assert [said.get(timeout=HEARD_S) for _ in others] == [wire.Over(), wire.Over()]
     for other in others:
         other.close()
+    lead.close()
     assert first.lost.empty()
     assert lost.empty()
 

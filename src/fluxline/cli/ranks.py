@@ -88,7 +88,7 @@ def gathered(
         yield Together(device=device)
         return
     load_settings().lora_folder()  # which the others read
-    here = place or Place(rank=0, size=ranks, local_rank=0, local_size=ranks)
+    here = place or Place.first_of(ranks)
     keep_to(here.local_rank, here.local_size)
     from fluxline.engine import gather, lead
 

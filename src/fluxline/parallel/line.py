@@ -51,16 +51,18 @@ class Lead:
             ).start()
 
     def tell(self, message: wire.ToRank) -> None:
-        """Tell all others. One that is gone is not told: whoever listens knows."""
+        """Tell all others. One that is gone is not told: whoever listens knows. After Over, none is
+        lost any more."""
+        if isinstance(message, wire.Over):
+            self._told.set()
         frame = wire.frame(message)
         for sock in self._others.values():
             with contextlib.suppress(OSError):
                 sock.sendall(frame)
 
     def close(self) -> None:
-        """Say that nothing more is drawn, and hang up: the others end."""
+        """Hang up: the others end, if they have not."""
         self._told.set()
-        self.tell(wire.Over())
         for sock in self._others.values():
             with contextlib.suppress(OSError):
                 sock.shutdown(socket.SHUT_RDWR)

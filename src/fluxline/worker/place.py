@@ -17,6 +17,11 @@ class Place:
     local_rank: int
     local_size: int
 
+    @classmethod
+    def first_of(cls, size: int) -> "Place":
+        """The first of so many on this machine, which starts the others."""
+        return cls(rank=0, size=size, local_rank=0, local_size=size)
+
     @property
     def is_first(self) -> bool:
         """Whether it leads the others."""
@@ -24,12 +29,12 @@ class Place:
 
 
 def place_of(environ: Mapping[str, str]) -> Place | None:
-    """Read torchrun's variables; None: nobody has started ranks. Raises ConfigError.
+    """Read torchrun's variables; None: it has started no others. Raises ConfigError.
 
     Who starts them otherwise may leave the local ones out: then all are taken to be on machines of
     their own.
     """
-    if "RANK" not in environ or "WORLD_SIZE" not in environ:
+    if "RANK" not in environ or environ.get("WORLD_SIZE", "1") == "1":
         return None
     said = {"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"} | dict(environ)
     for name in VARIABLES:
