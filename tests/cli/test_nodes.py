@@ -22,7 +22,8 @@ TWO = {"a": {"model": "mini"}, "b": {"model": "mini"}}
 
 
 def drawn_on_two(**options):
-    (profile,) = on_ranks(Settings(**options), FIRST_OF_TWO).served()
+    settings, _ = on_ranks(Settings(**options), FIRST_OF_TWO)
+    (profile,) = settings.served()
     return profile.parallel
 
 

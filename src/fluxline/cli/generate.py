@@ -121,7 +121,7 @@ def generate(
         str,
         typer.Option(
             help="ranks that draw each picture together: ulysses=2, ring=2, cfg=2, tensor=2 or "
-            "several of them with commas between"
+            "several of them with commas between; auto: what is best for the cards here"
         ),
     ] = "",
     again: Annotated[
@@ -143,7 +143,7 @@ def generate(
     place = None
     try:
         place = place_of(os.environ)
-        degrees = degrees_asked(parallel, place)
+        divided = degrees_asked(parallel, place)
         if place and not place.is_first:
             follow_first(device, place)
             return
@@ -179,7 +179,7 @@ def generate(
             asked = given.expanded(asked, expand)
         check_folder(output)
         # what is not one of its words is refused as the model is opened
-        opening = wire.Open(model, degrees.spelt, precision, cast(MemoryName, memory))
+        opening = wire.Open(model, divided, precision, cast(MemoryName, memory))
         ranks = partial(gathered, device=device, place=place, console=console)
         if again is None:
             with _engine(opening, ranks, scorer, console, request=asked) as engine:
@@ -292,7 +292,7 @@ def _precision_of(receipt: "Receipt") -> str:
 @contextmanager
 def _engine(
     opening: wire.Open,
-    gathered: Callable[[wire.Open], AbstractContextManager[Together]],
+    gathered: Callable[[wire.Open, SamplingParams], AbstractContextManager[Together]],
     scorer: str | None,
     console: "Console",
     *,
@@ -303,7 +303,7 @@ def _engine(
     at a time."""
     with ExitStack() as stack:
         with console.status(f"opening {opening.model}"):
-            together = stack.enter_context(gathered(opening))
+            together = stack.enter_context(gathered(opening, request.params))
             from fluxline.engine import Budget, Engine, LoraSources, keep_memory
 
             keep_memory()

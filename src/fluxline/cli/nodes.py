@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 
+from fluxline.cli.auto import Look, look, of_ranks
 from fluxline.degrees import Degrees
 from fluxline.errors import ConfigError
 from fluxline.settings import Settings
@@ -20,20 +21,26 @@ LOOK_S = 0.2  # between two looks at whether this process is to end
 GRACE_S = 5.0  # beyond what the first gives running requests, for a rank to hear that it has done
 
 
-def on_ranks(settings: Settings, place: Place) -> Settings:
-    """The settings of a server that draws on the ranks that were started.
+def on_ranks(settings: Settings, place: Place, look: Look = look) -> tuple[Settings, list[str]]:
+    """The settings of a server that draws on the ranks that were started, and what was chosen.
 
     Raises ConfigError where they cannot be its.
     """
     profile, *others = settings.served()
-    if others or profile.is_lazy or profile.members > 1:
+    several = profile.replicas if profile.is_auto else profile.members
+    if others or profile.is_lazy or (several or 1) > 1:
         message = "ranks that were started are one replica of one profile, which is loaded at once"
         raise ConfigError(f"{message}: name it with --profile, and say neither replicas nor data")
+    if profile.is_auto:
+        choice = of_ranks(profile, place, look)
+        return settings.dividing({profile.name: choice.degrees.spelt}), [
+            f"{profile.name}: {choice}"
+        ]
     degrees = profile.degrees if profile.parallel else Degrees(ulysses=place.size)
     if degrees.ranks != place.size:
         asked = f"parallel {profile.parallel!r} is for {degrees.ranks} ranks"
         raise ConfigError(f"{asked}; {place.size} were started: start as many, or leave it out")
-    return settings.dividing({profile.name: degrees.spelt})
+    return settings.dividing({profile.name: degrees.spelt}), []
 
 
 def follow_server(settings: Settings) -> int:

@@ -12,10 +12,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from msgspec import structs
+
 from fluxline import wire
+from fluxline.cli.auto import of_request
 from fluxline.cli.delivery import say
-from fluxline.degrees import Degrees, degrees_of
+from fluxline.degrees import AUTO, Degrees, degrees_of
 from fluxline.errors import ConfigError, InvalidParams
+from fluxline.request import SamplingParams
 from fluxline.settings import load_settings
 from fluxline.worker.__main__ import EXIT_ORPHANED, keep_to
 from fluxline.worker.place import Place, beside
@@ -31,21 +35,26 @@ EXIT_LOST = 1
 TOLD_S = 2.0  # in which the line says who is lost, where a forward has failed for it
 
 
-def degrees_asked(said: str, place: Place | None) -> Degrees:
-    """What `--parallel` means for one picture at a time; with ranks there and nothing said, all of
-    them divide its tokens. Raises InvalidParams, ConfigError."""
+def degrees_asked(said: str, place: Place | None) -> str:
+    """What `--parallel` means for one picture at a time, as `degrees_of` reads it or AUTO; with
+    ranks there and nothing said, all of them divide its tokens.
+
+    Raises InvalidParams, ConfigError.
+    """
+    if said.strip() == AUTO:
+        return AUTO
     degrees = degrees_of(said)
     if degrees.data > 1:
         message = "parallel: data is of replicas, which a server has; name axes of one picture"
         raise InvalidParams(message, field="parallel")
     if place is None:
-        return degrees
+        return degrees.spelt
     if not said.strip():
-        return Degrees(ulysses=place.size)
+        return Degrees(ulysses=place.size).spelt
     if degrees.ranks != place.size:
         asked = f"parallel {said!r} is for {degrees.ranks} ranks"
         raise ConfigError(f"{asked}; {place.size} were started: start as many, or leave it out")
-    return degrees
+    return degrees.spelt
 
 
 def follow_first(device: str, place: Place) -> None:
@@ -77,12 +86,22 @@ class Together:
 
 @contextmanager
 def gathered(
-    opening: wire.Open, device: str, place: Place | None, console: "Console"
+    opening: wire.Open,
+    params: SamplingParams,
+    *,
+    device: str,
+    place: Place | None,
+    console: "Console",
 ) -> Iterator[Together]:
-    """The other ranks of the first, here already or started now. Raises LoadError.
+    """The other ranks of the first, here already or started now: as many as were asked for, or as
+    are best for what is drawn. Raises LoadError.
 
     One that is lost ends this process, with the reason.
     """
+    if opening.parallel == AUTO:
+        choice = of_request(opening, params, device, place)
+        say(console, str(choice), style="default")
+        opening = structs.replace(opening, parallel=choice.degrees.spelt)
     ranks = degrees_of(opening.parallel).ranks
     if ranks == 1:
         yield Together(device=device)

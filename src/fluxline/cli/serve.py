@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 
 import typer
 
+from fluxline.cli.auto import settled
 from fluxline.cli.nodes import follow_server, on_ranks
 from fluxline.errors import ConfigError
 from fluxline.settings import Settings, load_settings
@@ -30,13 +31,15 @@ def serve(**flags: Any) -> None:  # Any: the values of the flags made below
     try:
         place = place_of(os.environ)
         settings = load_settings(flags)
-        settings = on_ranks(settings, place) if place else settings
+        settings, chosen = on_ranks(settings, place) if place else settled(settings)
     except ConfigError as exc:
         if place is None or place.is_first:
             print(f"fluxline: {exc.message}", file=sys.stderr)
         raise typer.Exit(2) from exc
     if place and not place.is_first:
         raise typer.Exit(follow_server(settings))
+    for words in chosen:
+        print(words, file=sys.stderr)
     raise typer.Exit(run(settings))
 
 

@@ -78,15 +78,23 @@ def best_degrees(
 
 
 def plan(
-    network: Network, machine: Machine, task: Task, *, asked: Approximation | None = None
+    network: Network,
+    machine: Machine,
+    task: Task,
+    *,
+    asked: Approximation | None = None,
+    ranks: int | None = None,
 ) -> Plan:
-    """Choose a way. asked: for this approximation. Raises ConfigError where nothing fits."""
+    """Choose a way. asked: for this approximation. ranks: so many draw, no fewer and no more.
+
+    Raises ConfigError where nothing fits.
+    """
     alone = _option(network, machine, task, Way())
     suggested = None
     if asked is not None:
         options = _fitting(network, machine, task, _approximate(machine, task, asked))
     else:
-        options = _exact_options(network, machine, task)
+        options = _exact_options(network, machine, task, ranks)
         staged = _fitting(network, machine, task, _approximate(machine, task, "pipefusion"))
         if not options:
             options = staged
@@ -103,10 +111,16 @@ def _option(network: Network, machine: Machine, task: Task, way: Way) -> Option:
     return Option(way=way, cost=cost(network, machine, task, way))
 
 
-def _exact_options(network: Network, machine: Machine, task: Task) -> list[Option]:
+def _exact_options(
+    network: Network, machine: Machine, task: Task, ranks: int | None
+) -> list[Option]:
     """Those that fit; weights are divided only where they do not fit otherwise."""
     for tensor in (1, *TENSOR):
-        ways = _exact(network, machine, task, tensor)
+        ways = (
+            way
+            for way in _exact(network, machine, task, tensor)
+            if ranks is None or way.ranks == ranks
+        )
         if options := _fitting(network, machine, task, ways):
             return options
     return []
