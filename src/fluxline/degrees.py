@@ -7,6 +7,8 @@ from fluxline.errors import InvalidParams
 
 AxisName = Literal["data", "cfg", "stages", "ring", "ulysses", "tensor"]
 MOST_RANKS = 256
+AUTO = "auto"
+"""In place of degrees: those that a cost model finds best for the machine at hand."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

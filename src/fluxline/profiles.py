@@ -9,7 +9,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from fluxline.degrees import Degrees, degrees_of
+from fluxline.degrees import AUTO, Degrees, degrees_of
 from fluxline.errors import InvalidParams
 
 Device = Literal["auto", "cuda", "mps", "cpu"]
@@ -21,6 +21,8 @@ Load = Literal["eager", "lazy"]
 
 
 def _parallel(text: str) -> str:
+    if text == AUTO:
+        return text
     try:
         degrees_of(text)
     except InvalidParams as exc:
@@ -73,6 +75,11 @@ class Profile(BaseModel):
         return self.load == "lazy"
 
     @property
+    def is_auto(self) -> bool:
+        """Whether its degrees are still to be chosen; until then nobody knows its workers."""
+        return self.parallel == AUTO
+
+    @property
     def members(self) -> int:
         """How many workers it has: as many as it says, else one for each of its devices, or for
         each so many of them as draw together."""
@@ -107,9 +114,8 @@ class Profile(BaseModel):
             raise ValueError(
                 f"weights_gb bounds weights that visit a card; memory is {self.memory}"
             )
-        if self.memory == "spread" and (self.devices or self.members > 1):
-            raise ValueError('memory "spread" takes all cards: leave out devices and replicas')
-        self._ranks_agree()
+        if not self.is_auto:
+            self._ranks_agree()
         if self.fallback == self.name:
             raise ValueError("fallback must name another profile")
         return self
@@ -117,6 +123,8 @@ class Profile(BaseModel):
     def _ranks_agree(self) -> None:
         """Raises ValueError where ranks that draw together cannot be as the rest says."""
         degrees = self.degrees
+        if self.memory == "spread" and (self.devices or self.members > 1):
+            raise ValueError('memory "spread" takes all cards: leave out devices and replicas')
         if degrees.data > 1 and self.replicas not in (None, degrees.data):
             raise ValueError(f"parallel says data={degrees.data}, replicas {self.replicas}")
         if degrees.ranks == 1:

@@ -101,7 +101,8 @@ class Settings(BaseSettings):
     parallel: Parallel = Field(
         "",
         description="devices that draw each picture together, as ulysses=2, ring=2, cfg=2 or "
-        "several of them with commas between; data=2: replicas",
+        "several of them with commas between; data=2: replicas; auto: what is predicted to be best "
+        "for the cards that are here",
     )
     memory: Memory = Field(
         "auto",
@@ -287,6 +288,17 @@ class Settings(BaseSettings):
             if name not in known:
                 message = f"option {option}: no profile {name!r} here; there is {', '.join(known)}"
                 raise ConfigError(message)
+
+    def dividing(self, said: Mapping[str, str]) -> "Settings":
+        """These settings with other ranks: what `parallel` says of each profile that is named."""
+        if not self.profiles:
+            (parallel,) = said.values()
+            return self.model_copy(update={"parallel": parallel})
+        tables = {
+            name: {**table, "parallel": said[name]} if name in said else table
+            for name, table in self.profiles.items()
+        }
+        return self.model_copy(update={"profiles": tables})
 
     def data_folder(self, port: int) -> Path:
         """Where the server on that port keeps its jobs; made if it is not there.

@@ -13,7 +13,7 @@ import msgspec
 
 from fluxline.ability import EngineStats, ModelInfo
 from fluxline.errors import CapacityError, EngineError, FluxlineError, InvalidParams
-from fluxline.request import Event, GenerationRequest
+from fluxline.request import Event, GenerationRequest, MemoryName
 
 MessageT = TypeVar("MessageT")
 FRAME_LIMIT = 64 * 2**20  # bytes: a 64-megapixel picture fits, a garbage length does not
@@ -108,6 +108,21 @@ class Prepare(msgspec.Struct, frozen=True, tag=True):
     shrunk: int  # as in a Trial
 
 
+class Open(msgspec.Struct, frozen=True, tag=True):
+    """To the other ranks of a replica, first: what to open, as `engine.build` understands it."""
+
+    model: str
+    parallel: str  # as `degrees_of` reads it
+    precision: str = "auto"
+    memory: MemoryName = "auto"
+    weights_gb: float | None = None
+
+
+class Over(msgspec.Struct, frozen=True, tag=True):
+    """To the other ranks of a replica, last: nothing more is drawn. A line that ends without it was
+    lost."""
+
+
 class Joined(msgspec.Struct, frozen=True, tag=True):
     """From a rank, first: who it is, and the word that its like were told."""
 
@@ -125,7 +140,7 @@ class Broke(msgspec.Struct, frozen=True, tag=True):
     reason: str
 
 
-ToRank = Replay | Prepare | TrialForward | TrialDecoding
+ToRank = Open | Over | Replay | Prepare | TrialForward | TrialDecoding
 FromRank = Joined | Alive | Broke
 ToWorker = Submit | Cancel | Stop
 FromWorker = Ready | Refused | Happened | Told | Fatal

@@ -8,7 +8,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from fluxline.errors import InvalidParams
 from fluxline.request import GenerationRequest, ImageReady, ImageResult, best, failure_of
@@ -20,6 +20,8 @@ if TYPE_CHECKING:  # a server starts without these
     from fluxline.engine import Engine
 
 PREVIEW_COLUMNS = 40
+Seen = Literal["never", "in a terminal", "always"]
+"""Where a picture is shown beside its file's name."""
 
 
 def deliver(
@@ -28,15 +30,15 @@ def deliver(
     output: Path | None,
     console: "Console",
     *,
-    show: bool,
+    seen: Seen,
 ) -> ImageResult:
     """Draw, write and show the pictures of a request; return the last."""
     pictures = _drawn(engine, request, console)
     kept = pictures if request.top_k is None else best(pictures, request.top_k)
     for rank, picture in enumerate(kept, 1):
         _write(picture, _path_of(picture, output, request), rank, console)
-        if show:
-            _show(picture)
+        if seen != "never":
+            _show(picture, seen)
     return picture
 
 
@@ -122,14 +124,17 @@ def _free(path: Path) -> Path:
     return path if not path.exists() else next(c for c in candidates if not c.exists())
 
 
-def _show(picture: ImageResult) -> None:
+def _show(picture: ImageResult, seen: Seen) -> None:
     import numpy as np
     from PIL import Image
 
     from fluxline import images
 
-    if (protocol := images.detect(os.environ, sys.stdout.isatty())) is None:
+    protocol = images.detect(os.environ, sys.stdout.isatty())
+    if protocol is None and seen == "always":
+        protocol = "blocks"
+    if protocol is None:
         return
     pixels = np.asarray(Image.open(io.BytesIO(picture.data)).convert("RGB"))
     columns = min(PREVIEW_COLUMNS, shutil.get_terminal_size().columns)
-    print(images.render(pixels, protocol, columns))
+    print(images.render(pixels, protocol, columns), flush=True)

@@ -18,6 +18,7 @@ from typing import Annotated, Literal
 import typer
 
 from fluxline import __version__
+from fluxline.cli.auto import settled
 from fluxline.cli.plans import tell_plans
 from fluxline.errors import FluxlineError
 from fluxline.profiles import GIB, Profile
@@ -83,6 +84,13 @@ def _findings(config: Path | None) -> Iterator[Finding]:
     yield Finding("settings", "ok", str(settings.config or "as they are by default"))
     yield from _stores(settings)
     yield from _ports(settings)
+    try:
+        settings, chosen = settled(settings)
+    except FluxlineError as exc:
+        yield Finding("parallel", "fault", exc.message)
+        return
+    for words in chosen:
+        yield Finding("parallel", "ok", words)
     for profile in settings.served():
         yield from _profile(profile)
         yield from _loras(profile, settings)

@@ -1,18 +1,23 @@
 """`fluxline generate`: draw pictures here, without a server."""
 
+import os
 import re
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast, get_args
 
 import typer
+from msgspec import structs
 
+from fluxline import wire
 from fluxline.ability import STRENGTH
 from fluxline.cli import given
-from fluxline.cli.delivery import check_folder, deliver, say
+from fluxline.cli.delivery import Seen, check_folder, deliver, say
+from fluxline.cli.ranks import Together, degrees_asked, follow_first, gathered
 from fluxline.errors import (
     ConfigError,
     FluxlineError,
@@ -29,6 +34,7 @@ from fluxline.request import (
     SamplingParams,
     random_seed,
 )
+from fluxline.worker.place import place_of
 
 if TYPE_CHECKING:  # a server starts without these
     from rich.console import Console
@@ -111,6 +117,13 @@ def generate(
     memory: Annotated[
         str, typer.Option(help=f"where weights lie: {' | '.join(get_args(MemoryName))}")
     ] = "auto",
+    parallel: Annotated[
+        str,
+        typer.Option(
+            help="ranks that draw each picture together: ulysses=2, ring=2, cfg=2, tensor=2 or "
+            "several of them with commas between; auto: what is best for the cards here"
+        ),
+    ] = "",
     again: Annotated[
         Path | None,
         typer.Option(
@@ -118,12 +131,22 @@ def generate(
         ),
     ] = None,
     show: Annotated[bool, typer.Option(help="show the picture in the terminal")] = True,
+    print_: Annotated[
+        bool, typer.Option("--print", help="show it where the output is no terminal, too")
+    ] = False,
 ) -> None:
-    """Draw pictures of a prompt and write them to files."""
+    """Draw pictures of a prompt and write them to files. Started by torchrun, on all its ranks."""
     from rich.console import Console
 
     console = Console(stderr=True)
+    seen: Seen = "always" if print_ else "in a terminal" if show else "never"
+    place = None
     try:
+        place = place_of(os.environ)
+        divided = degrees_asked(parallel, place)
+        if place and not place.is_first:
+            follow_first(device, place)
+            return
         if scorer is not None and top_k is None:
             raise InvalidParams("scorer acts only with --top-k: give both", field="scorer")
         width, height = parse_size(size)
@@ -155,11 +178,12 @@ def generate(
         if expand is not None:
             asked = given.expanded(asked, expand)
         check_folder(output)
+        # what is not one of its words is refused as the model is opened
+        opening = wire.Open(model, divided, precision, cast(MemoryName, memory))
+        ranks = partial(gathered, device=device, place=place, console=console)
         if again is None:
-            with _engine(
-                model, device, precision, memory, scorer, console, request=asked
-            ) as engine:
-                deliver(engine, asked, output, console, show=show)
+            with _engine(opening, ranks, scorer, console, request=asked) as engine:
+                deliver(engine, asked, output, console, seen=seen)
         else:
             from fluxline.cli import replay
 
@@ -174,13 +198,14 @@ def generate(
             like = None if changes else receipt
             if "precision" not in typed and receipt is not None:
                 precision = _precision_of(receipt)
-            with _engine(
-                model, device, precision, memory, scorer, console, request=request, like=like
-            ) as engine:
+            opening = structs.replace(opening, model=model, precision=precision)
+            ranks = partial(ranks, device=device)
+            with _engine(opening, ranks, scorer, console, request=request, like=like) as engine:
                 request = replace(request, model=engine.models[0].name)
-                _draw_again(engine, original, request, output, console, show=show)
+                _draw_again(engine, original, request, output, console, seen=seen)
     except FluxlineError as exc:
-        say(console, f"fluxline: {exc.message}", style="red")
+        if place is None or place.is_first:
+            say(console, f"fluxline: {exc.message}", style="red")
         wrong = isinstance(exc, RequestError | LoadError)
         raise typer.Exit(CANNOT_START if wrong else FAILED) from exc
     except KeyboardInterrupt as exc:
@@ -266,37 +291,42 @@ def _precision_of(receipt: "Receipt") -> str:
 
 @contextmanager
 def _engine(
-    model: str,
-    device: str,
-    precision: str,
-    memory: str,
+    opening: wire.Open,
+    gathered: Callable[[wire.Open, SamplingParams], AbstractContextManager[Together]],
     scorer: str | None,
     console: "Console",
     *,
     request: GenerationRequest,
     like: "Receipt | None" = None,
 ) -> Iterator["Engine"]:
-    """Open an engine for a request; `like` the one of a receipt, it draws one picture at a time."""
-    with console.status(f"opening {model}"):
-        from fluxline.engine import Budget, Engine, LoraSources, keep_memory
+    """Open an engine for a request, on all ranks; `like` the one of a receipt, it draws one picture
+    at a time."""
+    with ExitStack() as stack:
+        with console.status(f"opening {opening.model}"):
+            together = stack.enter_context(gathered(opening, request.params))
+            from fluxline.engine import Budget, Engine, LoraSources, keep_memory
 
-        keep_memory()
-        budget = None if like is None else Budget(batch_tokens=1, resident_tokens=1)
-        threads = None if like is None else like.threads
-        engine = Engine(
-            model,
-            device=device,
-            precision=precision,
-            memory=cast(MemoryName, memory),  # checked as it is opened
-            scorer=scorer,
-            budget=budget,
-            threads=threads,
-            loras=LoraSources(folder=_lora_folder() if request.params.loras else None),
-        )
-    for note in engine.models[0].notes:
-        say(console, f"note: {note}", style="yellow")
-    with engine:
-        yield engine
+            keep_memory()
+            budget = None if like is None else Budget(batch_tokens=1, resident_tokens=1)
+            threads = None if like is None else like.threads
+            engine = Engine(
+                opening.model,
+                device=together.device,
+                precision=opening.precision,
+                memory=opening.memory,
+                scorer=scorer,
+                budget=budget,
+                threads=threads,
+                loras=LoraSources(folder=_lora_folder() if request.params.loras else None),
+                crew=together.crew,
+                tell=together.tell,
+                on_lost=together.on_lost,
+            )
+        together.is_open.set()
+        for note in engine.models[0].notes:
+            say(console, f"note: {note}", style="yellow")
+        with engine:
+            yield engine
 
 
 def _draw_again(
@@ -306,7 +336,7 @@ def _draw_again(
     output: Path | None,
     console: "Console",
     *,
-    show: bool,
+    seen: Seen,
 ) -> None:
     """Draw a picture from its own file; say before what may differ, and after what does."""
     from fluxline.cli import replay
@@ -320,7 +350,7 @@ def _draw_again(
             f"note: the bytes may not be those of {original.path.name}: {lines}",
             style="yellow",
         )
-    picture = deliver(engine, request, output, console, show=show)
+    picture = deliver(engine, request, output, console, seen=seen)
     is_same_kind = request.output_format == original.format
     if is_same_kind and not replay.overrides(original.request, request):
         say(console, replay.verdict(original, picture.data), style="default")

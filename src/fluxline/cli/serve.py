@@ -2,13 +2,17 @@
 
 import gc
 import inspect
+import os
 import sys
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 import typer
 
+from fluxline.cli.auto import settled
+from fluxline.cli.nodes import follow_server, on_ranks
 from fluxline.errors import ConfigError
 from fluxline.settings import Settings, load_settings
+from fluxline.worker.place import place_of
 
 NOT_FLAGS = {"aliases", "profiles", "presets", "api_keys"}
 """Tables; secrets, which a list of processes would show."""
@@ -17,17 +21,25 @@ SHORT = {"devices": "-g"}  # as the dual service's start scripts have it
 
 
 def serve(**flags: Any) -> None:  # Any: the values of the flags made below
-    """Serve pictures over HTTP until told to stop."""
+    """Serve pictures over HTTP until told to stop. Started by torchrun, on all its ranks."""
     gc.disable()  # to look through what is being imported, again and again, takes an eighth of it
     from fluxline.server.serve import run
 
     if flags.pop("cpu"):
         flags["device"] = "cpu"
+    place = None
     try:
+        place = place_of(os.environ)
         settings = load_settings(flags)
+        settings, chosen = on_ranks(settings, place) if place else settled(settings)
     except ConfigError as exc:
-        print(f"fluxline: {exc.message}", file=sys.stderr)
+        if place is None or place.is_first:
+            print(f"fluxline: {exc.message}", file=sys.stderr)
         raise typer.Exit(2) from exc
+    if place and not place.is_first:
+        raise typer.Exit(follow_server(settings))
+    for words in chosen:
+        print(words, file=sys.stderr)
     raise typer.Exit(run(settings))
 
 

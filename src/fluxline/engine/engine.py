@@ -17,7 +17,7 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
 
-from fluxline import images
+from fluxline import images, wire
 from fluxline.ability import EngineStats, ModelInfo
 from fluxline.engine.build import TECHNICAL, open_model, open_scorer
 from fluxline.engine.faults import is_out_of_memory
@@ -218,6 +218,8 @@ class Engine:
         self._thread.join()
         self._pool.shutdown(wait=True)
         self._runner.close()
+        if self._tell is not None:
+            self._tell(wire.Over())
         for request_id in self._ledger.open_ids():  # the thread had ended before, with its device
             self._ledger.cancel(request_id)
 

@@ -5,8 +5,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from fluxline import wire
 from fluxline.approximation import ApproximationName
-from fluxline.degrees import Degrees
+from fluxline.degrees import degrees_of
 from fluxline.engine.build import TECHNICAL, open_model, open_scorer, pick_device
 from fluxline.engine.intake import Intake
 from fluxline.engine.loras import Library, LoraSources
@@ -18,26 +19,37 @@ from fluxline.models.spec import ModelSpec, References
 from fluxline.parallel.crew import Crew
 from fluxline.parallel.line import Follow, Lead
 from fluxline.parallel.meeting import Meeting
-from fluxline.request import MemoryName
-from fluxline.wire import ToRank
 
 StartRank = Callable[[int, Mapping[str, str]], None]
 """Starts a process that is another rank, by its number, with these variables."""
+OnLost = Callable[[str], None]
+"""Told why, on a thread of its own, when another rank is lost."""
 
 
-def gather(
-    degrees: Degrees, device: str, start: StartRank, on_lost: Callable[[str], None]
-) -> tuple[Crew, Lead]:
-    """Start the other ranks on this machine, and wait until all have come.
+def gather(opening: wire.Open, device: str, start: StartRank, on_lost: OnLost) -> tuple[Crew, Lead]:
+    """Start the other ranks on this machine, wait until all have come, and tell them what to open.
 
-    on_lost: told why, on a thread of its own, when one of them is lost.
+    Raises LoadError.
     """
-    meeting = Meeting.here(degrees.ranks)
+    meeting = Meeting.here(degrees_of(opening.parallel).ranks)
     for rank in range(1, meeting.size):
         start(rank, meeting.variables(rank))
+    return _led(meeting, opening, device, on_lost)
+
+
+def lead(opening: wire.Open, device: str, on_lost: OnLost) -> tuple[Crew, Lead]:
+    """Wait for the other ranks, started as this one was: the environment says where they meet.
+
+    Raises LoadError.
+    """
+    return _led(Meeting.by_environment(), opening, device, on_lost)
+
+
+def _led(meeting: Meeting, opening: wire.Open, device: str, on_lost: OnLost) -> tuple[Crew, Lead]:
     line = Lead(meeting.store, meeting.host, meeting.size)
     line.watch(on_lost)
-    return meeting.crew(degrees, pick_device(device)), line
+    line.tell(opening)
+    return meeting.crew(degrees_of(opening.parallel), pick_device(device), line.word), line
 
 
 def divide(model: DiffusionModel[Any], crew: Crew) -> None:
@@ -80,33 +92,41 @@ def _looked_at(spec: ModelSpec, crew: Crew) -> References | None:
 
 
 def follow(
-    model: str,
     device: str,
     on_lost: Callable[[], None],
     *,
-    degrees: Degrees,
-    precision: str = "auto",
-    memory: MemoryName = "auto",
-    weights_gb: float | None = None,
     loras: LoraSources,
+    on_joined: Callable[[], None] = lambda: None,
 ) -> None:
-    """Be the rank that the environment says, until the first hangs up: on_lost must end it all.
+    """Be the rank that the environment says, until the first has nothing more to draw.
 
-    Raises what the model cannot be opened with, and what a forward failed with.
+    on_lost: called if it hangs up before, and must end it all. on_joined: called once it is known
+    that it will. Raises what the model cannot be opened with, and what a forward failed with.
     """
     meeting = Meeting.by_environment()
     line = Follow(meeting.store, meeting.rank)
-    inbox: queue.SimpleQueue[ToRank] = queue.SimpleQueue()
+    inbox: queue.SimpleQueue[wire.ToRank] = queue.SimpleQueue()
     line.watch(inbox.put, on_lost)
+    on_joined()
     try:
-        crew = meeting.crew(degrees, pick_device(device))
-        opened = open_model(model, device, precision, memory, weights_gb, crew)
-        divide(opened, crew)
-        intake = Intake(opened.spec, Library(opened, loras).mix, is_technical=False)
-        runner = Runner(opened, lambda: open_scorer(TECHNICAL, opened.device), crew=crew)
-        follower = Follower(opened, runner, intake, crew)
-        while True:
-            follower.obey(inbox.get())
+        opening = inbox.get()
+        assert isinstance(opening, wire.Open)
+        crew = meeting.crew(degrees_of(opening.parallel), pick_device(device), line.word)
+        follower = _follower(opening, device, crew, loras)
+        while not isinstance(said := inbox.get(), wire.Over):
+            follower.obey(said)
     except Exception as exc:
         line.broke(f"{type(exc).__name__}: {exc}")
         raise
+    line.close()
+    crew.part()
+
+
+def _follower(opening: wire.Open, device: str, crew: Crew, loras: LoraSources) -> Follower:
+    opened = open_model(
+        opening.model, device, opening.precision, opening.memory, opening.weights_gb, crew
+    )
+    divide(opened, crew)
+    intake = Intake(opened.spec, Library(opened, loras).mix, is_technical=False)
+    runner = Runner(opened, lambda: open_scorer(TECHNICAL, opened.device), crew=crew)
+    return Follower(opened, runner, intake, crew)

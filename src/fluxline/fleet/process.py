@@ -35,6 +35,11 @@ class WorkerCommand:
 
     def argv(self, fd: int) -> list[str]:
         """Spell the command for a worker that inherits its socket as fd."""
+        # -P: a file in the working directory must not stand in for a module of ours.
+        return [sys.executable, "-P", "-m", "fluxline.worker", *self.options(fd)]
+
+    def options(self, fd: int) -> list[str]:
+        """What it is told, as are other ranks of its replica."""
         options = {
             "--fd": fd,
             "--model": self.model,
@@ -48,12 +53,10 @@ class WorkerCommand:
             "--log-level": self.log_level,
             "--log-format": self.log_format,
         }
-        # -P: a file in the working directory must not stand in for a module of ours.
         spelt = [f"{name}={value}" for name, value in options.items()]
         spelt += [f"--weights-gb={self.weights_gb}"] if self.weights_gb else []
         spelt += [f"--loras={self.loras}"] if self.loras else []
-        spelt += ["--fetch-loras"] if self.fetches_loras else []
-        return [sys.executable, "-P", "-m", "fluxline.worker", *spelt]
+        return [*spelt, "--fetch-loras"] if self.fetches_loras else spelt
 
 
 class WorkerProcess:

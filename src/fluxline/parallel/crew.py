@@ -6,6 +6,7 @@ from functools import lru_cache
 from typing import Self
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from fluxline.approximation import Approximation
@@ -139,3 +140,8 @@ class Crew:
     def band(self, x: Tensor, unit: int) -> RankBands | None:
         """This rank's band of a picture (R, C, rows, w); None: it has all."""
         return RankBands.cut(self._mesh.whole, x, unit) if self.is_shared else None
+
+    def part(self) -> None:
+        """Exchange nothing more. Harmless if there are no others; the others need not be there."""
+        if self.is_shared:
+            dist.destroy_process_group()

@@ -9,8 +9,10 @@ import contextlib
 import secrets
 import socket
 import threading
+import time
 from collections.abc import Callable
 
+import torch.distributed as dist
 from torch._C._distributed_c10d import Store
 
 from fluxline import wire
@@ -19,58 +21,69 @@ from fluxline.errors import EngineError, LoadError
 BEAT_S = 1.0
 SILENT_S = 10.0  # after which a rank is taken to be lost
 JOIN_S = 600.0  # for all ranks to come
-WHERE, WORD = "fluxline/line", "fluxline/word"
+AGAIN_S = 0.5  # between two calls to a first rank that may have gone, and come again elsewhere
+LINE = "fluxline/line"
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 class Lead:
-    """The first rank's end. on_lost: told why, once, on a thread of its own."""
+    """The first rank's end. on_lost: told why, once, on a thread of its own.
+
+    host: where the others reach this rank. Only who knows the word is let in, which the store tells
+    them. Raises LoadError where not all come.
+    """
 
     def __init__(self, store: Store, host: str, ranks: int) -> None:
-        self._others: list[socket.socket] = []
+        self._others: dict[int, socket.socket] = {}
         self._told = threading.Event()
-        word = secrets.token_hex(16)
-        with socket.create_server((host, 0)) as server:
+        self.word = secrets.token_hex(16)
+        with _listening(host) as server:
             server.settimeout(JOIN_S)
-            store.set(WORD, word)
-            store.set(WHERE, f"{host}:{server.getsockname()[1]}")
-            while len(self._others) < ranks - 1:
-                self._welcome(server, word)
+            store.set(LINE, f"{host} {server.getsockname()[1]} {self.word}")
+            while missing := set(range(1, ranks)) - set(self._others):
+                self._welcome(server, missing)
 
     def watch(self, on_lost: Callable[[str], None]) -> None:
         """Begin to listen for the others."""
-        for rank, sock in enumerate(self._others, start=1):
+        for rank, sock in self._others.items():
             threading.Thread(
                 target=self._listen, args=(rank, sock, on_lost), name=f"rank {rank}", daemon=True
             ).start()
 
     def tell(self, message: wire.ToRank) -> None:
-        """Tell all others. One that is gone is not told: whoever listens knows."""
+        """Tell all others. One that is gone is not told: whoever listens knows. After Over, none is
+        lost any more."""
+        if isinstance(message, wire.Over):
+            self._told.set()
         frame = wire.frame(message)
-        for sock in self._others:
+        for sock in self._others.values():
             with contextlib.suppress(OSError):
                 sock.sendall(frame)
 
     def close(self) -> None:
-        """Hang up: the others end."""
+        """Hang up: the others end, if they have not."""
         self._told.set()
-        for sock in self._others:
+        for sock in self._others.values():
             with contextlib.suppress(OSError):
                 sock.shutdown(socket.SHUT_RDWR)
             sock.close()
 
-    def _welcome(self, server: socket.socket, word: str) -> None:
+    def _welcome(self, server: socket.socket, missing: set[int]) -> None:
         try:
             sock, _ = server.accept()
         except TimeoutError:
-            missing = "not all ranks have come"
-            raise LoadError(f"{missing} within {JOIN_S:g} s") from None
+            who = ", ".join(str(rank) for rank in sorted(missing))
+            raise LoadError(f"not all ranks have come within {JOIN_S:g} s: no {who}") from None
         sock.settimeout(SILENT_S)
         with contextlib.suppress(OSError, EngineError):
             joined = wire.receive_from_rank(sock)
-            if isinstance(joined, wire.Joined) and secrets.compare_digest(joined.word, word):
-                self._others.append(sock)
+            if isinstance(joined, wire.Joined) and joined.rank in missing and self._knows(joined):
+                self._others[joined.rank] = sock
                 return
         sock.close()
+
+    def _knows(self, joined: wire.Joined) -> bool:
+        return secrets.compare_digest(joined.word.encode(), self.word.encode())
 
     def _listen(self, rank: int, sock: socket.socket, on_lost: Callable[[str], None]) -> None:
         why = "is gone"
@@ -89,14 +102,14 @@ class Lead:
 
 
 class Follow:
-    """Another rank's end."""
+    """Another rank's end. Raises LoadError where the first cannot be reached."""
 
     def __init__(self, store: Store, rank: int) -> None:
-        host, _, port = store.get(WHERE).decode().rpartition(":")
-        self._sock = socket.create_connection((host, int(port)), timeout=JOIN_S)
+        self._sock, self.word = _called(store)
         self._sock.settimeout(None)
         self._lock = threading.Lock()
-        self._say(wire.Joined(rank, store.get(WORD).decode()))
+        self._is_over = threading.Event()
+        self._say(wire.Joined(rank, self.word))
 
     def watch(self, on_message: Callable[[wire.ToRank], None], on_lost: Callable[[], None]) -> None:
         """Begin to beat, and to listen: each message in turn, and the end of the line."""
@@ -107,9 +120,14 @@ class Follow:
         """Say why this rank cannot go on."""
         self._say(wire.Broke(reason))
 
+    def close(self) -> None:
+        """Hang up, which the first must not take for a loss any more."""
+        self._is_over.set()
+        with self._lock:
+            self._sock.close()
+
     def _beat(self) -> None:
-        is_over = threading.Event()
-        while not is_over.wait(BEAT_S):
+        while not self._is_over.wait(BEAT_S):
             self._say(wire.Alive())
 
     def _listen(
@@ -118,8 +136,34 @@ class Follow:
         with contextlib.suppress(OSError, EngineError):
             while (message := wire.receive_to_rank(self._sock)) is not None:
                 on_message(message)
+                if isinstance(message, wire.Over):
+                    return
         on_lost()
 
     def _say(self, message: wire.FromRank) -> None:
         with self._lock, contextlib.suppress(OSError):
             self._sock.sendall(wire.frame(message))
+
+
+def _listening(host: str) -> socket.socket:
+    """On this machine alone if the others are there, else on all its addresses: the name by which
+    other nodes know it may mean another one here."""
+    if host in LOOPBACK:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host, 0), family=family)
+    if socket.has_dualstack_ipv6():
+        return socket.create_server(("", 0), family=socket.AF_INET6, dualstack_ipv6=True)
+    return socket.create_server(("", 0))
+
+
+def _called(store: Store) -> tuple[socket.socket, str]:
+    """A line to the first rank, and the word. Where nobody answers, another may yet come."""
+    over = time.monotonic() + JOIN_S
+    while True:
+        try:
+            host, port, word = store.get(LINE).decode().split()
+            return socket.create_connection((host, int(port)), timeout=JOIN_S), word
+        except (OSError, dist.DistError) as exc:
+            if not isinstance(exc, ConnectionRefusedError) or time.monotonic() > over:
+                raise LoadError(f"the first rank cannot be reached: {exc}") from exc
+        time.sleep(AGAIN_S)

@@ -10,12 +10,15 @@ from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
 from torch.distributed.rendezvous import rendezvous
 
 from fluxline.degrees import Degrees
-from fluxline.errors import ConfigError
+from fluxline.errors import ConfigError, LoadError
 from fluxline.parallel.crew import Crew
+from fluxline.parallel.line import JOIN_S
 from fluxline.parallel.mesh import Mesh
 
 EXCHANGE_S = 300.0  # that ranks wait for each other in the middle of a forward
+HERE = "127.0.0.1"
 VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+OWN_STORE = "TORCHELASTIC_USE_AGENT_STORE"  # "True": torchrun keeps the store
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,38 +28,45 @@ class Meeting:
     store: Store
     rank: int
     size: int
-    host: str  # of the first rank
+    host: str  # of the first rank, where the others reach it
 
     @classmethod
     def here(cls, size: int) -> "Meeting":
         """One that this process begins on this machine, as its first rank."""
-        host = "127.0.0.1"
-        store = TCPStore(host, 0, size, is_master=True, wait_for_workers=False)
-        return cls(store, 0, size, host)
+        store = TCPStore(HERE, 0, size, is_master=True, wait_for_workers=False)
+        return cls(store, 0, size, HERE)
 
     @classmethod
     def by_environment(cls) -> "Meeting":
-        """The one that the environment names, as torchrun does. Raises ConfigError."""
+        """The one that the environment names, as torchrun does. Raises LoadError."""
         if missing := [name for name in VARIABLES if name not in os.environ]:
             raise ConfigError(f"{', '.join(missing)} not set: start the ranks with torchrun")
-        store, rank, size = next(iter(rendezvous("env://")))
-        return cls(store, rank, size, os.environ["MASTER_ADDR"])
+        try:
+            store, rank, size = next(iter(rendezvous("env://", timeout=timedelta(seconds=JOIN_S))))
+        except (dist.DistError, ValueError) as exc:
+            raise LoadError(f"the ranks cannot meet: {exc}") from exc
+        is_here = os.environ.get("LOCAL_WORLD_SIZE") == str(size)
+        return cls(store, rank, size, HERE if is_here else os.environ["MASTER_ADDR"])
 
     def variables(self, rank: int) -> dict[str, str]:
         """The environment of another rank of a meeting that is here."""
         assert isinstance(self.store, TCPStore)
-        values = (rank, self.size, self.host, self.store.port)
-        return {name: str(value) for name, value in zip(VARIABLES, values, strict=True)}
+        said = dict(zip(VARIABLES, (rank, self.size, self.host, self.store.port), strict=True))
+        said |= {"LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": self.size, OWN_STORE: False}
+        return {name: str(value) for name, value in said.items()}
 
-    def crew(self, degrees: Degrees, device: torch.device) -> Crew:
-        """Begin to exchange tensors. Called by all ranks at once; raises ConfigError."""
+    def crew(self, degrees: Degrees, device: torch.device, word: str) -> Crew:
+        """Begin to exchange tensors. Called by all ranks at once; raises ConfigError.
+
+        word: the line's. Ranks that meet here again, because some were lost, have another.
+        """
         if degrees.ranks != self.size:
             message = f"{degrees.spelt} is for {degrees.ranks} ranks; there are {self.size}"
             raise ConfigError(message)
         backend = "nccl" if device.type == "cuda" else "gloo"
         dist.init_process_group(
             backend,
-            store=PrefixStore("fluxline", self.store),
+            store=PrefixStore(f"fluxline/{word}", self.store),
             rank=self.rank,
             world_size=self.size,
             timeout=timedelta(seconds=EXCHANGE_S),

@@ -75,15 +75,23 @@ def best_degrees(
 
 
 def plan(
-    network: Network, machine: Machine, task: Task, *, asked: ApproximationName | None = None
+    network: Network,
+    machine: Machine,
+    task: Task,
+    *,
+    asked: ApproximationName | None = None,
+    ranks: int | None = None,
 ) -> Plan:
-    """Choose a way. asked: for this approximation. Raises ConfigError where nothing fits."""
+    """Choose a way. asked: for this approximation. ranks: so many draw, no fewer and no more.
+
+    Raises ConfigError where nothing fits.
+    """
     alone = _option(network, machine, task, Way())
     suggested = None
     if asked is not None:
         options = _fitting(network, machine, task, _approximate(machine, task, asked))
     else:
-        options = _exact_options(network, machine, task)
+        options = _exact_options(network, machine, task, ranks)
         staged = _fitting(network, machine, task, _approximate(machine, task, "pipefusion"))
         if options and staged and task.steps >= LEAST_EVALUATIONS:
             suggested = _better(_leanest(options), _leanest(staged))
@@ -98,14 +106,20 @@ def _option(network: Network, machine: Machine, task: Task, way: Way) -> Option:
     return Option(way=way, cost=cost(network, machine, task, way))
 
 
-def _exact_options(network: Network, machine: Machine, task: Task) -> list[Option]:
+def _exact_options(
+    network: Network, machine: Machine, task: Task, ranks: int | None
+) -> list[Option]:
     """Those that fit; weights are divided only where they do not fit otherwise."""
-    if options := _fitting(network, machine, task, _exact(network, machine, task, tensor=1)):
+
+    def fitting(ways: Iterator[Way]) -> list[Option]:
+        wanted = (way for way in ways if ranks is None or way.ranks == ranks)
+        return _fitting(network, machine, task, wanted)
+
+    if options := fitting(_exact(network, machine, task, tensor=1)):
         return options
-    staged = _fitting(network, machine, task, _staged(machine, task))
+    staged = fitting(_staged(machine, task))
     for tensor in TENSOR:
-        ways = _exact(network, machine, task, tensor)
-        if options := _fitting(network, machine, task, ways):
+        if options := fitting(_exact(network, machine, task, tensor)):
             return options + staged
     return staged
 

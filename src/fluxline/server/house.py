@@ -158,26 +158,29 @@ def _router(settings: Settings, engine: str) -> Router:
 def _pool(profile: Profile, settings: Settings, engine: str) -> Pool:
     """The replicas of a profile."""
     patience = Patience(stuck_s=settings.stuck_s or None)
-    commands = [
-        WorkerCommand(
-            model=profile.model,
-            device=profile.device_of(member),
-            precision=profile.precision,
-            parallel=replace(profile.degrees, data=1).spelt,
-            memory=profile.memory,
-            weights_gb=profile.weights_gb,
-            engine=engine,
-            loras=str(settings.lora_folder()),
-            lora_bytes=int(settings.lora_gb * 2**30),
-            fetches_loras=settings.lora_hub,
-            member=member,
-            members=profile.members,
-            log_level=settings.log_level,
-            log_format=settings.log_format,
-        )
-        for member in range(profile.members)
-    ]
-    return Pool([LocalReplica(command, patience=patience) for command in commands])
+    commands = [command_of(profile, settings, member) for member in range(profile.members)]
+    return Pool(
+        [LocalReplica(replace(command, engine=engine), patience=patience) for command in commands]
+    )
+
+
+def command_of(profile: Profile, settings: Settings, member: int = 0) -> WorkerCommand:
+    """What starts one of a profile's workers."""
+    return WorkerCommand(
+        model=profile.model,
+        device=profile.device_of(member),
+        precision=profile.precision,
+        parallel=replace(profile.degrees, data=1).spelt,
+        memory=profile.memory,
+        weights_gb=profile.weights_gb,
+        loras=str(settings.lora_folder()),
+        lora_bytes=int(settings.lora_gb * 2**30),
+        fetches_loras=settings.lora_hub,
+        member=member,
+        members=profile.members,
+        log_level=settings.log_level,
+        log_format=settings.log_format,
+    )
 
 
 def _tracing(endpoint: str) -> Tracing:

@@ -15,6 +15,7 @@ from pathlib import Path
 from fluxline.degrees import Degrees, degrees_of
 from fluxline.telemetry import configure_logging
 from fluxline.worker.loop import EXIT_BROKEN, Engine, converse
+from fluxline.worker.place import Place, beside, place_of
 from fluxline.worker.ranks import Ranks
 
 EXIT_ORPHANED = 3
@@ -29,7 +30,8 @@ def main(argv: list[str] | None = None) -> int:
     # when this process ends: by a Stop message, by closing the socket, or by kill.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-    keep_to(*share_of(options.share, 0, options.parallel.ranks))
+    place = place_of(os.environ) or Place.first_of(options.parallel.ranks)
+    keep_to(*share_of(options.share, place))
     with socket.socket(fileno=options.fd) as sock:
         threading.Thread(target=_end_with_parent, args=(options.fd,), daemon=True).start()
         return converse(sock, lambda: _open(options))
@@ -59,13 +61,16 @@ def _open(options: argparse.Namespace) -> Engine:
     module, _, factory = options.engine.partition(":")
     began = time.monotonic()
     opener = getattr(importlib.import_module(module), factory)
-    more = {}
+    device, more = options.device, {}
     if options.parallel.ranks > 1:
-        ranks = Ranks(sys.argv[1:], _lost)
-        more = {"parallel": options.parallel, "start_rank": ranks.start, "on_rank_lost": _lost}
+        more = {"parallel": options.parallel, "on_rank_lost": _lost}
+        if place := place_of(os.environ):
+            device = beside(device, place.local_rank)
+        else:
+            more["start_rank"] = Ranks("fluxline.worker.rank", sys.argv[1:], _lost).start
     engine: Engine = opener(
         options.model,
-        options.device,
+        device,
         _die,
         **more,
         precision=options.precision,
@@ -86,10 +91,10 @@ def _lost(why: str) -> None:
     _die()
 
 
-def share_of(share: str, rank: int, ranks: int) -> tuple[int, int]:
+def share_of(share: str, place: Place) -> tuple[int, int]:
     """Of a worker's share of the cores, that of a rank."""
     member, members = map(int, share.split("/"))
-    return member * ranks + rank, members * ranks
+    return member * place.local_size + place.local_rank, members * place.local_size
 
 
 def keep_to(member: int, members: int) -> None:

@@ -1,0 +1,245 @@
+"""Ranks that `fluxline generate` draws with: started by torchrun, by anybody, or by the first."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from fluxline.cli.ranks import degrees_asked
+from fluxline.errors import ConfigError, InvalidParams
+from fluxline.images import decode
+from fluxline.worker.place import Place, beside, place_of
+
+ROOT = Path(__file__).parents[2]
+TORCHRUN = (sys.executable, "-m", "torch.distributed.run")
+GENERATE = ("-m", "fluxline", "generate", "a red fox", "--seed", "7", "--device", "cpu")
+MANY = ("-n", "1000", "-o", "fox.png")  # minutes of drawing
+FREED_S = 20.0  # torchrun takes some of it to end
+SECOND_OF_TWO = Place(rank=1, size=2, local_rank=1, local_size=2)
+
+
+def variables(rank, size, local_rank=None, local_size=None):
+    said = {"RANK": rank, "WORLD_SIZE": size, "LOCAL_RANK": local_rank}
+    said |= {"LOCAL_WORLD_SIZE": local_size}
+    return {name: str(value) for name, value in said.items() if value is not None}
+
+
+def test_who_was_not_started_as_a_rank_is_alone():
+    assert place_of({"LOCAL_RANK": "0", "MASTER_ADDR": "here"}) is None
+
+
+def test_a_rank_knows_its_place_on_its_own_machine():
+    assert place_of(variables(5, 8, 1, 4)) == Place(rank=5, size=8, local_rank=1, local_size=4)
+
+
+def test_without_local_numbers_a_rank_has_a_machine_of_its_own():
+    assert place_of(variables(1, 2)) == Place(rank=1, size=2, local_rank=0, local_size=1)
+
+
+@pytest.mark.parametrize("said", [("two", 2), (-1, 2), (2, 2), (0, 2, 1, 1), (0, 2, "x", 1)])
+def test_a_place_that_cannot_be_is_refused(said):
+    with pytest.raises(ConfigError, match=r"RANK must be a number|numbered from 0"):
+        place_of(variables(*said))
+
+
+@pytest.mark.parametrize(
+    ("device", "own"),
+    [("auto", "auto:1"), ("cuda", "cuda:1"), ("cuda:2", "cuda:3"), ("cpu", "cpu"), ("mps", "mps")],
+)
+def test_the_local_rank_picks_the_card(device, own):
+    assert beside(device, 1) == own
+
+
+def test_ranks_that_are_told_nothing_divide_the_tokens():
+    assert degrees_asked("", SECOND_OF_TWO) == "ulysses=2"
+
+
+def test_nobody_else_draws_where_nothing_is_said_and_none_were_started():
+    assert degrees_asked("", None) == ""
+
+
+def test_degrees_are_of_as_many_ranks_as_were_started():
+    assert degrees_asked("cfg=2", SECOND_OF_TWO) == "cfg=2"
+    with pytest.raises(ConfigError, match=r"'cfg=2,ring=2' is for 4 ranks; 2 were started"):
+        degrees_asked("cfg=2,ring=2", SECOND_OF_TWO)
+
+
+def test_replicas_are_a_servers():
+    with pytest.raises(InvalidParams, match="data is of replicas"):
+        degrees_asked("data=2", None)
+
+
+@pytest.fixture
+def start(tmp_path, monkeypatch):
+    """Starts a process in a folder of its own; ends it with all it has started."""
+    monkeypatch.setenv("PYTHONPATH", f"{ROOT / 'src'}:{ROOT}")
+    monkeypatch.setenv("COLUMNS", "1000")
+    started = []
+
+    def start(*command, **variables):
+        started.append(
+            subprocess.Popen(
+                [*map(str, command)],
+                cwd=tmp_path,
+                env={**os.environ, **variables},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+        )
+        return started[-1]
+
+    yield start
+    for process in started:
+        if process.poll() is None:
+            for child in [*psutil.Process(process.pid).children(recursive=True), process]:
+                child.kill()
+        process.communicate()
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """The picture that one process draws."""
+    folder = tmp_path_factory.mktemp("alone")
+    subprocess.run(
+        [sys.executable, *GENERATE, "-o", "fox.png"],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": f"{ROOT / 'src'}:{ROOT}"},
+        check=True,
+        timeout=60,
+    )
+    return decode((folder / "fox.png").read_bytes()).astype(int)
+
+
+def is_like(folder, alone):
+    return abs(decode((folder / "fox.png").read_bytes()) - alone).max() <= 1
+
+
+def said_by(process, timeout_s=60.0):
+    said, _ = process.communicate(timeout=timeout_s)
+    return said
+
+
+def drawn(folder):
+    """Wait until the first of many pictures is there."""
+    over = time.monotonic() + 50
+    while not list(folder.glob("fox-*.png")):
+        assert time.monotonic() < over, "nothing was drawn"
+        time.sleep(0.1)
+
+
+def ranks_of(process):
+    """The processes that draw, by their number."""
+    family = [process, *psutil.Process(process.pid).children(recursive=True)]
+    found = [psutil.Process(one.pid) for one in family]
+    return {int(one.environ()["RANK"]): one for one in found if "RANK" in one.environ()}
+
+
+def free_port():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]
+
+
+@pytest.mark.slow
+def test_ranks_of_torchrun_draw_one_picture_and_the_first_alone_speaks(start, alone, tmp_path):
+    process = start(
+        *TORCHRUN, "--nproc_per_node=2", *GENERATE, "-o", "fox.png", "--print", OMP_NUM_THREADS="1"
+    )
+    said = said_by(process)
+
+    assert process.returncode == 0, said
+    assert is_like(tmp_path, alone)
+    first, *picture = said.splitlines()
+    assert first.startswith("fox.png  seed 7")
+    assert "▀" in picture[0]
+    assert said.count("fox.png") == 1
+
+
+@pytest.mark.slow
+def test_the_first_starts_the_others_where_nobody_has(start, alone, tmp_path):
+    process = start(sys.executable, *GENERATE, "-o", "fox.png", "--parallel", "ring=2")
+    said = said_by(process)
+
+    assert process.returncode == 0, said
+    assert is_like(tmp_path, alone)
+    assert len(said.splitlines()) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("wrong", "said_so"),
+    [
+        (("--parallel", "ulysses=2,cfg=2"), "is for 4 ranks; 2 were started"),
+        (("--model", "no-such-model"), "no-such-model"),
+        (("--sampler", "none"), "sampler"),
+    ],
+)
+def test_what_is_wrong_is_said_once_and_ends_all(wrong, said_so, start, tmp_path):
+    process = start(
+        *TORCHRUN, "--nproc_per_node=2", *GENERATE, "-o", "fox.png", *wrong, OMP_NUM_THREADS="1"
+    )
+    said = said_by(process)
+
+    assert process.returncode != 0
+    told = [line for line in said.splitlines() if line.startswith("fluxline: ")]
+    assert len(told) == 1, said
+    assert said_so in told[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_rank_that_is_killed_ends_the_others_though_nobody_watches(victim, start, tmp_path):
+    meet = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    ranks = [
+        start(sys.executable, *GENERATE, *MANY, **meet, **variables(rank, 2, rank, 2))
+        for rank in range(2)
+    ]
+    drawn(tmp_path)
+    ranks[victim].kill()
+    said = said_by(ranks[1 - victim], timeout_s=FREED_S)
+
+    assert ranks[1 - victim].returncode > 0
+    if victim == 1:
+        assert said.splitlines()[-1] == "fluxline: rank 1 is gone; all ranks end"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", [(*TORCHRUN, "--nproc_per_node=2"), (sys.executable,)])
+def test_a_ctrl_c_ends_all(launcher, start, tmp_path):
+    own = () if launcher[0] != launcher[-1] else ("--parallel", "ulysses=2")
+    process = start(*launcher, *GENERATE, *MANY, *own)
+    drawn(tmp_path)
+    ranks = ranks_of(process).values()
+    process.send_signal(signal.SIGINT)
+    said = said_by(process, timeout_s=FREED_S)
+
+    assert process.returncode != 0
+    assert "fluxline:" not in said
+    assert not psutil.wait_procs(ranks, timeout=FREED_S)[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["static", "c10d"])
+def test_two_nodes_draw_one_picture(backend, start, alone, tmp_path):
+    port = free_port()
+    meet = ("--nnodes=2", "--nproc_per_node=1", f"--rdzv_backend={backend}")
+    if backend == "static":
+        meet += ("--master_addr=127.0.0.1", f"--master_port={port}")
+    else:
+        meet += (f"--rdzv_endpoint=127.0.0.1:{port}", "--local_addr=127.0.0.1")
+    nodes = [
+        start(*TORCHRUN, *meet, f"--node_rank={node}", *GENERATE, "-o", "fox.png")
+        for node in range(2)
+    ]
+    said = [said_by(node) for node in nodes]
+
+    assert [node.returncode for node in nodes] == [0, 0], said
+    assert is_like(tmp_path, alone)
+    assert "".join(said).count("fox.png  seed 7") == 1
