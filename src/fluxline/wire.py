@@ -76,8 +76,9 @@ class Fatal(msgspec.Struct, frozen=True, tag=True):
 class Replay(msgspec.Struct, frozen=True, tag=True):
     """To the other ranks of a replica: do what the first does now.
 
-    The ids are of jobs, those of requests among them that came before. before: what came of the
-    replay before this one, as the first has it.
+    The ids are of jobs, those of requests among them that came before. worn: by the ids of those
+    to admit, the digests of the adapters that they wear. before: what came of the replay before
+    this one, as the first has it.
     """
 
     drop: tuple[str, ...]
@@ -85,6 +86,7 @@ class Replay(msgspec.Struct, frozen=True, tag=True):
     admit: tuple[str, ...]
     evaluate: tuple[str, ...]
     requests: tuple[GenerationRequest, ...]
+    worn: dict[str, tuple[str, ...]]
     before: str
 
 
@@ -116,7 +118,7 @@ class Joined(msgspec.Struct, frozen=True, tag=True):
 
 
 class Alive(msgspec.Struct, frozen=True, tag=True):
-    """From a rank, every second."""
+    """Between ranks, every second, both ways."""
 
 
 class Broke(msgspec.Struct, frozen=True, tag=True):
@@ -125,7 +127,7 @@ class Broke(msgspec.Struct, frozen=True, tag=True):
     reason: str
 
 
-ToRank = Replay | Prepare | TrialForward | TrialDecoding
+ToRank = Replay | Prepare | TrialForward | TrialDecoding | Alive
 FromRank = Joined | Alive | Broke
 ToWorker = Submit | Cancel | Stop
 FromWorker = Ready | Refused | Happened | Told | Fatal

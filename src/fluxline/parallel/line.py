@@ -2,14 +2,16 @@
 
 Tensors do not travel here but between process groups. Whoever loses the line ends: a rank that has
 died, has stopped or has stumbled takes the others with it within seconds, and none waits for ever
-for what will not come.
+for what will not come. Both ends beat.
 """
 
 import contextlib
 import secrets
+import select
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 from torch._C._distributed_c10d import Store
 
@@ -21,13 +23,16 @@ SILENT_S = 10.0  # after which a rank is taken to be lost
 JOIN_S = 600.0  # for all ranks to come
 WHERE, WORD = "fluxline/line", "fluxline/word"
 
+MessageT = TypeVar("MessageT")
+
 
 class Lead:
-    """The first rank's end. on_lost: told why, once, on a thread of its own."""
+    """The first rank's end."""
 
     def __init__(self, store: Store, host: str, ranks: int) -> None:
-        self._others: list[socket.socket] = []
-        self._told = threading.Event()
+        self._others: dict[int, socket.socket] = {}  # by rank
+        self._lock = threading.Lock()  # of what is told
+        self._closed = threading.Event()
         word = secrets.token_hex(16)
         with socket.create_server((host, 0)) as server:
             server.settimeout(JOIN_S)
@@ -37,8 +42,11 @@ class Lead:
                 self._welcome(server, word)
 
     def watch(self, on_lost: Callable[[str], None]) -> None:
-        """Begin to listen for the others."""
-        for rank, sock in enumerate(self._others, start=1):
+        """Begin to beat, and to listen for the others. on_lost: told why, of each that is lost, on
+        a thread of its own.
+        """
+        threading.Thread(target=self._beat, name="line", daemon=True).start()
+        for rank, sock in self._others.items():
             threading.Thread(
                 target=self._listen, args=(rank, sock, on_lost), name=f"rank {rank}", daemon=True
             ).start()
@@ -46,14 +54,15 @@ class Lead:
     def tell(self, message: wire.ToRank) -> None:
         """Tell all others. One that is gone is not told: whoever listens knows."""
         frame = wire.frame(message)
-        for sock in self._others:
-            with contextlib.suppress(OSError):
-                sock.sendall(frame)
+        with self._lock:
+            for sock in self._others.values():
+                with contextlib.suppress(OSError):
+                    sock.sendall(frame)
 
     def close(self) -> None:
         """Hang up: the others end."""
-        self._told.set()
-        for sock in self._others:
+        self._closed.set()
+        for sock in self._others.values():
             with contextlib.suppress(OSError):
                 sock.shutdown(socket.SHUT_RDWR)
             sock.close()
@@ -68,14 +77,18 @@ class Lead:
         with contextlib.suppress(OSError, EngineError):
             joined = wire.receive_from_rank(sock)
             if isinstance(joined, wire.Joined) and secrets.compare_digest(joined.word, word):
-                self._others.append(sock)
+                self._others[joined.rank] = sock
                 return
         sock.close()
+
+    def _beat(self) -> None:
+        while not self._closed.wait(BEAT_S):
+            self.tell(wire.Alive())
 
     def _listen(self, rank: int, sock: socket.socket, on_lost: Callable[[str], None]) -> None:
         why = "is gone"
         try:
-            while (message := wire.receive_from_rank(sock)) is not None:
+            for message in _heard(sock, wire.receive_from_rank):
                 if isinstance(message, wire.Broke):
                     why = f"cannot go on: {message.reason}"
                     break
@@ -83,8 +96,7 @@ class Lead:
             why = f"has said nothing for {SILENT_S:g} s"
         except (OSError, EngineError) as exc:
             why = f"cannot be understood: {exc}"
-        if not self._told.is_set():
-            self._told.set()
+        if not self._closed.is_set():
             on_lost(f"rank {rank} {why}")
 
 
@@ -94,12 +106,14 @@ class Follow:
     def __init__(self, store: Store, rank: int) -> None:
         host, _, port = store.get(WHERE).decode().rpartition(":")
         self._sock = socket.create_connection((host, int(port)), timeout=JOIN_S)
-        self._sock.settimeout(None)
+        self._sock.settimeout(SILENT_S)
         self._lock = threading.Lock()
         self._say(wire.Joined(rank, store.get(WORD).decode()))
 
     def watch(self, on_message: Callable[[wire.ToRank], None], on_lost: Callable[[], None]) -> None:
-        """Begin to beat, and to listen: each message in turn, and the end of the line."""
+        """Begin to beat, and to listen: each message in turn, and the end of the line, which is
+        also that of a first rank that says nothing any more.
+        """
         for act in (self._beat, lambda: self._listen(on_message, on_lost)):
             threading.Thread(target=act, name="line", daemon=True).start()
 
@@ -116,10 +130,32 @@ class Follow:
         self, on_message: Callable[[wire.ToRank], None], on_lost: Callable[[], None]
     ) -> None:
         with contextlib.suppress(OSError, EngineError):
-            while (message := wire.receive_to_rank(self._sock)) is not None:
-                on_message(message)
+            for message in _heard(self._sock, wire.receive_to_rank):
+                if not isinstance(message, wire.Alive):
+                    on_message(message)
         on_lost()
 
     def _say(self, message: wire.FromRank) -> None:
         with self._lock, contextlib.suppress(OSError):
             self._sock.sendall(wire.frame(message))
+
+
+def _heard(
+    sock: socket.socket, receive: Callable[[socket.socket], MessageT | None]
+) -> Iterator[MessageT]:
+    """Yield what the other end says until it hangs up. Raises TimeoutError when it falls silent.
+
+    Looks are counted instead of seconds, so that who was stopped himself and wakes blames nobody.
+    """
+    ear = select.poll()
+    ear.register(sock, select.POLLIN)
+    silent_s = 0.0
+    while silent_s < SILENT_S:
+        if not ear.poll(1000 * BEAT_S):
+            silent_s += BEAT_S
+        elif (message := receive(sock)) is None:
+            return
+        else:
+            silent_s = 0.0
+            yield message
+    raise TimeoutError

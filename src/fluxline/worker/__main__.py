@@ -59,14 +59,15 @@ def _open(options: argparse.Namespace) -> Engine:
     module, _, factory = options.engine.partition(":")
     began = time.monotonic()
     opener = getattr(importlib.import_module(module), factory)
-    more = {}
+    on_lost, more = _die, {}
     if options.parallel.ranks > 1:
-        ranks = Ranks(sys.argv[1:], _lost)
-        more = {"parallel": options.parallel, "start_rank": ranks.start, "on_rank_lost": _lost}
+        ranks = Ranks(sys.argv[1:], _die)
+        on_lost = ranks.stumbled
+        more = {"parallel": options.parallel, "start_rank": ranks.start, "on_rank_lost": ranks.lost}
     engine: Engine = opener(
         options.model,
         options.device,
-        _die,
+        on_lost,
         **more,
         precision=options.precision,
         memory=options.memory,
@@ -78,12 +79,6 @@ def _open(options: argparse.Namespace) -> Engine:
     took_s = time.monotonic() - began
     logging.getLogger("fluxline.worker").info("engine open after %.1f s", took_s)
     return engine
-
-
-def _lost(why: str) -> None:
-    """End at once, and with this process the other ranks: the fleet starts all anew."""
-    logging.getLogger("fluxline.worker").error("%s: the replica ends", why)
-    _die()
 
 
 def share_of(share: str, rank: int, ranks: int) -> tuple[int, int]:
