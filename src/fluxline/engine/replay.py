@@ -45,13 +45,13 @@ class Leader:
         requests = {job.request.id: job.request for job in fresh}
         for request in requests.values():
             self._known.update((f"{request.id}/{k}", request) for k in range(request.count))
+            self._tell(wire.Take(request))
         self._tell(
             wire.Replay(
                 drop=plan.drop,
                 decode=_ids(plan.decode),
                 admit=_ids(plan.admit),
                 evaluate=_ids(plan.evaluate),
-                requests=tuple(requests.values()),
                 worn={job.id: _digests(job) for job in plan.admit if job.mix},
                 before=self._before,
             )
@@ -71,10 +71,13 @@ class Follower:
         self._model = model
         self._probe = functools.cache(lambda shrunk: Probe(model, nobody, crew, shrunk))
         self._jobs: dict[str, Job] = {}
+        self._taken: list[Job] = []  # their ids may be those of jobs that are dropped next
         self._before = ""
 
     def obey(self, said: wire.ToRank) -> None:
-        """Do it. Raises DeviceLost, or what a forward of nothing raises."""
+        """Do it. Raises DeviceLost, what a forward of nothing raises, or what a request is refused
+        with, which the first rank has not refused.
+        """
         match said:
             case wire.TrialForward(rows, shrunk):
                 self._probe(shrunk).once(rows)
@@ -82,6 +85,9 @@ class Follower:
                 decode_noise(self._model, width, height)
             case wire.Prepare(shrunk):
                 self._probe(shrunk)
+            case wire.Take(request):
+                unscored = replace(request, top_k=None)  # the first rank judges
+                self._taken += self._intake.jobs_of(unscored)
             case wire.Replay():
                 self._replay(said)
 
@@ -91,9 +97,8 @@ class Follower:
             raise DeviceLost(f"the first rank had {said.before!r}, this one {self._before!r}")
         for job_id in said.drop:
             self._jobs.pop(job_id, None)
-        for request in said.requests:
-            unscored = replace(request, top_k=None)  # the first rank judges
-            self._jobs.update((job.id, job) for job in self._intake.jobs_of(unscored))
+        self._jobs.update((job.id, job) for job in self._taken)
+        self._taken.clear()
         for job in self._jobs_of(said.admit):
             _check_worn(job, said.worn.get(job.id, ()))
         outcome = self._runner.execute(
