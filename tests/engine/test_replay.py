@@ -17,6 +17,7 @@ from fluxline.engine.replay import Follower, Leader
 from fluxline.engine.runner import Runner
 from fluxline.engine.ticket import new_request
 from fluxline.errors import DeviceLost, EngineError
+from fluxline.parallel.crew import Crew
 from tests.lora_files import bfl_layers, random_lora
 
 
@@ -29,7 +30,7 @@ class Pair:
         self.intake = self._intake(model, folder)
         self.runner, self.others = Runner(model, nobody), Runner(follower_model, nobody)
         theirs = self._intake(follower_model, follower_folder or folder)
-        self._follower = Follower(follower_model, self.others, theirs)
+        self._follower = Follower(follower_model, self.others, theirs, Crew.alone())
         self.leader = Leader(self.runner, self._tell)
 
     def _intake(self, model, folder):

@@ -18,6 +18,7 @@ from fluxline.engine.tune import Probe, decode_noise, nobody
 from fluxline.errors import DeviceLost
 from fluxline.models.base import DiffusionModel
 from fluxline.parallel.crew import Crew
+from fluxline.request import GenerationRequest
 
 Tell = Callable[[wire.ToRank], None]
 

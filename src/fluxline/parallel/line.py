@@ -130,7 +130,8 @@ class Follow:
         self, on_message: Callable[[wire.ToRank], None], on_lost: Callable[[], None]
     ) -> None:
         with contextlib.suppress(OSError, EngineError):
-            for message in _heard(self._sock, wire.receive_to_rank):
+            said: Iterator[wire.ToRank] = _heard(self._sock, wire.receive_to_rank)
+            for message in said:
                 if not isinstance(message, wire.Alive):
                     on_message(message)
         on_lost()
