@@ -28,11 +28,11 @@ from fluxline.request import (
     Terminal,
 )
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 ROOT = Path(__file__).parents[2]
 FREED_S = 3.0  # after a rank has died or raised, until no process of its group is left
 STOPPED_S = SILENT_S + FREED_S  # after one has stopped
-BACK_S = 60.0  # until the group draws again; nearly all of it is loading
+BACK_S = 120.0  # until what was open is drawn: loading, even where others use the cores
 SHORT = Patience(look_s=0.5, silent_s=12.0)
 
 
@@ -48,7 +48,7 @@ async def make(monkeypatch, tmp_path):
         command = WorkerCommand(model=model, device="cpu", precision="fp32", parallel=parallel)
         made.append(LocalReplica(command, back_off=BackOff(first_s=0.1), patience=patience))
         made[-1].start()
-        await asyncio.wait_for(made[-1].settled(), 120)
+        await asyncio.wait_for(made[-1].settled(), BACK_S)
         return made[-1]
 
     yield start
@@ -251,7 +251,7 @@ async def test_a_request_that_kills_a_rank_each_time_ends_alone(make, fault):
     bystander = Drawing(replica, "a blue boat", params=SamplingParams(steps=4))
     poison = Drawing(replica, "poison", params=SamplingParams(steps=4))
 
-    failed = await poison.until(Failed, 3 * BACK_S)
+    failed = await poison.until(Failed, 2 * BACK_S)
 
     assert (failed.code, replica.restarts) == ("worker_died", 3)
     assert len(await bystander.files()) == 2
