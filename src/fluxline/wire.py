@@ -73,18 +73,25 @@ class Fatal(msgspec.Struct, frozen=True, tag=True):
     message: str
 
 
-class Replay(msgspec.Struct, frozen=True, tag=True):
-    """To the other ranks of a replica: do what the first does now.
+class Take(msgspec.Struct, frozen=True, tag=True):
+    """To the other ranks of a replica: some of this request will be admitted next."""
 
-    The ids are of jobs, those of requests among them that came before. before: what came of the
-    replay before this one, as the first has it.
+    request: GenerationRequest
+
+
+class Replay(msgspec.Struct, frozen=True, tag=True):
+    """To the other ranks: do what the first does now.
+
+    The ids are of jobs, of requests that they were told to take. worn: by the ids of those to
+    admit, the digests of the adapters that they wear. before: what came of the replay before this
+    one, as the first has it.
     """
 
     drop: tuple[str, ...]
     decode: tuple[str, ...]
     admit: tuple[str, ...]
     evaluate: tuple[str, ...]
-    requests: tuple[GenerationRequest, ...]
+    worn: dict[str, tuple[str, ...]]
     before: str
 
 
@@ -131,7 +138,7 @@ class Joined(msgspec.Struct, frozen=True, tag=True):
 
 
 class Alive(msgspec.Struct, frozen=True, tag=True):
-    """From a rank, every second."""
+    """Between ranks, every second, both ways."""
 
 
 class Broke(msgspec.Struct, frozen=True, tag=True):
@@ -140,7 +147,7 @@ class Broke(msgspec.Struct, frozen=True, tag=True):
     reason: str
 
 
-ToRank = Open | Over | Replay | Prepare | TrialForward | TrialDecoding
+ToRank = Open | Over | Take | Replay | Prepare | TrialForward | TrialDecoding | Alive
 FromRank = Joined | Alive | Broke
 ToWorker = Submit | Cancel | Stop
 FromWorker = Ready | Refused | Happened | Told | Fatal

@@ -1,11 +1,8 @@
 """A replica of several ranks, in processes of its own, as a fleet holds it."""
 
 import asyncio
-import os
-import signal
 from pathlib import Path
 
-import psutil
 import pytest
 
 from fluxline.approximation import approximation_of
@@ -73,14 +70,3 @@ async def test_ranks_approximate_one_picture_and_draw_the_next_exactly(mode, mak
     assert recipe.params.parallel.sync == (1 if mode == "pipefusion" else 3)
     assert recipe.receipt.parallel == "ulysses=2"
     assert decode(exact[0]).tolist() == decode(again[0]).tolist()
-
-
-async def test_a_rank_that_is_killed_costs_no_picture(make):
-    replica = await make("ulysses=2")
-    (rank,) = psutil.Process(replica.pid).children()
-    drawing = asyncio.create_task(draw(replica, n=4, params=SamplingParams(steps=40)))
-    await asyncio.sleep(1.0)
-    os.kill(rank.pid, signal.SIGKILL)
-
-    assert len(await drawing) == 4
-    assert replica.restarts == 1

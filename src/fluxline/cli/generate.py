@@ -322,7 +322,6 @@ def _engine(
                 tell=together.tell,
                 on_lost=together.on_lost,
             )
-        together.is_open.set()
         for note in engine.models[0].notes:
             say(console, f"note: {note}", style="yellow")
         with engine:

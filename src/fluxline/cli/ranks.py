@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from msgspec import structs
@@ -21,9 +21,10 @@ from fluxline.degrees import AUTO, Degrees, degrees_of
 from fluxline.errors import ConfigError, InvalidParams
 from fluxline.request import SamplingParams
 from fluxline.settings import load_settings
-from fluxline.worker.__main__ import EXIT_ORPHANED, keep_to
+from fluxline.worker.__main__ import keep_to
+from fluxline.worker.loop import EXIT_ORPHANED
 from fluxline.worker.place import Place, beside
-from fluxline.worker.ranks import ALIKE_S, Ranks
+from fluxline.worker.ranks import Ranks, end_with_parent
 
 if TYPE_CHECKING:  # a server starts without these
     from rich.console import Console
@@ -62,6 +63,7 @@ def follow_first(device: str, place: Place) -> None:
 
     Raises LoadError before it has joined the others; later the first says what is wrong.
     """
+    end_with_parent()
     keep_to(place.local_rank, place.local_size)
     from fluxline.engine import LoraSources, follow
 
@@ -81,7 +83,6 @@ class Together:
     crew: "Crew | None" = None
     tell: "Tell | None" = None
     on_lost: Callable[[], None] | None = None
-    is_open: threading.Event = field(default_factory=threading.Event)  # set by who opens it
 
 
 @contextmanager
@@ -111,14 +112,14 @@ def gathered(
     keep_to(here.local_rank, here.local_size)
     from fluxline.engine import gather, lead
 
-    own, is_open = beside(device, here.local_rank), threading.Event()
-    loss = Loss(console, is_open)
+    own, loss = beside(device, here.local_rank), Loss(console)
     if place is None:
-        others = Ranks("fluxline", ["generate", f"--device={device}"], loss.end)
-        crew, line = gather(opening, own, others.start, loss.end)
+        argv = ["generate", f"--device={device}"]
+        others = Ranks("fluxline", argv, tell=loss.tell, die=_die)
+        crew, line = gather(opening, own, others.start, others.lost)
     else:
         crew, line = lead(opening, own, loss.end)
-    yield Together(device=own, crew=crew, tell=line.tell, on_lost=loss.end_soon, is_open=is_open)
+    yield Together(device=own, crew=crew, tell=line.tell, on_lost=loss.end_soon)
     line.close()
     crew.part()
 
@@ -126,27 +127,29 @@ def gathered(
 class Loss:
     """What another rank's end means for this process: its own. Its methods are for any thread."""
 
-    def __init__(self, console: "Console", is_open: threading.Event) -> None:
-        self._console, self._is_open = console, is_open
+    def __init__(self, console: "Console") -> None:
+        self._console = console
         self._once = threading.Lock()
 
-    def end(self, why: str) -> None:
-        """Say why, and end: this rank may wait in a forward for what will not come.
+    def tell(self, why: str) -> None:
+        """Say why, once: what is lost after that is lost for it."""
+        if self._once.acquire(blocking=False):
+            self._console.show_cursor(True)
+            say(self._console, f"fluxline: {why}; all ranks end", style="red")
 
-        Where a model is being opened, not at once: what keeps another from it keeps this one, too.
-        """
-        if not self._once.acquire(blocking=False):
-            return
-        if not self._is_open.is_set():
-            time.sleep(ALIKE_S)
-        self._console.show_cursor(True)
-        say(self._console, f"fluxline: {why}; all ranks end", style="red")
-        os._exit(EXIT_LOST)
+    def end(self, why: str) -> None:
+        """Say why, and end: this rank may wait in a forward for what will not come."""
+        self.tell(why)
+        _die()
 
     def end_soon(self) -> None:
         """End because a forward has failed, unless it is known by then who is lost."""
         time.sleep(TOLD_S)
         self.end("a forward has failed")
+
+
+def _die() -> None:
+    os._exit(EXIT_LOST)
 
 
 def _leave_interrupts() -> None:

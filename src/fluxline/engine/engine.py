@@ -248,8 +248,8 @@ class Engine:
                 self._read_inbox()
                 try:
                     self._tick()
-                except DeviceLost:
-                    _log.critical("the device is lost")
+                except DeviceLost as exc:
+                    _log.critical("the device is lost: %s", exc)
                     self._ledger.close("the device is lost; the process must be started again")
                     self._on_lost()
                     return

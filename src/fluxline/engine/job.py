@@ -4,7 +4,7 @@ A job is one picture. A request for n pictures is n jobs; the ledger puts them t
 """
 
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 from typing import Any, NamedTuple
 
@@ -142,6 +142,19 @@ class Outcome:
     failed: dict[str, FluxlineError] = field(default_factory=dict)
     no_room: set[str] = field(default_factory=set)  # jobs that did not fit, each tried alone
     batch_too_large: bool = False  # the evaluation did not fit: nothing advanced
+
+    def then(self, evaluated: "Outcome") -> "Outcome":
+        """This one, of a plan that evaluated nothing, with what came of evaluating after it."""
+        return replace(
+            evaluated,
+            pictures=self.pictures,
+            scores=self.scores,
+            notes=self.notes,
+            admitted_at=self.admitted_at,
+            encoded_at=self.encoded_at,
+            failed=self.failed | evaluated.failed,
+            no_room=self.no_room | evaluated.no_room,
+        )
 
 
 @dataclass(frozen=True, slots=True)

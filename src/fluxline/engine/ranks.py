@@ -1,6 +1,7 @@
 """Open the first rank of a replica, or be another."""
 
 import queue
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -13,12 +14,14 @@ from fluxline.engine.intake import Intake
 from fluxline.engine.loras import Library, LoraSources
 from fluxline.engine.replay import Follower
 from fluxline.engine.runner import Runner
-from fluxline.errors import ConfigError
+from fluxline.errors import ConfigError, LoadError
 from fluxline.models.base import Banded, DiffusionModel, Divisible, Walkable, none_awaited
 from fluxline.models.spec import ModelSpec, References
 from fluxline.parallel.crew import Crew
 from fluxline.parallel.line import Follow, Lead
 from fluxline.parallel.meeting import Meeting
+
+ALIKE_S = 5.0  # what the first rank gets to find out for itself why a model cannot be loaded
 
 StartRank = Callable[[int, Mapping[str, str]], None]
 """Starts a process that is another rank, by its number, with these variables."""
@@ -29,7 +32,7 @@ OnLost = Callable[[str], None]
 def gather(opening: wire.Open, device: str, start: StartRank, on_lost: OnLost) -> tuple[Crew, Lead]:
     """Start the other ranks on this machine, wait until all have come, and tell them what to open.
 
-    Raises LoadError.
+    on_lost: told why, on a thread of its own, of each that is lost. Raises LoadError.
     """
     meeting = Meeting.here(degrees_of(opening.parallel).ranks)
     for rank in range(1, meeting.size):
@@ -116,6 +119,8 @@ def follow(
         while not isinstance(said := inbox.get(), wire.Over):
             follower.obey(said)
     except Exception as exc:
+        if isinstance(exc, LoadError):
+            time.sleep(ALIKE_S)
         line.broke(f"{type(exc).__name__}: {exc}")
         raise
     line.close()

@@ -18,6 +18,7 @@ from fluxline.engine.tune import Probe, decode_noise, nobody
 from fluxline.errors import DeviceLost
 from fluxline.models.base import DiffusionModel
 from fluxline.parallel.crew import Crew
+from fluxline.request import GenerationRequest
 
 Tell = Callable[[wire.ToRank], None]
 
@@ -27,22 +28,32 @@ class Leader:
 
     def __init__(self, runner: Runner, tell: Tell) -> None:
         self._runner, self._tell = runner, tell
-        self._known: set[str] = set()  # ids of jobs that the others have made
+        self._known: dict[str, GenerationRequest] = {}  # by the ids of jobs that others have made
         self._before = ""
 
     def execute(self, plan: Plan) -> Outcome:
         """Do what the plan says, everywhere. Raises DeviceLost."""
-        fresh = {job.request.id: job.request for job in plan.admit if job.id not in self._known}
-        for request in fresh.values():
-            self._known.update(f"{request.id}/{index}" for index in range(request.count))
-        self._known.difference_update(plan.drop)
+        if not (plan.admit and plan.evaluate):
+            return self._everywhere(plan)
+        # who was not admitted by all must show before anybody waits for him in a forward
+        admitted = self._everywhere(replace(plan, evaluate=()))
+        return admitted.then(self._everywhere(Plan(evaluate=plan.evaluate)))
+
+    def _everywhere(self, plan: Plan) -> Outcome:
+        for job_id in plan.drop:
+            self._known.pop(job_id, None)
+        fresh = [job for job in plan.admit if self._known.get(job.id) is not job.request]
+        requests = {job.request.id: job.request for job in fresh}
+        for request in requests.values():
+            self._known.update((f"{request.id}/{k}", request) for k in range(request.count))
+            self._tell(wire.Take(request))
         self._tell(
             wire.Replay(
                 drop=plan.drop,
                 decode=_ids(plan.decode),
                 admit=_ids(plan.admit),
                 evaluate=_ids(plan.evaluate),
-                requests=tuple(fresh.values()),
+                worn={job.id: _digests(job) for job in plan.admit if job.mix},
                 before=self._before,
             )
         )
@@ -61,10 +72,13 @@ class Follower:
         self._model = model
         self._probe = functools.cache(lambda shrunk: Probe(model, nobody, crew, shrunk))
         self._jobs: dict[str, Job] = {}
+        self._taken: list[Job] = []  # their ids may be those of jobs that are dropped next
         self._before = ""
 
     def obey(self, said: wire.ToRank) -> None:
-        """Do it. Raises DeviceLost, or what a forward of nothing raises."""
+        """Do it. Raises DeviceLost, what a forward of nothing raises, or what a request is refused
+        with, which the first rank has not refused.
+        """
         match said:
             case wire.TrialForward(rows, shrunk):
                 self._probe(shrunk).once(rows)
@@ -72,6 +86,9 @@ class Follower:
                 decode_noise(self._model, width, height)
             case wire.Prepare(shrunk):
                 self._probe(shrunk)
+            case wire.Take(request):
+                unscored = replace(request, top_k=None)  # the first rank judges
+                self._taken += self._intake.jobs_of(unscored)
             case wire.Replay():
                 self._replay(said)
 
@@ -79,9 +96,12 @@ class Follower:
         """Run a plan. Raises DeviceLost if this rank has come to another end than the first."""
         if said.before != self._before:
             raise DeviceLost(f"the first rank had {said.before!r}, this one {self._before!r}")
-        for request in said.requests:
-            unscored = replace(request, top_k=None)  # the first rank judges
-            self._jobs.update((job.id, job) for job in self._intake.jobs_of(unscored))
+        for job_id in said.drop:
+            self._jobs.pop(job_id, None)
+        self._jobs.update((job.id, job) for job in self._taken)
+        self._taken.clear()
+        for job in self._jobs_of(said.admit):
+            _check_worn(job, said.worn.get(job.id, ()))
         outcome = self._runner.execute(
             Plan(
                 drop=said.drop,
@@ -91,8 +111,6 @@ class Follower:
             )
         )
         self._before = _said(outcome)
-        for job_id in said.drop:
-            self._jobs.pop(job_id, None)
 
     def _jobs_of(self, ids: tuple[str, ...]) -> tuple[Job, ...]:
         return tuple(self._jobs[job_id] for job_id in ids)
@@ -100,6 +118,19 @@ class Follower:
 
 def _ids(jobs: tuple[Job, ...]) -> tuple[str, ...]:
     return tuple(job.id for job in jobs)
+
+
+def _digests(job: Job) -> tuple[str, ...]:
+    return tuple(adapter.digest for adapter, _ in job.mix)
+
+
+def _check_worn(job: Job, theirs: tuple[str, ...]) -> None:
+    """Raise DeviceLost where a file of a LoRA was another when the first rank read it."""
+    names = [lora.name for lora in job.params.loras or () if lora.strength]
+    for name, here, there in zip(names, _digests(job), theirs, strict=True):
+        if here != there:
+            message = f"for {job.id} the first rank has read LoRA {name!r} as {there}"
+            raise DeviceLost(f"{message}, this one as {here}")
 
 
 def _said(outcome: Outcome) -> str:

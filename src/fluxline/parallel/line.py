@@ -2,15 +2,17 @@
 
 Tensors do not travel here but between process groups. Whoever loses the line ends: a rank that has
 died, has stopped or has stumbled takes the others with it within seconds, and none waits for ever
-for what will not come.
+for what will not come. Both ends beat.
 """
 
 import contextlib
 import secrets
+import select
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 import torch.distributed as dist
 from torch._C._distributed_c10d import Store
@@ -25,17 +27,21 @@ AGAIN_S = 0.5  # between two calls to a first rank that may have gone, and come 
 LINE = "fluxline/line"
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
+MessageT = TypeVar("MessageT")
+
 
 class Lead:
-    """The first rank's end. on_lost: told why, once, on a thread of its own.
+    """The first rank's end. on_lost: told why, once for each that is lost, on a thread of its own.
 
     host: where the others reach this rank. Only who knows the word is let in, which the store tells
     them. Raises LoadError where not all come.
     """
 
     def __init__(self, store: Store, host: str, ranks: int) -> None:
-        self._others: dict[int, socket.socket] = {}
-        self._told = threading.Event()
+        self._others: dict[int, socket.socket] = {}  # by rank
+        self._lock = threading.Lock()  # of what is told
+        self._is_over = threading.Event()  # none is lost any more
+        self._closed = threading.Event()
         self.word = secrets.token_hex(16)
         with _listening(host) as server:
             server.settimeout(JOIN_S)
@@ -44,7 +50,10 @@ class Lead:
                 self._welcome(server, missing)
 
     def watch(self, on_lost: Callable[[str], None]) -> None:
-        """Begin to listen for the others."""
+        """Begin to beat, and to listen for the others. on_lost: told why, of each that is lost, on
+        a thread of its own.
+        """
+        threading.Thread(target=self._beat, name="line", daemon=True).start()
         for rank, sock in self._others.items():
             threading.Thread(
                 target=self._listen, args=(rank, sock, on_lost), name=f"rank {rank}", daemon=True
@@ -54,15 +63,17 @@ class Lead:
         """Tell all others. One that is gone is not told: whoever listens knows. After Over, none is
         lost any more."""
         if isinstance(message, wire.Over):
-            self._told.set()
+            self._is_over.set()
         frame = wire.frame(message)
-        for sock in self._others.values():
-            with contextlib.suppress(OSError):
-                sock.sendall(frame)
+        with self._lock:
+            for sock in self._others.values():
+                with contextlib.suppress(OSError):
+                    sock.sendall(frame)
 
     def close(self) -> None:
         """Hang up: the others end, if they have not."""
-        self._told.set()
+        self._is_over.set()
+        self._closed.set()
         for sock in self._others.values():
             with contextlib.suppress(OSError):
                 sock.shutdown(socket.SHUT_RDWR)
@@ -85,10 +96,14 @@ class Lead:
     def _knows(self, joined: wire.Joined) -> bool:
         return secrets.compare_digest(joined.word.encode(), self.word.encode())
 
+    def _beat(self) -> None:
+        while not self._closed.wait(BEAT_S):
+            self.tell(wire.Alive())
+
     def _listen(self, rank: int, sock: socket.socket, on_lost: Callable[[str], None]) -> None:
         why = "is gone"
         try:
-            while (message := wire.receive_from_rank(sock)) is not None:
+            for message in _heard(sock, wire.receive_from_rank):
                 if isinstance(message, wire.Broke):
                     why = f"cannot go on: {message.reason}"
                     break
@@ -96,8 +111,7 @@ class Lead:
             why = f"has said nothing for {SILENT_S:g} s"
         except (OSError, EngineError) as exc:
             why = f"cannot be understood: {exc}"
-        if not self._told.is_set():
-            self._told.set()
+        if not self._is_over.is_set():
             on_lost(f"rank {rank} {why}")
 
 
@@ -106,13 +120,15 @@ class Follow:
 
     def __init__(self, store: Store, rank: int) -> None:
         self._sock, self.word = _called(store)
-        self._sock.settimeout(None)
+        self._sock.settimeout(SILENT_S)
         self._lock = threading.Lock()
         self._is_over = threading.Event()
         self._say(wire.Joined(rank, self.word))
 
     def watch(self, on_message: Callable[[wire.ToRank], None], on_lost: Callable[[], None]) -> None:
-        """Begin to beat, and to listen: each message in turn, and the end of the line."""
+        """Begin to beat, and to listen: each message in turn, and the end of the line, which is
+        also that of a first rank that says nothing any more.
+        """
         for act in (self._beat, lambda: self._listen(on_message, on_lost)):
             threading.Thread(target=act, name="line", daemon=True).start()
 
@@ -134,8 +150,10 @@ class Follow:
         self, on_message: Callable[[wire.ToRank], None], on_lost: Callable[[], None]
     ) -> None:
         with contextlib.suppress(OSError, EngineError):
-            while (message := wire.receive_to_rank(self._sock)) is not None:
-                on_message(message)
+            said: Iterator[wire.ToRank] = _heard(self._sock, wire.receive_to_rank)
+            for message in said:
+                if not isinstance(message, wire.Alive):
+                    on_message(message)
                 if isinstance(message, wire.Over):
                     return
         on_lost()
@@ -167,3 +185,24 @@ def _called(store: Store) -> tuple[socket.socket, str]:
             if not isinstance(exc, ConnectionRefusedError) or time.monotonic() > over:
                 raise LoadError(f"the first rank cannot be reached: {exc}") from exc
         time.sleep(AGAIN_S)
+
+
+def _heard(
+    sock: socket.socket, receive: Callable[[socket.socket], MessageT | None]
+) -> Iterator[MessageT]:
+    """Yield what the other end says until it hangs up. Raises TimeoutError when it falls silent.
+
+    Looks are counted instead of seconds, so that who was stopped himself and wakes blames nobody.
+    """
+    ear = select.poll()
+    ear.register(sock, select.POLLIN)
+    silent_s = 0.0
+    while silent_s < SILENT_S:
+        if not ear.poll(1000 * BEAT_S):
+            silent_s += BEAT_S
+        elif (message := receive(sock)) is None:
+            return
+        else:
+            silent_s = 0.0
+            yield message
+    raise TimeoutError

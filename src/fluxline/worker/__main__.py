@@ -14,11 +14,10 @@ from pathlib import Path
 
 from fluxline.degrees import Degrees, degrees_of
 from fluxline.telemetry import configure_logging
-from fluxline.worker.loop import EXIT_BROKEN, Engine, converse
+from fluxline.worker.loop import EXIT_BROKEN, EXIT_ORPHANED, Engine, converse
 from fluxline.worker.place import Place, beside, place_of
 from fluxline.worker.ranks import Ranks
 
-EXIT_ORPHANED = 3
 ORPHAN_GRACE_S = 5.0  # what the engine gets to close itself once the parent is gone
 
 
@@ -61,17 +60,19 @@ def _open(options: argparse.Namespace) -> Engine:
     module, _, factory = options.engine.partition(":")
     began = time.monotonic()
     opener = getattr(importlib.import_module(module), factory)
-    device, more = options.device, {}
+    device, on_lost, more = options.device, _die, {}
     if options.parallel.ranks > 1:
         more = {"parallel": options.parallel, "on_rank_lost": _lost}
         if place := place_of(os.environ):
             device = beside(device, place.local_rank)
         else:
-            more["start_rank"] = Ranks("fluxline.worker.rank", sys.argv[1:], _lost).start
+            ranks = Ranks("fluxline.worker.rank", sys.argv[1:], tell=_say_lost, die=_die)
+            on_lost = ranks.stumbled
+            more |= {"start_rank": ranks.start, "on_rank_lost": ranks.lost}
     engine: Engine = opener(
         options.model,
         device,
-        _die,
+        on_lost,
         **more,
         precision=options.precision,
         memory=options.memory,
@@ -86,9 +87,13 @@ def _open(options: argparse.Namespace) -> Engine:
 
 
 def _lost(why: str) -> None:
-    """End at once, and with this process the other ranks: the fleet starts all anew."""
-    logging.getLogger("fluxline.worker").error("%s: the replica ends", why)
+    """End at once, where who started the other ranks ends them."""
+    _say_lost(why)
     _die()
+
+
+def _say_lost(why: str) -> None:
+    logging.getLogger("fluxline.worker").error("%s: the replica ends", why)
 
 
 def share_of(share: str, place: Place) -> tuple[int, int]:

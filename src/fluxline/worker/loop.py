@@ -28,6 +28,7 @@ from fluxline.request import (
 EXIT_OK = 0
 EXIT_BROKEN = 1  # the engine or the conversation broke
 EXIT_CANNOT_LOAD = 2
+EXIT_ORPHANED = 3
 TELL_S = 1.0  # between two looks at what the engine has done
 BEAT = 5  # looks after which it is told even if nothing was done: a worker that hangs says nothing
 
