@@ -7,8 +7,8 @@ training, each with a seed of its own, drawn as a request that says `parallel` i
 processes over gloo. Each is held against the same picture drawn exactly; beside it stands the
 control, the same prompt and seed drawn exactly by one device in as few evaluations as take the same
 time. That time is ideal: transfers take none, and blocks can be cut as evenly as one likes.
---only: ways with that in their name. --write: the table into docs/parallel.md. --sheet: the first
-prompts' pictures, a row a way.
+--only: ways with that in their name. --write: the table into docs/parallel.md. --sheet: a row a
+way, of each the pictures that are furthest from exact, and before each the exact one.
 """
 
 import argparse
@@ -17,9 +17,9 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from PIL import Image
@@ -51,7 +51,7 @@ WAYS = (
     "pipefusion",
     "pipefusion,sync=3",
 )
-SHOWN, SHOWN_PX = 8, 96
+SHOWN, SHOWN_PX = 4, 128
 MEASURES: Mapping[str, Callable[[Picture, Picture], float]] = {
     "PSNR": psnr,
     "SSIM": ssim,
@@ -99,24 +99,28 @@ def main() -> None:
     prompts = held_out(options.prompts)
     ways = [way for way in WAYS if options.only in way]
     controls = sorted({control_of(way, ranks) for way in ways for ranks in RANKS})
-    whole = {steps: _drawn([_asked(prompts, steps)])[0] for steps in (STEPS, *controls)}
-    rows = [("exact", whole[STEPS])]
+    exact = _drawn([_asked(prompts, STEPS)])[0]
+    shorter = {steps: _drawn([_asked(prompts, steps)])[0] for steps in controls}
+    rows: list[tuple[str, Sequence[Picture]]] = []
     lines = []
     for ranks in RANKS:
         asked = [_asked(prompts, STEPS, way) for way in ways]
         drawn = on_ranks(ranks, _drawn, asked)[0]
         for way, pictures in zip(ways, drawn, strict=True):
-            control = whole[control_of(way, ranks)]
-            found = (measured(some, whole[STEPS]) for some in (pictures, control))
-            line = Line(way=way, ranks=ranks, found=next(found), control=next(found))
+            line = Line(
+                way=way,
+                ranks=ranks,
+                found=measured(pictures, exact),
+                control=measured(shorter[control_of(way, ranks)], exact),
+            )
             lines.append(line)
             rows.append((f"{way} on {ranks}", pictures))
             print(line.row, flush=True)
-    rows += [(f"exact, {steps} evaluations", whole[steps]) for steps in controls]
+    rows += [(f"exact, {steps} evaluations", shorter[steps]) for steps in controls]
     if options.write:
         _write(lines, len(prompts))
     if options.sheet:
-        _sheet([pictures for _, pictures in rows]).save(options.sheet, optimize=True)
+        _sheet([pictures for _, pictures in rows], exact).save(options.sheet)
         print(f"rows of {options.sheet}: {', '.join(name for name, _ in rows)}")
 
 
@@ -166,9 +170,7 @@ def told(found: Measured) -> tuple[str, ...]:
 
 def _asked(prompts: Sequence[str], steps: int, way: str | None = None) -> list[GenerationRequest]:
     params = {"steps": steps, "sampler": "euler", "parallel": way}
-    return [
-        new_request(prompt, seed=seed, params=params) for seed, prompt in enumerate(prompts)
-    ]
+    return [new_request(prompt, seed=seed, params=params) for seed, prompt in enumerate(prompts)]
 
 
 def _drawn(asked: Sequence[Sequence[GenerationRequest]]) -> list[list[Picture]]:
@@ -214,10 +216,12 @@ def _write(lines: Sequence[Line], prompts: int) -> None:
     DOC.write_text(written, "utf-8")
 
 
-def _sheet(rows: Sequence[Sequence[Picture]]) -> Image.Image:
-    sheet = Image.new("RGB", (SHOWN * SHOWN_PX, len(rows) * SHOWN_PX))
+def _sheet(rows: Sequence[Sequence[Picture]], exact: Sequence[Picture]) -> Image.Image:
+    """A row a way: the pictures that are furthest from exact, worst first, the exact one before."""
+    sheet = Image.new("RGB", (2 * SHOWN * SHOWN_PX, len(rows) * SHOWN_PX))
     for row, pictures in enumerate(rows):
-        for column, picture in enumerate(pictures[:: max(1, len(pictures) // SHOWN)][:SHOWN]):
+        pairs = sorted(zip(exact, pictures, strict=True), key=lambda pair: psnr(*pair))
+        for column, picture in enumerate(chain.from_iterable(pairs[:SHOWN])):
             small = Image.fromarray(picture).resize((SHOWN_PX, SHOWN_PX), Image.Resampling.LANCZOS)
             sheet.paste(small, (column * SHOWN_PX, row * SHOWN_PX))
     return sheet
@@ -229,7 +233,10 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--only", default="")
     parser.add_argument("--write", action="store_true")
     parser.add_argument("--sheet", type=Path, help="picture to write")
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.write and options.only:
+        parser.error("--write is of all ways")
+    return options
 
 
 if __name__ == "__main__":

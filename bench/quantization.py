@@ -215,7 +215,6 @@ def _dev_bytes(name: str) -> int:
     return _bytes(model)
 
 
-
 HEAD = (
     "| precision | transformer of mini, MB | of FLUX.1-dev, GB | error of weights | of velocity "
     "| pictures, dB: median (worst) | CPU s a picture |\n"

@@ -94,13 +94,13 @@ def main() -> None:
         for side in options.sides
         for way in WAYS
     ]
-    when = f"{time.strftime('%Y-%m-%d')}, {_machine()}, load {load:.1f} before, {options.rounds}"
-    told_text = f"{table(lines)}\n\n{when} rounds."
-    print(told_text)
+    when = f"{time.strftime('%Y-%m-%d')}, {_machine()}, {options.rounds} rounds"
+    text = f"{table(lines)}\n\n{when}; the machine's load before was {load:.1f}."
+    print(text)
     if options.write:
         for name in ("parallel.md", "measurements.md"):
-            text = (DOCS / name).read_text("utf-8")
-            written = rewritten(text, "ranks", "bench.ranks", told_text)
+            document = (DOCS / name).read_text("utf-8")
+            written = rewritten(document, "ranks", "bench.ranks", text)
             (DOCS / name).write_text(written, "utf-8")
 
 
@@ -187,18 +187,22 @@ class _Drawer:
         dist.barrier()
         began = time.perf_counter()
         if rows:
-            self._velocity(x, [context] * rows)
+            self._velocity(x, context)
         took = time.perf_counter() - began
         self.sent = crew.traffic.bytes - before
         return took
 
-    def _velocity(self, x: Tensor, contexts: Sequence[Any]) -> Tensor:
+    def _velocity(self, x: Tensor, context: Any) -> Tensor:
         """As the engine's runner has it."""
-        model, crew = self._model, self._crew
-        own = crew.share(len(x))
+        model = self._model
         model.forward = self._forward
-        part = model.evaluate(x[own], [SIGMA] * len(x[own]), contexts[own])
-        return crew.together(part, len(x))
+
+        def run(own: slice) -> Tensor:
+            rows = x[own]
+            velocity: Tensor = model.evaluate(rows, [SIGMA] * len(rows), [context] * len(rows))
+            return velocity
+
+        return self._crew.evaluate(len(x), run)
 
 
 def _machine() -> str:
@@ -206,7 +210,8 @@ def _machine() -> str:
         names = [line.split(":")[1].strip() for line in file if line.startswith("model name")]
     capability = torch.backends.cpu.get_cpu_capability()
     cores = len(os.sched_getaffinity(0))
-    return f"{cores} cores of an {names[0] if names else platform.machine()} ({capability}), torch {torch.__version__}"
+    name = names[0] if names else platform.machine()
+    return f"{cores} cores of an {name} ({capability}), torch {torch.__version__}"
 
 
 def _options() -> argparse.Namespace:
