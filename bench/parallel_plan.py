@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from bench import svg
+from bench.marks import rewritten
 from bench.published import FIGURES, FITTED, Figure, fitted, misfit, predicted
 from fluxline.approximation import ApproximationName
 from fluxline.degrees import Degrees
@@ -75,9 +76,7 @@ def documents() -> dict[str, str]:
     text = (DOCS / DOC).read_text("utf-8")
     tables = {"plans": _plans(), "constants": _constants(), "published": _published()}
     for name, table in tables.items():
-        begin, end = f"<!-- {name}: python -m bench.parallel_plan -->", f"<!-- end of {name} -->"
-        before, rest = text.split(begin)
-        text = f"{before}{begin}\n{table}\n{end}{rest.split(end)[1]}"
+        text = rewritten(text, name, "bench.parallel_plan", table)
     return {
         DOC: text,
         "parallel-seconds.svg": _seconds_plot(),

@@ -10,7 +10,6 @@ are of CPU, of one thread, so that other work on the machine does not count.
 
 import argparse
 import io
-import math
 import shutil
 import statistics
 import tempfile
@@ -26,6 +25,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from bench.likeness import psnr
 from fluxline.engine import Engine, keep_memory
 from fluxline.engine.build import open_model
 from fluxline.engine.scheduler import Budget
@@ -89,7 +89,7 @@ def main() -> None:
             dev_bytes=_dev_bytes(name),
             weight_error=_weight_error(full.transformer, model.transformer),
             velocity_error=_velocity_error(model, path),
-            psnr=[_psnr(one, other) for one, other in zip(pictures, truth, strict=True)],
+            psnr=[psnr(one, other) for one, other in zip(pictures, truth, strict=True)],
             seconds=seconds,
             pictures=pictures,
         )
@@ -213,11 +213,6 @@ def _dev_bytes(name: str) -> int:
             if any(fnmatchcase(layer, pattern) for pattern in TRANSFORMER):
                 model.set_submodule(layer, QuantizedLinear(KINDS[name], module))
     return _bytes(model)
-
-
-def _psnr(one: np.ndarray, other: np.ndarray) -> float:
-    error = np.mean((one.astype(np.float64) - other) ** 2)
-    return math.inf if error == 0 else 10 * math.log10(255**2 / error)
 
 
 HEAD = (
