@@ -1,4 +1,4 @@
-"""The bench of ranks holds what they sent against the formula, and says how much sooner they are."""
+"""The bench of ranks holds what they sent against the formula, and says how much sooner."""
 
 import pytest
 

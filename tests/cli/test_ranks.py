@@ -11,9 +11,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from fluxline.cli.ranks import degrees_asked
+from fluxline.cli.ranks import degrees_asked, ways_asked
 from fluxline.errors import ConfigError, InvalidParams
-from fluxline.images import decode
+from fluxline.images import decode, read_recipe
 from fluxline.worker.place import Place, beside, place_of
 
 ROOT = Path(__file__).parents[2]
@@ -68,6 +68,36 @@ def test_degrees_are_of_as_many_ranks_as_were_started():
     assert degrees_asked("cfg=2", SECOND_OF_TWO) == "cfg=2"
     with pytest.raises(ConfigError, match=r"'cfg=2,ring=2' is for 4 ranks; 2 were started"):
         degrees_asked("cfg=2,ring=2", SECOND_OF_TWO)
+
+
+@pytest.mark.parametrize(
+    ("said", "place", "degrees"),
+    [
+        (["piflux"], SECOND_OF_TWO, "ulysses=2"),
+        (["pipefusion,sync=2"], SECOND_OF_TWO, "stages=2"),
+        (["piflux", "ring=2"], SECOND_OF_TWO, "ring=2"),
+        (["ulysses=3", "distrifusion"], None, "ulysses=3"),
+        (["piflux", "auto"], None, "auto"),
+    ],
+)
+def test_what_ranks_approximate_may_be_said_beside_how_many_they_are(said, place, degrees):
+    ranks, asked = ways_asked(said, place)
+    assert ranks == degrees
+    assert asked.spelt in said
+
+
+@pytest.mark.parametrize(
+    ("said", "why"),
+    [
+        (["piflux"], "takes several ranks: say how many beside"),
+        (["piflux", "pipefusion"], "once for ranks and once"),
+        (["ulysses=2", "ring=2"], "once for ranks and once"),
+        (["piflux,sync=0", "ulysses=2"], "from 1 to 9999"),
+    ],
+)
+def test_ways_that_cannot_be_are_refused(said, why):
+    with pytest.raises((ConfigError, InvalidParams), match=why):
+        ways_asked(said, None)
 
 
 def test_replicas_are_a_servers():
@@ -170,6 +200,28 @@ def test_the_first_starts_the_others_where_nobody_has(start, alone, tmp_path):
     assert process.returncode == 0, said
     assert is_like(tmp_path, alone)
     assert len(said.splitlines()) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["piflux", "pipefusion"])
+def test_ranks_of_torchrun_approximate_and_the_file_draws_itself_again(
+    mode, start, alone, tmp_path
+):
+    command = (*TORCHRUN, "--nproc_per_node=2", *GENERATE, "--steps", "28", "-o", "fox.png")
+    process = start(*command, "--parallel", f"{mode},sync=2", OMP_NUM_THREADS="1")
+    said = said_by(process)
+
+    assert process.returncode == 0, said
+    assert f"drawn by {mode},sync=2 on 2 ranks" in said
+    fox = (tmp_path / "fox.png").read_bytes()
+    assert read_recipe(fox).params.parallel.spelt == f"{mode},sync=2"
+    again = start(
+        sys.executable, "-m", "fluxline", "generate", "--from", "fox.png", "-o", "two.png"
+    )
+    said = said_by(again)
+    assert again.returncode == 0, said
+    two = decode((tmp_path / "two.png").read_bytes()).astype(int)
+    assert abs(decode(fox) - two).max() <= 1
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ from fluxline import wire
 from fluxline.ability import STRENGTH
 from fluxline.cli import given
 from fluxline.cli.delivery import Seen, check_folder, deliver, say
-from fluxline.cli.ranks import Together, degrees_asked, follow_first, gathered
+from fluxline.cli.ranks import Together, follow_first, gathered, ways_asked
 from fluxline.errors import (
     ConfigError,
     FluxlineError,
@@ -118,12 +118,13 @@ def generate(
         str, typer.Option(help=f"where weights lie: {' | '.join(get_args(MemoryName))}")
     ] = "auto",
     parallel: Annotated[
-        str,
+        list[str] | None,
         typer.Option(
             help="ranks that draw each picture together: ulysses=2, ring=2, cfg=2, tensor=2 or "
-            "several of them with commas between; auto: what is best for the cards here"
+            "several of them with commas between, or stages=2; auto: what is best for the cards "
+            "here; beside it, or with torchrun: piflux, distrifusion or pipefusion, not quite exact"
         ),
-    ] = "",
+    ] = None,
     again: Annotated[
         Path | None,
         typer.Option(
@@ -143,7 +144,7 @@ def generate(
     place = None
     try:
         place = place_of(os.environ)
-        divided = degrees_asked(parallel, place)
+        divided, approximation = ways_asked(parallel or (), place)
         if place and not place.is_first:
             follow_first(device, place)
             return
@@ -162,6 +163,7 @@ def generate(
             eta=eta,
             strength=strength,
             loras=tuple(parse_lora(lora) for lora in loras or ()),
+            parallel=approximation,
         )
         asked = GenerationRequest(
             id="generate",
@@ -188,6 +190,8 @@ def generate(
             from fluxline.cli import replay
 
             original, typed = replay.opened(again), _typed(context)
+            if approximation is None:  # then those words are of ranks
+                typed -= {"parallel"}
             request = replay.overridden(original.request, asked, typed)
             request = replay.started(original, request, asked)
             if changes := replay.overrides(original.request, request):
@@ -198,7 +202,9 @@ def generate(
             like = None if changes else receipt
             if "precision" not in typed and receipt is not None:
                 precision = _precision_of(receipt)
-            opening = structs.replace(opening, model=model, precision=precision)
+            if request.params.parallel and receipt is not None and not parallel and place is None:
+                divided = receipt.parallel  # it takes ranks, and those are as good as any
+            opening = structs.replace(opening, model=model, precision=precision, parallel=divided)
             ranks = partial(ranks, device=device)
             with _engine(opening, ranks, scorer, console, request=request, like=like) as engine:
                 request = replace(request, model=engine.models[0].name)

@@ -7,14 +7,15 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from msgspec import structs
 
 from fluxline import wire
+from fluxline.approximation import Approximation, ApproximationName, approximation_of
 from fluxline.cli.auto import of_request
 from fluxline.cli.delivery import say
 from fluxline.degrees import AUTO, Degrees, degrees_of
@@ -34,6 +35,31 @@ if TYPE_CHECKING:  # a server starts without these
 
 EXIT_LOST = 1
 TOLD_S = 2.0  # in which the line says who is lost, where a forward has failed for it
+
+
+def ways_asked(said: Sequence[str], place: Place | None) -> tuple[str, Approximation | None]:
+    """What `--parallel` means, given once or for ranks and for an approximation: the ranks' degrees
+    as `degrees_asked` has them, and what they approximate.
+
+    Raises InvalidParams, ConfigError.
+    """
+    names = get_args(ApproximationName)
+    near = [word for word in said if word.partition(",")[0].strip() in names]
+    ranks = [word for word in said if word not in near]
+    if len(near) > 1 or len(ranks) > 1:
+        message = f"parallel is given once for ranks and once for an approximation; got {said}"
+        raise InvalidParams(message, field="parallel")
+    if not near:
+        return degrees_asked("".join(ranks), place), None
+    asked = approximation_of(near[0])
+    if ranks:
+        return degrees_asked(ranks[0], place), asked
+    if place is None:
+        message = f"{asked.mode} takes several ranks: say how many beside, --parallel ulysses=2"
+        raise ConfigError(f"{message}, or start them with torchrun")
+    if asked.mode == "pipefusion":
+        return Degrees(stages=place.size).spelt, asked
+    return degrees_asked("", place), asked
 
 
 def degrees_asked(said: str, place: Place | None) -> str:
