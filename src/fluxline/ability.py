@@ -7,6 +7,7 @@ Written by whoever holds the model, read at every door without one.
 import math
 from dataclasses import dataclass
 
+from fluxline.approximation import ApproximationName
 from fluxline.errors import InvalidParams, RequestError, TooLarge
 from fluxline.request import Backend, GenerationRequest, LoraRef, SamplingParams
 
@@ -74,12 +75,15 @@ class Footprint:
         forward_s = rows * row_tokens * (self.token_s + row_tokens * self.pair_s)
         return evaluations * forward_s + pixels * self.pixel_s
 
-    def vet(self, width: int, height: int, *, rows: int, other_tokens: int) -> None:
+    def vet(
+        self, width: int, height: int, *, rows: int, other_tokens: int, kept_bytes: float = 0.0
+    ) -> None:
         """Refuse a picture that never fits. other_tokens: of a row, that are not the picture's.
+        kept_bytes: a token, from one evaluation to the next.
 
         Raises TooLarge with the size of that shape that would fit.
         """
-        needed = self._needed(width, height, rows, other_tokens)
+        needed = self._needed(width, height, rows, other_tokens, kept_bytes)
         if needed <= self.free_bytes:
             return
         message = (
@@ -92,13 +96,16 @@ class Footprint:
                 self.grid * max(1, round(tiles * side / max(width, height)))
                 for side in (width, height)
             )
-            if self._needed(wide, high, rows, other_tokens) <= self.free_bytes:
+            if self._needed(wide, high, rows, other_tokens, kept_bytes) <= self.free_bytes:
                 raise TooLarge(f"{message}: {wide}x{high} would fit")
         raise TooLarge(f"{message}: nothing of that shape would fit")
 
-    def _needed(self, width: int, height: int, rows: int, other_tokens: int) -> int:
+    def _needed(
+        self, width: int, height: int, rows: int, other_tokens: int, kept_bytes: float
+    ) -> int:
         tokens = -(-width // self.grid) * -(-height // self.grid) + other_tokens
-        return self.bytes(tokens=rows * tokens, pixels=width * height)
+        kept = math.ceil(rows * tokens * kept_bytes)
+        return kept + self.bytes(tokens=rows * tokens, pixels=width * height)
 
 
 def _gib(count: int) -> str:
@@ -133,6 +140,8 @@ class ModelInfo:
     wears_loras: bool = True  # LoRAs of its family can be read
     footprint: Footprint | None = None  # None: not measured
     backend: Backend = "native"
+    ranks: int = 1  # that hold a picture's tokens together
+    approximations: tuple[ApproximationName, ...] = ()  # that those ranks may be asked for
 
     @property
     def is_guided(self) -> bool:
@@ -275,6 +284,8 @@ def check(params: SamplingParams, info: ModelInfo) -> None:
             message = f"{name} must be one of {', '.join(known)}; got {word!r}"
             raise InvalidParams(message, field=name)
     check_loras(params.loras or ())
+    if params.parallel is not None:
+        check_approximation(params.parallel.mode, info)
     if info.footprint is not None and not info.sizes:  # which all fit, whatever is asked
         info.footprint.vet(
             params.width or info.native_width,
@@ -298,6 +309,18 @@ def check_loras(loras: tuple[LoraRef, ...]) -> None:
     names = [lora.name for lora in loras]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise InvalidParams(f"LoRA {twice[0]!r} is named twice", field="loras")
+
+
+def check_approximation(mode: ApproximationName, info: ModelInfo) -> None:
+    """Refuse what a model's ranks cannot be asked for. Raises InvalidParams."""
+    if mode in info.approximations:
+        return
+    if info.ranks == 1:
+        message = f"parallel {mode} takes several ranks; {info.name} is drawn by one"
+        raise InvalidParams(f"{message}: start it with --parallel ulysses=2", field="parallel")
+    known = ", ".join(info.approximations) or "none"
+    message = f"{info.name} cannot be drawn by {mode} here; there is {known}"
+    raise InvalidParams(message, field="parallel")
 
 
 def true_scale(params: SamplingParams, info: ModelInfo) -> float:

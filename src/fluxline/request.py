@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, TypeVar
 
+from fluxline.approximation import Approximation
 from fluxline.errors import Cancelled, FluxlineError, error_of
 
 SamplerName = Literal["euler", "heun", "ddim", "dpmpp_2m", "euler_ancestral", "unipc"]
@@ -45,7 +46,7 @@ class SamplingParams:
 
     A front door writes what its caller asked; `ModelSpec.resolve` fills the rest in and
     checks it; what comes back in `ImageResult.params` has no None left, except `guidance` of a
-    model that has none and `strength` of a picture drawn from noise alone.
+    model that has none and `strength` of a picture drawn from noise alone and `parallel`.
     """
 
     width: int | None = None  # px of the picture that comes out
@@ -59,6 +60,7 @@ class SamplingParams:
     eta: float = 0.0  # ddim: 0 deterministic, 1 ancestral
     strength: float | None = None  # of the source that is redrawn: above 0, 1 is all of it
     loras: tuple[LoraRef, ...] | None = None  # that act on it; None: the server's, if it has any
+    parallel: Approximation | None = None  # by ranks that do not wait for each other; None: exactly
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -187,7 +187,7 @@ def test_doors_refuse_by_the_same_numbers(schnell):
 
 def test_the_engine_tells_what_it_measured_and_refuses_before_it_draws(schnell, monkeypatch):
     small = tune.Tuning(footprint=replace(ROOM, token_bytes=2**24), batch_tokens=1000)
-    monkeypatch.setattr("fluxline.engine.engine.tune", lambda model, tell: small)
+    monkeypatch.setattr("fluxline.engine.engine.tune", lambda *given: small)
     with Engine(schnell) as engine:
         assert engine.models[0].footprint == small.footprint
         assert engine.stats.batch_tokens == 64  # as many as fit, not as many as pay

@@ -2,10 +2,11 @@
 
 import itertools
 import random
+from dataclasses import replace
 
 import pytest
 
-from fluxline.engine.job import BatchKey, Job, Outcome, Plan, Stage
+from fluxline.engine.job import Advance, BatchKey, Job, Outcome, Plan, Stage
 from fluxline.engine.scheduler import CALM, PRIORITY_S, Budget, Scheduler
 from fluxline.errors import EngineError, OutOfMemory
 from fluxline.request import GenerationRequest, SamplingParams
@@ -47,7 +48,7 @@ class Bench:
         seconds = RATE * sum(j.tokens for j in plan.evaluate)
         self.now += seconds
         outcome = Outcome(
-            advanced={j.id: j.done + 1 == j.evaluations for j in plan.evaluate},
+            advanced={j.id: Advance(1, j.done + 1 == j.evaluations) for j in plan.evaluate},
             pictures={j.id: object() for j in plan.decode},
             evaluated_s=seconds,
         )
@@ -68,6 +69,38 @@ def test_jobs_of_one_key_share_a_forward_whatever_else_differs():
     a, b, _other = bench.add(job(4), job(50, owner="x"), job(4, tokens=120))
 
     assert {j.id for j in bench.tick().evaluate} == {a.id, b.id}
+
+
+def alone(job):
+    """The job as one that shares no forward."""
+    job.key = replace(job.key, alone=job.id)
+    return job
+
+
+def test_jobs_that_share_no_forward_are_admitted_one_after_another_and_hold_up_nobody():
+    bench = Bench()
+    first, second, other = bench.add(alone(job(4)), alone(job(5)), job(50, owner="x"))
+
+    plan = bench.tick()
+    assert {j.id for j in plan.admit} == {first.id, other.id}
+    while second.stage is Stage.WAITING:
+        assert bench.scheduler.next(bench.now).admit in ((), (second,))
+        plan = bench.tick()
+        assert len({j.is_alone for j in plan.evaluate}) <= 1
+    assert first.stage is not Stage.RUNNING
+    bench.run()
+    assert set(bench.ended) == {first.id, second.id, other.id}
+
+
+def test_several_evaluations_at_once_are_counted():
+    bench = Bench()
+    [one] = bench.add(alone(job(20)))
+    plan = bench.scheduler.next(bench.now)
+    seconds = 8 * one.tokens * RATE
+    advanced = {one.id: Advance(8, is_over=False)}
+    bench.scheduler.settle(plan, Outcome(advanced=advanced, evaluated_s=seconds))
+
+    assert (one.done, one.work_left) == (8, 12 * one.tokens)
 
 
 def test_text_and_image_tokens_both_count_for_the_key():
@@ -219,7 +252,7 @@ def test_a_batch_too_large_is_halved_tried_again_and_grows_back():
 
 def without_room(bench, *jobs):
     plan = bench.scheduler.next(bench.now)
-    advanced = {j.id: False for j in plan.evaluate if j not in jobs}
+    advanced = {j.id: Advance(1, False) for j in plan.evaluate if j not in jobs}
     outcome = Outcome(advanced=advanced, no_room={j.id for j in jobs}, evaluated_s=1.0)
     return [c for c in bench.scheduler.settle(plan, outcome) if c.error]
 
@@ -264,7 +297,7 @@ class Cramped(Bench):
         self.now += 1.0
         self.evaluations += sum(j.tokens == self.tokens for j in plan.evaluate)
         outcome = Outcome(
-            advanced={j.id: j.done + 1 == j.evaluations for j in plan.evaluate},
+            advanced={j.id: Advance(1, j.done + 1 == j.evaluations) for j in plan.evaluate},
             pictures={j.id: object() for j in plan.decode if j.id not in no_room},
             no_room=no_room,
             evaluated_s=1.0,
@@ -301,7 +334,7 @@ def test_a_failed_job_ends_once_and_alone():
     bad, good = bench.add(job(), job())
     plan = bench.scheduler.next(0)
     outcome = Outcome(
-        advanced={good.id: False}, failed={bad.id: EngineError("boom")}, evaluated_s=1
+        advanced={good.id: Advance(1, False)}, failed={bad.id: EngineError("boom")}, evaluated_s=1
     )
     errors = [c.job.id for c in bench.scheduler.settle(plan, outcome) if c.error]
     bench.run()

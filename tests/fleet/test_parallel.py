@@ -8,9 +8,10 @@ from pathlib import Path
 import psutil
 import pytest
 
+from fluxline.approximation import approximation_of
 from fluxline.fleet.local import BackOff, LocalReplica
 from fluxline.fleet.process import WorkerCommand
-from fluxline.images import decode
+from fluxline.images import decode, read_recipe
 from fluxline.request import Done, Failed, GenerationRequest, ImageReady, SamplingParams
 
 pytestmark = pytest.mark.slow
@@ -59,6 +60,19 @@ async def test_ranks_draw_what_one_draws(parallel, make):
 
     for one, other in zip(await draw(alone, **wishes), await draw(together, **wishes), strict=True):
         assert abs(decode(one).astype(int) - decode(other)).max() <= 1
+
+
+@pytest.mark.parametrize("mode", ["piflux", "distrifusion", "pipefusion"])
+async def test_ranks_approximate_one_picture_and_draw_the_next_exactly(mode, make):
+    replica = await make("ulysses=2")
+    exact = await draw(replica)
+    near = await draw(replica, params=SamplingParams(steps=28, parallel=approximation_of(mode)))
+    again = await draw(replica)
+
+    recipe = read_recipe(near[0])
+    assert recipe.params.parallel.sync == (1 if mode == "pipefusion" else 3)
+    assert recipe.receipt.parallel == "ulysses=2"
+    assert decode(exact[0]).tolist() == decode(again[0]).tolist()
 
 
 async def test_a_rank_that_is_killed_costs_no_picture(make):

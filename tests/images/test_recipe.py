@@ -11,6 +11,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from fluxline.approximation import Approximation
 from fluxline.errors import InvalidParams, UnsupportedFormat
 from fluxline.images import Receipt, Recipe, encode, read_recipe
 from fluxline.images.containers import MAX_TEXT_BYTES, PNG_SIGNATURE, png_chunk
@@ -127,6 +128,16 @@ def test_value_that_would_end_early_is_quoted_and_read_back(model):
     assert a1111(replace(PLAIN, model=model).to_infotext())[2]["Model"] == model
 
 
+def test_how_ranks_approximated_is_kept_and_told():
+    parallel = Approximation(mode="piflux", sync=2, every=8)
+    recipe = replace(PLAIN, params=replace(PLAIN.params, parallel=parallel))
+
+    assert Recipe.from_json(recipe.to_json()) == recipe
+    assert a1111(recipe.to_infotext())[2]["Parallel"] == "piflux,sync=2,every=8"
+    with pytest.raises(InvalidParams, match="mode"):
+        Recipe.from_json(recipe.to_json().replace("piflux", "fluxpi"))
+
+
 def test_infotext_is_what_other_programs_write():
     assert PLAIN.to_infotext() == (
         "a red fox\n"
@@ -215,6 +226,11 @@ def test_receipts_differ_in_words():
         "dtype float32 then, bfloat16 now",
         "torch 2.9.0 then, 2.10.0 now",
     ]
+
+
+def test_receipts_of_other_ranks_differ_in_words():
+    now = replace(REPLAYABLE.receipt, parallel="ulysses=2")
+    assert REPLAYABLE.receipt.differences(now) == ["drawn by one rank then, ulysses=2 now"]
 
 
 def test_recipe_of_a_hundred_steps_stays_small():

@@ -101,8 +101,7 @@ def drawn_together(rows, image):
     """What this rank sends so that everybody has all rows."""
     mesh = Mesh.join(Degrees(cfg=2))
     crew = Crew(mesh)
-    share = crew.share(rows)
-    crew.together(torch.zeros(share.stop - share.start, image, SMALL.channels), rows)
+    crew.evaluate(rows, lambda own: torch.zeros(rows, image, SMALL.channels)[own])
     return mesh.traffic.bytes
 
 

@@ -83,7 +83,7 @@ def drawn(folder, parallel="", precision="fp32", lora=None):
         )
         asked = crew.traffic.bytes
         x = model.noise(torch.Generator().manual_seed(3), width, height).to(model.dtype)
-        run = crew.divided(model.transformer) if crew.divides_tokens else model.transformer
+        run = crew.divided(model.transformer) if crew.parts > 1 else model.transformer
         velocity = run(x[None], context.text[None], context.modulation[1:], context.rope[None])
     held = [*model.transformer.parameters(), *model.transformer.buffers()]
     return SimpleNamespace(
@@ -149,10 +149,10 @@ def probed(folder):
         dist.broadcast_object_list([said], src=0)
 
     if dist.get_rank() == 0:
-        Probe(model, tell).once(2)
+        Probe(model, tell, crew).once(2)
         tell(None)
     else:
-        follower, heard = Follower(model, None, None), [None]
+        follower, heard = Follower(model, None, None, crew), [None]
         while dist.broadcast_object_list(heard, src=0) or heard[0] is not None:
             follower.obey(heard[0])
     return crew.traffic.bytes

@@ -93,8 +93,10 @@ class Engine:
             self._model = open_model(model, device, precision, memory, weights_gb, crew)
         else:
             self._model = model
+        self._crew, self._parallel = crew, ""
         if crew is not None:
             divide(self._model, crew)
+            self._parallel = crew.degrees.spelt
         own = entry_for(model).scorer if isinstance(model, str) else None
         self._scorer = scorer or own or TECHNICAL
         self._open_scorer = functools.cache(self._opened_scorer)
@@ -194,7 +196,10 @@ class Engine:
         Raises RequestError.
         """
         jobs = self._intake.jobs_of(request)
-        return [receipt_of(job, self._model, threads=self._threads) for job in jobs]
+        return [
+            receipt_of(job, self._model, threads=self._threads, parallel=self._parallel)
+            for job in jobs
+        ]
 
     def cancel(self, request_id: str) -> None:
         """End a request before its next evaluation. Harmless if it has ended."""
@@ -255,7 +260,7 @@ class Engine:
     def _open_scheduler(self) -> None:
         tuning = Tuning()
         if self._budget is None:
-            tuning = tune(self._model, self._tell)
+            tuning = tune(self._model, self._tell, self._crew)
             use_threads(tuning.threads)
         if self._asked_threads is not None:
             use_threads(self._asked_threads)
@@ -332,7 +337,13 @@ class Engine:
     def _finish(self, change: Change, decoded_at: float) -> None:
         job = change.job
         try:
-            image = finish(change, model=self._model, threads=self._threads, decoded_at=decoded_at)
+            image = finish(
+                change,
+                model=self._model,
+                threads=self._threads,
+                parallel=self._parallel,
+                decoded_at=decoded_at,
+            )
         except FluxlineError as exc:
             self._fail_later(job, exc)
         except Exception:  # noqa: BLE001 - the door of the finishing thread: logged, told

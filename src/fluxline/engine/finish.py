@@ -14,11 +14,16 @@ SOFTWARE = f"fluxline {version('fluxline')}"
 
 
 def finish(
-    change: Change, *, model: DiffusionModel[Any], threads: int, decoded_at: float
+    change: Change,
+    *,
+    model: DiffusionModel[Any],
+    threads: int,
+    parallel: str,
+    decoded_at: float,
 ) -> ImageResult:
     """Fit a change's picture, pixels (h, w, 3), to the asked size and encode it with its recipe.
 
-    threads: of the CPU, that it was drawn with; for its receipt.
+    threads, parallel: of the CPU, and ranks, that it was drawn with; for its receipt.
     """
     job, source = change.job, change.job.source
     width, height = job.params.width, job.params.height
@@ -35,7 +40,7 @@ def finish(
         source=source.drawn.digest if source else None,
         mask=source.mask.digest if source and source.mask else None,
         references=tuple(picture.digest for picture in job.references),
-        receipt=receipt_of(job, model, threads=threads),
+        receipt=receipt_of(job, model, threads=threads, parallel=parallel),
     )
     pixels = images.fit(change.picture, width, height)
     if source is not None and source.asked_mask is not None:

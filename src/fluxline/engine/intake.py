@@ -2,9 +2,11 @@
 
 import functools
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from fluxline import images
 from fluxline.ability import Footprint, steps_left
+from fluxline.approximation import Approximation
 from fluxline.engine.job import BatchKey, Job
 from fluxline.engine.sources import Sources
 from fluxline.errors import InvalidParams, UnknownModel
@@ -95,12 +97,19 @@ class Intake:
         references = sources.references(asked, drawn)
         seen = spec.reference_tokens([(p.pixels.shape[1], p.pixels.shape[0]) for p in references])
         read = spec.references.text_tokens * len(references) if spec.references else 0
-        if self.footprint is not None:
-            other = spec.text_length + read + seen
-            self.footprint.vet(*drawn, rows=rows, other_tokens=other)
         steps = params.steps
         if params.strength is not None:
             steps = steps_left(steps, params.strength)
+        count = evaluations(params.sampler, steps)
+        kept_bytes = 0.0
+        if params.parallel is not None:
+            settled = self._settled(params.parallel, count, is_shown=bool(references))
+            params = replace(params, parallel=settled)
+            kept_bytes = _kept(settled, spec)
+            warnings.append(f"drawn by {settled.spelt} on {spec.ranks} ranks: not quite exactly")
+        if self.footprint is not None:
+            other = spec.text_length + read + seen
+            self.footprint.vet(*drawn, rows=rows, other_tokens=other, kept_bytes=kept_bytes)
         return Job(
             request=request,
             index=index,
@@ -110,8 +119,31 @@ class Intake:
             source=sources.start(asked, drawn),
             references=references,
             mix=mix_of(params.loras or ()),
-            key=BatchKey(spec.image_tokens(*drawn), spec.text_length + read, seen),
+            key=BatchKey(
+                spec.image_tokens(*drawn),
+                spec.text_length + read,
+                seen,
+                alone=f"{request.id}/{index}" if params.parallel else "",
+            ),
             rows=rows,
-            evaluations=evaluations(params.sampler, steps),
+            evaluations=count,
             warnings=tuple(warnings),
         )
+
+    def _settled(self, asked: Approximation, count: int, *, is_shown: bool) -> Approximation:
+        """What approximates a picture of so many evaluations, that may be shown others.
+
+        Raises InvalidParams.
+        """
+        looks = self._spec.references
+        if is_shown and looks is not None and looks.in_memory:
+            message = f"{self._spec.name} looks at pictures exactly only: leave out parallel"
+            raise InvalidParams(message, field="parallel")
+        return asked.settled(count, self._spec.ranks)
+
+
+def _kept(asked: Approximation, spec: ModelSpec) -> float:
+    """Bytes a token that a rank remembers from one evaluation to the next, about."""
+    if asked.mode == "pipefusion":
+        return spec.key_bytes / spec.ranks
+    return spec.key_bytes * (2.0 if asked.mode == "distrifusion" else 1.0)  # and what is coming

@@ -28,6 +28,7 @@ class BatchKey:
     image_tokens: int
     text_tokens: int
     reference_tokens: int = 0
+    alone: str = ""  # the id of a job that shares no forward
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +92,11 @@ class Job:
         return self.tokens * (self.evaluations - self.done)
 
     @property
+    def is_alone(self) -> bool:
+        """Whether it shares no forward."""
+        return bool(self.key.alone)
+
+    @property
     def is_resident(self) -> bool:
         """Whether it holds memory of the device."""
         return self.stage in (Stage.RUNNING, Stage.DECODING)
@@ -104,6 +110,13 @@ class Plan:
     decode: tuple[Job, ...] = ()  # all of one drawn size
     admit: tuple[Job, ...] = ()
     evaluate: tuple[Job, ...] = ()  # all of one batch key
+
+
+class Advance(NamedTuple):
+    """How far a job has come."""
+
+    evaluations: int  # of this plan: several at once where its ranks run through it in stages
+    is_over: bool  # it has reached sigma 0
 
 
 class Score(NamedTuple):
@@ -122,7 +135,7 @@ class Outcome:
     notes: dict[str, str] = field(default_factory=dict)  # job id -> what its owner should know
     admitted_at: float = 0.0  # when the plan's admissions began,
     encoded_at: float = 0.0  # and when they were done
-    advanced: dict[str, bool] = field(default_factory=dict)  # job id -> has it reached sigma 0?
+    advanced: dict[str, Advance] = field(default_factory=dict)  # by job id
     previews: dict[str, Any] = field(default_factory=dict)  # job id -> uint8 pixels
     evaluated_s: float = 0.0  # what the evaluation took
     evaluated_at: float = 0.0  # when it was done

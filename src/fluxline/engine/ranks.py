@@ -2,9 +2,11 @@
 
 import queue
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from fluxline import wire
+from fluxline.approximation import ApproximationName
 from fluxline.degrees import degrees_of
 from fluxline.engine.build import TECHNICAL, open_model, open_scorer, pick_device
 from fluxline.engine.intake import Intake
@@ -12,7 +14,7 @@ from fluxline.engine.loras import Library, LoraSources
 from fluxline.engine.replay import Follower
 from fluxline.engine.runner import Runner
 from fluxline.errors import ConfigError
-from fluxline.models.base import Banded, DiffusionModel, Divisible
+from fluxline.models.base import Banded, DiffusionModel, Divisible, Walkable, none_awaited
 from fluxline.parallel.crew import Crew
 from fluxline.parallel.line import Follow, Lead
 from fluxline.parallel.meeting import Meeting
@@ -53,12 +55,26 @@ def divide(model: DiffusionModel[Any], crew: Crew) -> None:
     """Have what a model evaluates run on all ranks. Raises ConfigError where it cannot."""
     if isinstance(model, Banded):
         model.banded.shared = crew.band
-    if not crew.divides_tokens:
+    if crew.parts == 1:
         return
     if not isinstance(model, Divisible):
         message = f"{model.spec.name} cannot be cut by tokens: its network is diffusers' own"
         raise ConfigError(f"{message}; use cfg or data")
     model.forward = crew.divided(model.transformer)
+    model.spec = replace(
+        model.spec,
+        ranks=crew.parts,
+        approximations=_approximations(model, crew),
+        key_bytes=model.key_bytes // crew.degrees.tensor,
+    )
+
+
+def _approximations(model: DiffusionModel[Any], crew: Crew) -> tuple[ApproximationName, ...]:
+    """What ranks that hold a picture's tokens together may be asked for."""
+    is_home = model.awaited_bytes is none_awaited  # a stage would call some of its visitors alone
+    if isinstance(model, Walkable) and is_home and crew.degrees.cfg == 1:
+        return ("piflux", "distrifusion", "pipefusion")
+    return ("piflux", "distrifusion")
 
 
 def follow(
@@ -99,4 +115,4 @@ def _follower(opening: wire.Open, device: str, crew: Crew, loras: LoraSources) -
     divide(opened, crew)
     intake = Intake(opened.spec, Library(opened, loras).mix, is_technical=False)
     runner = Runner(opened, lambda: open_scorer(TECHNICAL, opened.device), crew=crew)
-    return Follower(opened, runner, intake)
+    return Follower(opened, runner, intake, crew)

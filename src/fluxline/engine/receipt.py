@@ -10,8 +10,8 @@ from fluxline.images import Receipt
 from fluxline.models.base import DiffusionModel
 
 
-def receipt_of(job: Job, model: DiffusionModel[Any], *, threads: int) -> Receipt:
-    """Write the receipt of a job drawn by `model` with so many CPU threads."""
+def receipt_of(job: Job, model: DiffusionModel[Any], *, threads: int, parallel: str) -> Receipt:
+    """Write the receipt of a job drawn by `model` with so many CPU threads, on such ranks."""
     dtype = str(model.dtype).removeprefix("torch.")
     return Receipt(
         weights=model.weights,
@@ -23,6 +23,7 @@ def receipt_of(job: Job, model: DiffusionModel[Any], *, threads: int) -> Receipt
         torch=str(torch.__version__),
         threads=threads,
         beside=job.beside,
+        parallel=parallel,
         loras=tuple(adapter.digest for adapter, _ in job.mix),
     )
 

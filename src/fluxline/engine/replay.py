@@ -17,6 +17,7 @@ from fluxline.engine.runner import Runner
 from fluxline.engine.tune import Probe, decode_noise, nobody
 from fluxline.errors import DeviceLost
 from fluxline.models.base import DiffusionModel
+from fluxline.parallel.crew import Crew
 
 Tell = Callable[[wire.ToRank], None]
 
@@ -53,10 +54,12 @@ class Leader:
 class Follower:
     """Does what the first rank does. Thread: its own, for as long as the replica lives."""
 
-    def __init__(self, model: DiffusionModel[Any], runner: Runner, intake: Intake) -> None:
+    def __init__(
+        self, model: DiffusionModel[Any], runner: Runner, intake: Intake, crew: Crew
+    ) -> None:
         self._runner, self._intake = runner, intake
         self._model = model
-        self._probe = functools.cache(lambda shrunk: Probe(model, nobody, shrunk))
+        self._probe = functools.cache(lambda shrunk: Probe(model, nobody, crew, shrunk))
         self._jobs: dict[str, Job] = {}
         self._before = ""
 
@@ -102,5 +105,5 @@ def _ids(jobs: tuple[Job, ...]) -> tuple[str, ...]:
 def _said(outcome: Outcome) -> str:
     """What ranks must agree in."""
     failed = sorted(f"{job_id}: {error.code}" for job_id, error in outcome.failed.items())
-    ended = sorted(job_id for job_id, is_over in outcome.advanced.items() if is_over)
+    ended = sorted(job_id for job_id, advance in outcome.advanced.items() if advance.is_over)
     return repr((failed, ended, sorted(outcome.no_room), outcome.batch_too_large))

@@ -7,7 +7,7 @@ A failure is narrowed to the job that causes it by running each of the others al
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -19,54 +19,33 @@ from torch import Tensor
 from fluxline import samplers
 from fluxline.engine.cache import ByteLRU
 from fluxline.engine.faults import is_lost, is_out_of_memory
-from fluxline.engine.job import Job, Outcome, Plan, Score
+from fluxline.engine.job import Advance, Job, Outcome, Plan, Score
+from fluxline.engine.sample import Kept, Sample, Settling
 from fluxline.engine.seen import Seen, as_tensor
 from fluxline.engine.sigmas import noise_scale, sigmas_of
 from fluxline.engine.tally import Tally
-from fluxline.errors import DeviceLost, EngineError, FluxlineError, NotFinite, OutOfMemory
+from fluxline.errors import (
+    DeviceLost,
+    EngineError,
+    FluxlineError,
+    InvalidParams,
+    NotFinite,
+    OutOfMemory,
+)
 from fluxline.linear.lora import LIMIT_BYTES, AdapterBank, Mix
-from fluxline.models.base import Adaptable, Banded, DiffusionModel, Stage, taking
-from fluxline.models.conditioning import Conditioning, Steer
+from fluxline.models.base import Adaptable, Banded, DiffusionModel, Stage, Walkable, taking
+from fluxline.models.conditioning import Conditioning
 from fluxline.models.scorers import Scorer
 from fluxline.parallel.crew import Crew
+from fluxline.parallel.pipefusion import Drawing, Pipeline
 
 _log = logging.getLogger(__name__)
 
 CONDITIONING_BYTES = 256 * 2**20  # 60 prompts of FLUX.1 dev; thousands of the embedded model
+BURST = 8  # evaluations that a pipeline is not stopped in: it runs empty after them
 
 Asked = tuple[str, Mix]
 """A text, and the adapters that it is encoded with."""
-
-
-@dataclass(frozen=True, slots=True)
-class Kept:
-    """The part of a picture that is not redrawn: clean tokens (N, C), and a mask (N, C) of 0 where
-    they stay, 1 where they are redrawn."""
-
-    clean: Tensor
-    mask: Tensor
-
-    def hold(self, velocity: Tensor, x: Tensor, sigma: float) -> Tensor:
-        """A velocity whose guess of the picture, x - sigma v, is the known one where it stays.
-
-        For euler this is what diffusers does in its inpainting pipelines (blend after each step
-        with the known picture, noised as the first x was); every other sampler may take it too.
-        """
-        return torch.where(self.mask > 0, velocity, (x - self.clean) / sigma)
-
-
-@dataclass(slots=True)
-class Sample:
-    """The tensors of one running job."""
-
-    sampling: samplers.Sampling
-    x: Tensor  # (N, C) float32, what the sampler wants evaluated, or the result
-    sigma: float
-    contexts: list[Any]  # the family's: one per row; the second is the negative prompt's
-    steer: Steer  # makes one velocity of two rows'
-    mix: Mix
-    kept: "Kept | None" = None
-    evaluation: int = 0
 
 
 class Runner:
@@ -101,7 +80,8 @@ class Runner:
         """Do what the plan says. A job's failure is in the outcome; raises only DeviceLost."""
         outcome = Outcome()
         for job_id in plan.drop:
-            self._samples.pop(job_id, None)
+            if (sample := self._samples.pop(job_id, None)) is not None:
+                sample.close()
         self._attempt(self._decode, plan.decode, outcome)  # first: nobody waits for the others
         outcome.admitted_at = time.monotonic()
         self._attempt(self._admit, plan.admit, outcome)
@@ -243,21 +223,54 @@ class Runner:
             if job.source.mask is not None and not self._model.spec.fills:
                 mask = self._model.encode_mask(as_tensor(job.source.mask))
                 kept = Kept(clean, mask)
-        sampling = samplers.start(
-            job.params.sampler,
-            x,
-            sigmas,
-            lambda: self._model.noise(generator, width, height),
-            job.params.eta,
-        )
         contexts = [
             self._context(asked, conditioning[asked], job, tuple(sigmas[:-1]))
             for asked in _asked(job)
         ]
-        x, sigma = next(sampling)
         assert job.params.cfg_scale is not None  # resolved
-        steer = self._model.spec.steering(job.params.cfg_scale, conditioning[_asked(job)[0]])
-        return Sample(sampling, x, sigma, contexts, steer, job.mix, kept)
+        new_steer = partial(
+            self._model.spec.steering, job.params.cfg_scale, conditioning[_asked(job)[0]]
+        )
+        noise = partial(self._model.noise, generator, width, height)
+        sampling = _sampling(job, sigmas, x, noise)
+        x, sigma = next(sampling)
+        sample = Sample(sampling, x, sigma, contexts, Settling(new_steer, kept), job.mix)
+        if (asked := job.params.parallel) is not None and asked.mode == "pipefusion":
+            sample.pipeline = self._pipeline(job, sample, partial(_sampling, job, sigmas), noise)
+        elif asked is not None:
+            sample.turn = self._crew.remembering(asked)
+        return sample
+
+    def _pipeline(
+        self,
+        job: Job,
+        sample: Sample,
+        start: Callable[[Tensor, samplers.NoiseSource], samplers.Sampling],
+        noise: samplers.NoiseSource,
+    ) -> Pipeline:
+        """A job's way through the stages that ranks are. Raises InvalidParams."""
+        assert isinstance(self._model, Walkable)  # else nobody may ask for it
+        told = self._model.told(sample.contexts)
+        if told is None:
+            message = "pipefusion draws after no pictures: leave out parallel, or take piflux"
+            raise InvalidParams(message, field="parallel")
+        drawing = Drawing(
+            x=sample.x,
+            text=told.text,
+            rope=told.rope,
+            modulation=told.modulation,
+            start=start,
+            noise=noise,
+            settle=sample.settle,
+        )
+        assert job.params.parallel is not None
+        assert job.params.parallel.sync is not None  # resolved
+        return Pipeline(
+            self._crew.stages(self._model.device),
+            self._model.transformer,
+            drawing,
+            warmup=job.params.parallel.sync,
+        )
 
     def _context(
         self,
@@ -288,6 +301,9 @@ class Runner:
 
     def _evaluate(self, jobs: Sequence[Job], outcome: Outcome) -> None:
         samples = [self._samples[job.id] for job in jobs]
+        if (pipeline := samples[0].pipeline) is not None:
+            self._run(pipeline, jobs[0], samples[0], outcome)
+            return
         x = torch.stack([s.x for s in samples for _ in s.contexts])
         sigmas = [s.sigma for s in samples for _ in s.contexts]
         mixes = [
@@ -296,15 +312,15 @@ class Runner:
             for _ in s.contexts
         ]
         contexts = [c for s in samples for c in s.contexts]
-        own = self._crew.share(len(x))
-        part = x[own]
-        if len(part):
+
+        def run(own: slice) -> Tensor:
+            if not len(part := x[own]):
+                return part
             with self._bank.rows(mixes[own]):
-                part = self._model.evaluate(part, sigmas[own], contexts[own])
-        velocity = self._crew.together(part, len(x))
-        self.tally.forward(rows=len(x), tokens=sum(job.tokens for job in jobs))
-        if self._model.device.type == "cuda":  # a launch is no evaluation
-            torch.cuda.synchronize(self._model.device)
+                return self._model.evaluate(part, sigmas[own], contexts[own])
+
+        velocity = self._crew.evaluate(len(x), run, samples[0].turn)
+        self._count_forward(rows=len(x), tokens=sum(job.tokens for job in jobs))
         row = 0
         for job, sample in zip(jobs, samples, strict=True):
             rows = velocity[row : row + len(sample.contexts)]
@@ -319,23 +335,58 @@ class Runner:
                     outcome.failed[job.id] = fault
 
     def _advance(self, job: Job, sample: Sample, rows: Tensor, outcome: Outcome) -> None:
-        velocity = rows[0] if len(rows) == 1 else sample.steer(rows[0], rows[1])
-        if sample.kept is not None:
-            velocity = sample.kept.hold(velocity, sample.x, sample.sigma)
-        sample.evaluation += 1
-        every = job.request.preview_every
-        if every and sample.evaluation % every == 0:
-            x0 = sample.x - sample.sigma * velocity
-            preview = self._model.preview(x0, *job.drawn)
-            if preview is not None:
-                outcome.previews[job.id] = preview.numpy()
+        x, sigma = sample.x, sample.sigma
+        velocity = sample.settle(rows, x, sigma)
+        is_over = False
         try:
             sample.x, sample.sigma = sample.sampling.send(velocity)
         except StopIteration as end:
-            sample.x, sample.contexts, sample.kept = end.value, [], None
-            outcome.advanced[job.id] = True
-        else:
-            outcome.advanced[job.id] = False
+            sample.x, is_over = end.value, True
+        self._note(job, sample, Advance(1, is_over), lambda: x - sigma * velocity, outcome)
+
+    def _run(self, pipeline: Pipeline, job: Job, sample: Sample, outcome: Outcome) -> None:
+        """Have a job go on through the stages, until somebody may want to hear of it."""
+        count = min(BURST, job.evaluations - sample.evaluation)
+        if every := job.request.preview_every:
+            count = min(count, every - sample.evaluation % every)
+        with self._bank.rows([_acting(job, "evaluate")] * job.rows):
+            pipeline.run(count)
+        sample.x = pipeline.x
+        for _ in range(count):
+            self._count_forward(rows=job.rows, tokens=job.tokens)
+        advance = Advance(count, pipeline.is_over)
+        self._note(job, sample, advance, lambda: pipeline.guess, outcome)
+
+    def _note(
+        self,
+        job: Job,
+        sample: Sample,
+        advance: Advance,
+        guess: Callable[[], Tensor],
+        outcome: Outcome,
+    ) -> None:
+        """Write down how far a job has come; guess: what its picture (N, C) seems to be."""
+        sample.evaluation += advance.evaluations
+        outcome.advanced[job.id] = advance
+        every = job.request.preview_every
+        if every and sample.evaluation % every == 0:
+            preview = self._model.preview(guess(), *job.drawn)
+            if preview is not None:
+                outcome.previews[job.id] = preview.numpy()
+        if advance.is_over:
+            sample.close()
+
+    def _count_forward(self, *, rows: int, tokens: int) -> None:
+        self.tally.forward(rows=rows, tokens=tokens)
+        if self._model.device.type == "cuda":  # a launch is no evaluation
+            torch.cuda.synchronize(self._model.device)
+
+
+def _sampling(
+    job: Job, sigmas: Sequence[float], x: Tensor, noise: samplers.NoiseSource
+) -> samplers.Sampling:
+    """The sampler of a job, from x on."""
+    return samplers.start(job.params.sampler, x, sigmas, noise, job.params.eta)
 
 
 def _asked(job: Job) -> tuple[Asked, ...]:

@@ -15,7 +15,7 @@ running, and from then on no more than those may run beside it.
 """
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from fluxline.engine.job import Change, Job, Outcome, Plan, Stage
@@ -98,12 +98,13 @@ class Scheduler:
             self._shrink(plan.evaluate)
         elif outcome.advanced:
             done = [job for job in plan.evaluate if job.id in outcome.advanced]
-            self._account(done, outcome.evaluated_s)
+            tokens = {job: job.tokens * outcome.advanced[job.id].evaluations for job in done}
+            self._account(tokens, outcome.evaluated_s)
         for job in plan.evaluate:
-            if (finished := outcome.advanced.get(job.id)) is not None:
-                job.done += 1
+            if (advance := outcome.advanced.get(job.id)) is not None:
+                job.done += advance.evaluations
                 job.drawn_at = outcome.evaluated_at
-                job.stage = Stage.DECODING if finished else Stage.RUNNING
+                job.stage = Stage.DECODING if advance.is_over else Stage.RUNNING
                 preview = outcome.previews.get(job.id)
                 changes.append(Change(job, advanced=True, preview=preview))
         for job in plan.decode:
@@ -142,6 +143,7 @@ class Scheduler:
         cramped = [job for job in waiting if job.room_beside < BOUNDLESS]
         owners = {job.request.owner for job in resident}
         held_back: set[str] = set()
+        is_one_alone = any(job.is_alone and job.stage is Stage.RUNNING for job in resident)
         admit: list[Job] = []
         for job in cramped or waiting:  # whom memory has failed once goes before everybody else
             if running + len(admit) > min(job.room_beside, most_beside):
@@ -149,6 +151,8 @@ class Scheduler:
             room = self._budget.resident_tokens - tokens
             if (resident or admit) and job.tokens > room:
                 break
+            if job.is_alone and is_one_alone:  # what it remembers is large, and it would wait
+                continue
             owner = job.request.owner
             if owner in held_back or (owner in owners and job.tokens > room - self._batch_tokens):
                 held_back.add(owner)  # a batch is kept free for others, who need not wait
@@ -156,6 +160,7 @@ class Scheduler:
             tokens += job.tokens
             owners.add(owner)
             most_beside = min(most_beside, job.room_beside)
+            is_one_alone = is_one_alone or job.is_alone
             admit.append(job)
         return tuple(admit)
 
@@ -181,13 +186,13 @@ class Scheduler:
         fit = max(1, self._budget.decode_pixels // (size[0] * size[1]))
         return tuple(job for job in ready if job.drawn == size)[:fit]
 
-    def _account(self, batch: Iterable[Job], seconds: float) -> None:
-        tokens = sum(job.tokens for job in batch)
-        measured = seconds / tokens
+    def _account(self, tokens: Mapping[Job, int], seconds: float) -> None:
+        """Write down how long those tokens took, and whose they were."""
+        measured = seconds / sum(tokens.values())
         self._seconds_per_token += (1 - RATE_MEMORY) * (measured - self._seconds_per_token)
-        for job in batch:
+        for job, own in tokens.items():
             if job.request.owner in self._served_s:
-                self._served_s[job.request.owner] += measured * job.tokens
+                self._served_s[job.request.owner] += measured * own
         self._calm += 1
         if self._calm >= CALM:
             self._calm = 0

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
+from fluxline.approximation import approximation_of
 from fluxline.errors import InvalidParams
 from fluxline.request import (
     Event,
@@ -89,10 +90,12 @@ def new_request(
 ) -> GenerationRequest:
     """Make a request with a fresh id and, unless given, a random seed.
 
-    A LoRA among the params may be a name, (name, strength) or a LoraRef. Raises InvalidParams for
-    a parameter that does not exist.
+    A LoRA among the params may be a name, (name, strength) or a LoraRef; parallel may be spelt.
+    Raises InvalidParams for a parameter that does not exist.
     """
     params = dict(params or {})
+    if isinstance(params.get("parallel"), str):
+        params["parallel"] = approximation_of(params["parallel"])
     if params.get("loras") is not None:
         params["loras"] = tuple(_lora(given) for given in params["loras"])
     known = {field.name for field in fields(SamplingParams)}

@@ -14,15 +14,17 @@ from functools import partial
 from typing import Any, TypeVar
 
 import torch
+from torch import Tensor
 
 from fluxline.ability import Footprint, InBands
 from fluxline.engine.faults import is_out_of_memory
 from fluxline.engine.peak import free_bytes, peak_of
 from fluxline.models.base import Banded, DiffusionModel, Pictures, PicturesInBands, taking
 from fluxline.models.spec import ModelSpec
+from fluxline.parallel.crew import Crew
 from fluxline.wire import Prepare, TrialDecoding, TrialForward
 
-LARGEST_BATCH_TOKENS = 8192  # of two rows or more
+LARGEST_BATCH_TOKENS = 8192  # of two rows or more; for each rank that may have rows of its own
 PAYS = 0.95  # stop at the smallest batch with this share of the best throughput
 MALLOC = {"trim": (-1, 2**30), "top pad": (-2, 2**26), "mmap": (-3, 2**25)}  # malloc.h, bytes
 ROUNDS = 3  # of trying thread counts
@@ -82,22 +84,23 @@ def keep_memory() -> None:
             libc.mallopt(option, value)
 
 
-def tune(model: DiffusionModel[Any], tell: Tell | None = None) -> Tuning:
+def tune(model: DiffusionModel[Any], tell: Tell | None = None, crew: Crew | None = None) -> Tuning:
     """Time forwards of the native size with random input, and see what memory they take.
 
-    tell: hears of each before it, where other ranks have a part in it. Leaves the thread count
-    changed.
+    tell, crew: hears of each before it, and runs it, where other ranks have a part in it. Leaves
+    the thread count changed.
     """
     deadline = time.perf_counter() + PATIENCE_S
-    probe = Probe(model, tell or nobody)
+    crew = crew or Crew.alone()
+    probe = Probe(model, tell or nobody, crew)
     threads = 1
     if model.device.type == "cpu":
         threads = _best_threads(probe, deadline)
         use_threads(threads)
-    rates = _rates(probe, deadline)
+    rates = _rates(probe, deadline, LARGEST_BATCH_TOKENS * crew.most_at_once)
     best = max(rates.values())
     enough = min(rows for rows, rate in rates.items() if rate >= PAYS * best)
-    footprint = _footprint(model, probe, tell, row_s=probe.tokens / rates[1])
+    footprint = _footprint(model, probe, tell, crew, row_s=probe.tokens / rates[1])
     return Tuning(
         threads=threads,
         batch_tokens=enough * probe.tokens,
@@ -106,11 +109,11 @@ def tune(model: DiffusionModel[Any], tell: Tell | None = None) -> Tuning:
     )
 
 
-def _rates(probe: "Probe", deadline: float) -> dict[int, float]:
+def _rates(probe: "Probe", deadline: float, most_tokens: int) -> dict[int, float]:
     """Tokens a second by rows of a forward: of one, and of more while they fit and time is left."""
     rates = {1: probe.tokens / probe.seconds(1)}
     rows = 2
-    while rows * probe.tokens <= LARGEST_BATCH_TOKENS and time.perf_counter() <= deadline:
+    while rows * probe.tokens <= most_tokens and time.perf_counter() <= deadline:
         try:
             rates[rows] = rows * probe.tokens / probe.seconds(rows)
         except Exception as exc:
@@ -122,12 +125,12 @@ def _rates(probe: "Probe", deadline: float) -> dict[int, float]:
 
 
 def _footprint(
-    model: DiffusionModel[Any], probe: "Probe", tell: Tell | None, *, row_s: float
+    model: DiffusionModel[Any], probe: "Probe", tell: Tell | None, crew: Crew, *, row_s: float
 ) -> Footprint:
     """Fit a line to memory and a parabola to time. row_s: of a forward of one row."""
     token_s, pair_s = row_s / probe.tokens, 0.0
     if row_s < PATIENCE_S / 3:
-        small = Probe(model, tell or nobody, shrunk=2)
+        small = Probe(model, tell or nobody, crew, shrunk=2)
         bend = token_s - small.seconds(1) / small.tokens
         pair_s = max(0.0, min(bend / (probe.tokens - small.tokens), token_s / probe.tokens))
         token_s -= pair_s * probe.tokens
@@ -234,8 +237,8 @@ def _best_threads(probe: "Probe", deadline: float) -> int:
 class Probe:
     """A forward with random input at the native size, or at one with sides so much smaller."""
 
-    def __init__(self, model: DiffusionModel[Any], tell: Tell, shrunk: int = 1) -> None:
-        self._model, self._tell, self._shrunk = model, tell, shrunk
+    def __init__(self, model: DiffusionModel[Any], tell: Tell, crew: Crew, shrunk: int = 1) -> None:
+        self._model, self._tell, self._crew, self._shrunk = model, tell, crew, shrunk
         self.token_bytes = 0.0  # the most that a forward took so far
         tell(Prepare(shrunk))
         width, height = model.spec.snapped(*(side // shrunk for side in model.spec.native_size))
@@ -263,9 +266,13 @@ class Probe:
         x = self._x.expand(rows, *self._x.shape).contiguous()
         self._tell(TrialForward(rows, self._shrunk))
         began = time.perf_counter()
-        velocity = self._model.evaluate(x, [1.0] * rows, [self._context] * rows)
+        velocity = self._crew.evaluate(rows, lambda own: self._evaluate(x[own]))
         velocity[0, 0, 0].item()  # wait for the device
         return time.perf_counter() - began
+
+    def _evaluate(self, x: Tensor) -> Tensor:
+        rows = len(x)
+        return self._model.evaluate(x, [1.0] * rows, [self._context] * rows) if rows else x
 
 
 def _blank_pictures(spec: ModelSpec, width: int, height: int) -> Pictures:

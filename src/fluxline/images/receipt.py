@@ -22,6 +22,7 @@ class Receipt:
     backend: Backend = "native"
     beside: int = 0  # most pictures it shared a batch with: each may change its last bits
     loras: tuple[str, ...] = ()  # hashes of those that acted, in the request's order
+    parallel: str = ""  # the ranks that drew it together, as `--parallel` says them
 
     def differences(self, later: "Receipt") -> list[str]:
         """Say what is no longer as it was, like "torch 2.9.0 then, 2.10.0 now"."""
@@ -30,6 +31,9 @@ class Receipt:
             for name in ("weights", "precision", "dtype", "device", "torch")
             if (then := getattr(self, name)) and then != (now := getattr(later, name))
         ]
+        if self.parallel != later.parallel:
+            then, now = (parallel or "one rank" for parallel in (self.parallel, later.parallel))
+            said.append(f"drawn by {then} then, {now} now")
         if self.loras != later.loras:
             then, now = (", ".join(loras) or "none" for loras in (self.loras, later.loras))
             said.append(f"LoRA {then} then, {now} now")

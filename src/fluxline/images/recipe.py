@@ -6,6 +6,7 @@ exact and is what `read_recipe` trusts. Where in a file they stand is `container
 
 import json
 import math
+from collections.abc import Iterator
 from dataclasses import MISSING, Field, asdict, dataclass, is_dataclass, replace
 from types import UnionType
 from typing import (
@@ -156,6 +157,7 @@ class Recipe:
             ("Lora hashes", self._lora_hashes()),
             ("Denoising strength", "" if params.strength is None else _number(params.strength)),
             ("Eta DDIM", _number(params.eta) if params.sampler == "ddim" and params.eta else ""),
+            ("Parallel", self.params.parallel.spelt if self.params.parallel else ""),
             ("Version", self.software),
         ]
 
@@ -208,7 +210,9 @@ def _built(cls: type[T], found: Any, where: str, unread: list[str]) -> T:  # Any
 
 
 def _thawed(value: Any, hint: Any, name: str, unread: list[str]) -> Any:  # Any: JSON
-    """A list as the tuple that it was, of dataclasses where the field has those."""
+    """An object as the dataclass that it was, a list as the tuple, of those where it has them."""
+    if isinstance(value, dict):
+        return next((_built(of, value, name, unread) for of in _dataclasses(hint)), value)
     if not isinstance(value, list):
         return value
     for one_of in (hint, *get_args(hint)):
@@ -216,6 +220,10 @@ def _thawed(value: Any, hint: Any, name: str, unread: list[str]) -> Any:  # Any:
         if get_origin(one_of) is tuple and isinstance(of, type) and is_dataclass(of):
             return tuple(_built(of, one, name, unread) for one in value)
     return tuple(value)
+
+
+def _dataclasses(hint: Any) -> Iterator[type[Any]]:  # Any: a run-time type
+    return (of for of in (hint, *get_args(hint)) if isinstance(of, type) and is_dataclass(of))
 
 
 def _checked(value: Any, hint: Any, name: str) -> Any:  # Any: JSON against a run-time type

@@ -15,6 +15,7 @@ from torch import Generator, Tensor, nn
 from fluxline.models.bands import Bands
 from fluxline.models.conditioning import Conditioning
 from fluxline.models.spec import ModelSpec
+from fluxline.ops.bound import Staged
 
 Layout = Callable[[str, Tensor], Sequence[tuple[str, int, Tensor]] | None]
 """(checkpoint name, tensor) to the (parameter, first row, part)s it fills; None: unknown."""
@@ -318,6 +319,11 @@ class Divisible(Protocol):
     forward: Callable[..., Tensor]
     """What `evaluate` calls in its place; the transformer itself, unless set otherwise."""
 
+    @property
+    def key_bytes(self) -> int:
+        """Of keys and values of a token, in all blocks."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Told:
@@ -332,8 +338,10 @@ class Told:
 class Walkable(Protocol[ContextIn]):
     """A model whose network can be walked in part, a stage after another."""
 
-    transformer: nn.Module
-    """Has `enter`, `bound_blocks` and `leave`, as `parallel.pipefusion` wants them."""
+    @property
+    def transformer(self) -> Staged:
+        """The network."""
+        ...
 
     def told(self, contexts: Sequence[ContextIn]) -> Told | None:
         """What the network is told of rows; None: of pictures besides, which none walks with."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol, get_args
 
 from fluxline.ability import STRENGTH, ModelInfo, check, steps_left, true_scale
+from fluxline.approximation import ApproximationName
 from fluxline.models.conditioning import Steering, plain_steer
 from fluxline.request import Backend, SamplerName, SamplingParams, ScheduleName
 
@@ -49,6 +50,7 @@ class References:
     area: int = 1024 * 1024  # px
     in_sequence: bool = True  # each takes tokens in the image's sequence
     text_tokens: int = 0  # that each adds to the text
+    in_memory: bool = False  # what blocks make of it is kept, and attended to besides
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +77,9 @@ class ModelSpec:
     references: References | None = None  # None: it looks at none
     precision: str = ""  # how its weights are held; empty: in the dtype it computes in
     notes: tuple[str, ...] = ()  # what people should know of how it is held
+    ranks: int = 1  # that hold a picture's tokens together
+    approximations: tuple[ApproximationName, ...] = ()  # that those may be asked for
+    key_bytes: int = 0  # of keys and values of a token, in all blocks
 
     def info(self, device: str, dtype: str) -> ModelInfo:
         """What the API wing may know of the model."""
@@ -99,6 +104,8 @@ class ModelSpec:
             fills=self.fills,
             needs_picture=self.fills or bool(self.references and self.references.is_needed),
             backend=self.backend,
+            ranks=self.ranks,
+            approximations=self.approximations,
             precision=self.precision or DTYPE_NAMES.get(dtype, dtype),
             notes=self.notes,
         )

@@ -5,6 +5,7 @@ apart. A whole walk does not go this way: it would join and part both at every b
 """
 
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -16,6 +17,22 @@ BoundBlock = Callable[[Tensor, Tensor, Tensor, Attend], tuple[Tensor, Tensor]]
 be no text: its keys are then `attend`'s business."""
 
 Vectors = Sequence[Tensor]
+
+
+class Staged(Protocol):
+    """A transformer over tokens that can be walked in part."""
+
+    def enter(self, x: Tensor) -> Tensor:
+        """Image tokens (R, n, C) as the blocks read them: (R, n, D)."""
+        ...
+
+    def bound_blocks(self, modulation: Tensor) -> Sequence[BoundBlock]:
+        """All blocks in their order, for one evaluation's vectors (R, M, D)."""
+        ...
+
+    def leave(self, image: Tensor, modulation: Tensor) -> Tensor:
+        """Velocity (R, n, C) of image tokens (R, n, D) after all blocks."""
+        ...
 
 
 def bind_double(

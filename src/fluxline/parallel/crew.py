@@ -1,16 +1,22 @@
 """The ranks of one replica, as whoever runs forwards needs them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import lru_cache
 from typing import Self
 
+import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from fluxline.approximation import Approximation
 from fluxline.degrees import Degrees
 from fluxline.parallel.bands import RankBands
 from fluxline.parallel.group import Group, Traffic, shares
 from fluxline.parallel.mesh import Mesh
 from fluxline.parallel.sequence import SplitTransformer
+from fluxline.parallel.stages import Stages
+from fluxline.parallel.stale import DistriFusion, Piflux, Remembered
 
 
 class Crew:
@@ -18,6 +24,8 @@ class Crew:
 
     def __init__(self, mesh: Mesh) -> None:
         self._mesh = mesh
+        self._split: SplitTransformer | None = None
+        self.stages = lru_cache(maxsize=1)(self._make_stages)
 
     @classmethod
     def alone(cls) -> Self:
@@ -30,9 +38,14 @@ class Crew:
         return self._mesh.whole.size > 1
 
     @property
-    def divides_tokens(self) -> bool:
-        """Whether a sequence is held by several ranks."""
-        return self._mesh.sequence.size > 1
+    def degrees(self) -> Degrees:
+        """How many there are along each axis."""
+        return self._mesh.degrees
+
+    @property
+    def parts(self) -> int:
+        """Ranks that hold a sequence together."""
+        return self._mesh.sequence.size
 
     @property
     def weights(self) -> Group:
@@ -46,7 +59,57 @@ class Crew:
 
     def divided(self, transformer: Callable[..., Tensor]) -> Callable[..., Tensor]:
         """What runs a transformer on all ranks that hold a sequence together."""
-        return SplitTransformer(transformer, self._mesh)
+        self._split = SplitTransformer(transformer, self._mesh)
+        return self._split
+
+    def remembering(self, asked: Approximation) -> Remembered:
+        """What the ranks remember of one picture, that is approximated by piflux or distrifusion.
+
+        asked: with its exact evaluations counted.
+        """
+        assert asked.sync is not None
+        if asked.mode == "piflux":
+            return Piflux(self._mesh.sequence, synchronous=asked.sync, every=asked.every)
+        return DistriFusion(self._mesh.sequence, synchronous=asked.sync)
+
+    def evaluate(
+        self, rows: int, run: Callable[[slice], Tensor], turn: Remembered | None = None
+    ) -> Tensor:
+        """All rows (R, N, C) of a forward, of which `run` gives those that it is told.
+
+        Where every rank can have as many rows as every other, each runs its own whole, and nothing
+        but the answer is sent; else they divide the tokens too. turn: how they do that; None:
+        exactly. A rank may be told of no rows, and gives none.
+        """
+        group = self._mesh.rows
+        if turn is None and rows % self._mesh.batch.size == 0:
+            group = self._mesh.batch
+        counts = shares(rows, group.size)
+        first = sum(counts[: group.rank])
+        with self._taking(turn, is_whole=group is not self._mesh.rows):
+            part = run(slice(first, first + counts[group.rank]))
+        return group.gather(part, counts, dim=0)
+
+    @property
+    def most_at_once(self) -> int:
+        """Ranks that may each have rows of their own."""
+        return self._mesh.batch.size
+
+    @contextmanager
+    def _taking(self, turn: Remembered | None, *, is_whole: bool) -> Iterator[None]:
+        """Run what is divided in this way inside."""
+        if self._split is None:
+            yield
+            return
+        self._split.turn, self._split.is_whole = turn, is_whole
+        try:
+            yield
+        finally:
+            self._split.turn, self._split.is_whole = None, False
+
+    def _make_stages(self, device: torch.device) -> Stages:
+        """The ranks that hold a sequence, as stages of a pipeline. All ask for them at once."""
+        return Stages(self._mesh.sequence, device)
 
     def band(self, x: Tensor, unit: int) -> RankBands | None:
         """This rank's band of a picture (R, C, rows, w); None: it has all."""
@@ -56,13 +119,3 @@ class Crew:
         """Exchange nothing more. Harmless if there are no others; the others need not be there."""
         if self.is_shared:
             dist.destroy_process_group()
-
-    def share(self, rows: int) -> slice:
-        """The rows of a forward that this rank computes; none, where there are too few."""
-        lengths = shares(rows, self._mesh.rows.size)
-        first = sum(lengths[: self._mesh.rows.rank])
-        return slice(first, first + lengths[self._mesh.rows.rank])
-
-    def together(self, part: Tensor, rows: int) -> Tensor:
-        """All rows (R, N, C) of which this rank has computed its share."""
-        return self._mesh.rows.gather(part, shares(rows, self._mesh.rows.size), dim=0)

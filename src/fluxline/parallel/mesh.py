@@ -21,8 +21,10 @@ class Mesh:
     ulysses: Group
     tensor: Group
     sequence: Group  # ring and ulysses as one, in the order in which they hold the sequence
+    batch: Group  # those and rows as one: who has all that a row needs, or shares it by weights
     whole: Group
     traffic: Traffic
+    degrees: Degrees
 
     @classmethod
     def join(cls, degrees: Degrees) -> "Mesh":
@@ -55,8 +57,10 @@ class Mesh:
             ulysses=along(2),
             tensor=along(3),
             sequence=along(1, 2),
+            batch=along(0, 1, 2),
             whole=along(0, 1, 2, 3),
             traffic=traffic,
+            degrees=degrees,
         )
 
 

@@ -13,13 +13,12 @@ feeds it to every part of the first stage); and a sampler may remember, for each
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from itertools import count, zip_longest
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from fluxline.ops.attention import Attend, attend
-from fluxline.ops.bound import BoundBlock
+from fluxline.ops.bound import Staged
 from fluxline.parallel.group import shares
 from fluxline.parallel.stages import Stages
 
@@ -29,22 +28,6 @@ Sampling = Generator[tuple[Tensor, float], Tensor, Tensor]
 NoiseSource = Callable[[], Tensor]
 Task = tuple[int, slice]
 """An evaluation, and the part of the sequence that it is of."""
-
-
-class Staged(Protocol):
-    """A transformer over tokens that can be walked in part."""
-
-    def enter(self, x: Tensor) -> Tensor:
-        """Image tokens (R, n, C) as the blocks read them: (R, n, D)."""
-        ...
-
-    def bound_blocks(self, modulation: Tensor) -> Sequence[BoundBlock]:
-        """All blocks in their order, for one evaluation's vectors (R, M, D)."""
-        ...
-
-    def leave(self, image: Tensor, modulation: Tensor) -> Tensor:
-        """Velocity (R, n, C) of image tokens (R, n, D) after all blocks."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -156,12 +156,13 @@ class SplitTransformer:
     """Runs a transformer over tokens on many ranks; called as the transformer itself is.
 
     Every rank is given the whole and gets the whole answer; between, it computes its part. turn:
-    how, until it is set otherwise; None: exactly.
+    how, until it is set otherwise; None: exactly. is_whole: this rank computes all of it, alone.
     """
 
     def __init__(self, transformer: Callable[..., Tensor], mesh: Mesh) -> None:
         self._transformer, self._mesh = transformer, mesh
         self.turn: Turn | None = None
+        self.is_whole = False
 
     def __call__(
         self,
@@ -178,6 +179,10 @@ class SplitTransformer:
         rope: (R or 1, L + N, ·). aside: what is added to all image tokens after a block. memory:
         keys and values (R, H, T, ·) for each block that are attended to besides.
         """
+        if self.is_whole:
+            beside = {"aside": aside, "memory": memory}
+            given = {name: value for name, value in beside.items() if value is not None}
+            return self._transformer(x, text, modulation, rope, **given)
         group, turn = self._mesh.sequence, self.turn
         cut = Cut.of(text.shape[1], x.shape[1], group.size)
         parts: Sequence[int] = range(group.size)

@@ -22,7 +22,7 @@ from fluxline.parallel.group import Group, Waiting
 from fluxline.parallel.sequence import Cut
 
 
-class _Remembered:
+class Remembered:
     """Keys and values of the whole sequence, for each layer, of one job.
 
     group: the ranks that hold the sequence. synchronous: how many first evaluations are exact.
@@ -86,7 +86,7 @@ class _Remembered:
         return self._group.begin_gather(fresh, lengths, dim=3)
 
 
-class Piflux(_Remembered):
+class Piflux(Remembered):
     """Parts wander. every: how often keys are exchanged after the first evaluations; 0: never."""
 
     def __init__(self, group: Group, *, synchronous: int, every: int = 0) -> None:
@@ -113,7 +113,7 @@ class Piflux(_Remembered):
             self._write(layer, part, tensor)
 
 
-class DistriFusion(_Remembered):
+class DistriFusion(Remembered):
     """Parts stay; fresh keys are on their way while the ranks go on."""
 
     def __init__(self, group: Group, *, synchronous: int) -> None:

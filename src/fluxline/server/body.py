@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from typing import cast, get_args
 
 from fluxline.ability import MOST_LORAS, STRONGEST
+from fluxline.approximation import Approximation, approximation_of
 from fluxline.errors import InvalidParams, RequestError
 from fluxline.request import (
     SEED_LIMIT,
@@ -143,6 +144,12 @@ def read_lora_name(fields: Fields) -> tuple[LoraRef, ...] | None:
     return (LoraRef(name, 1.0 if weight is None else weight),)
 
 
+def read_parallel(fields: Fields) -> Approximation | None:
+    """Read whether ranks may approximate, like `piflux,sync=2`. Raises InvalidParams."""
+    text = fields.text("parallel")
+    return approximation_of(text) if text else None
+
+
 def _lora(value: object, k: int) -> LoraRef:
     if isinstance(value, str):
         value = {"name": value}
@@ -244,6 +251,7 @@ def _params(fields: Fields) -> SamplingParams:
         eta=fields.number("eta", low=0, high=1) or 0.0,
         strength=fields.number("strength", "denoising_strength", low=0, high=1),
         loras=read_loras(fields),
+        parallel=read_parallel(fields),
     )
 
 

@@ -172,12 +172,13 @@ async def test_every_field_of_the_schema_is_read(client, engine):
         "array": lambda field: [0, 0, 8, 0],
     }
     file = base64.b64encode(encode(noise(8, 8), format="png")).decode()
-    engine.models = (replace(INFO, references=1),)
+    engine.models = (replace(INFO, references=1, ranks=2, approximations=("piflux",)),)
     fields = {
         name: made_up[field["type"]](field)
         for name, field in tool.input_schema["properties"].items()
     }
     fields |= {"size": "64x64", "model": "fake", "deadline_s": 60, "strength": 0.5}
+    fields |= {"parallel": "piflux,sync=1"}
     fields |= {"image": file, "mask": file, "ref_images": [file], "loras": []}
     result = await draw(client, **fields)
 

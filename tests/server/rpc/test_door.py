@@ -12,6 +12,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from safetensors.torch import save_file
 
+from fluxline.approximation import Approximation
 from fluxline.images import decode, decode_mask, encode, encode_mask
 from fluxline.jobs import KeyRing
 from fluxline.request import LoraRef
@@ -141,6 +142,15 @@ async def test_loras_of_a_call_reach_its_picture(stub, engine, service, loras, g
     await stub.Generate(wanted(**given), metadata=ONE)
 
     assert engine.started[0].pictures()[0].params.loras == expected
+
+
+async def test_how_ranks_may_draw_a_picture_is_said_in_a_call(stub, engine):
+    engine.models = (replace(INFO, ranks=4, approximations=("piflux",)),)
+    await stub.Generate(wanted(parallel="piflux,sync=2"), metadata=ONE)
+    code, details = await code_of(stub.Generate(wanted(parallel="tensor"), metadata=ONE))
+
+    assert engine.started[0].params.parallel == Approximation(mode="piflux", sync=2)
+    assert (code, "one of piflux" in details) == (Code.INVALID_ARGUMENT, True)
 
 
 @pytest.mark.parametrize(

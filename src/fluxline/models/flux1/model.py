@@ -101,6 +101,13 @@ class Flux1:
         self.banded = BandedVae(vae)
         self._rope = lru_cache(maxsize=64)(self._make_rope)
 
+    @property
+    def key_bytes(self) -> int:
+        """Of keys and values of a token, in all blocks."""
+        return (
+            2 * self.transformer.config.hidden * self.dtype.itemsize * len(self.transformer.blocks)
+        )
+
     def networks(self) -> tuple[Network, ...]:
         """What reads words and pictures, what draws, and the VAE."""
         trunks = [self.transformer, *([self._controlnet] if self._controlnet else ())]

@@ -82,7 +82,7 @@ def load(
     said = read_json(index) if index.exists() else {}
     remembers = said.get("_class_name") == "Flux2KleinKVPipeline"
     is_distilled = remembers or bool(said.get("is_distilled", False))
-    spec = _spec(name, folder, config, vae.config, is_distilled=is_distilled)
+    spec = _spec(name, folder, config, vae.config, is_distilled=is_distilled, remembers=remembers)
     of_text = text_part(path, checkpoint_at)
     text, text_held = _text(folder, of_text, spec.text_length, device, dtype, precision)
     _check_widths(name, config, text, vae)
@@ -235,7 +235,13 @@ def _count(shapes: Mapping[str, tuple[int, ...]], blocks: str) -> int:
 
 
 def _spec(
-    name: str, folder: Path, config: Flux2Config, vae: Any, *, is_distilled: bool
+    name: str,
+    folder: Path,
+    config: Flux2Config,
+    vae: Any,
+    *,
+    is_distilled: bool,
+    remembers: bool,
 ) -> ModelSpec:
     """What the model says of itself; else what BFL says of dev, of klein and of klein base."""
     about = said_of_itself(folder)
@@ -252,7 +258,7 @@ def _spec(
         guidance=about.get("guidance", GUIDANCE) if config.guidance else None,
         cfg_scale=about.get("cfg_scale", 1.0 if is_distilled or config.guidance else GUIDANCE),
         shift=_shift(config_of(folder, "scheduler")),
-        references=References(most=MOST_REFERENCES, fitted="capped"),
+        references=References(most=MOST_REFERENCES, fitted="capped", in_memory=remembers),
     )
 
 

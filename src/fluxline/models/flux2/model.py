@@ -122,6 +122,13 @@ class Flux2:
         self.banded = BandedVae(vae)
         self._rope = lru_cache(maxsize=64)(self._make_rope)
 
+    @property
+    def key_bytes(self) -> int:
+        """Of keys and values of a token, in all blocks."""
+        config = self.transformer.config
+        blocks = config.depth_double + config.depth_single
+        return 2 * config.hidden * blocks * self.dtype.itemsize
+
     def networks(self) -> tuple[Network, ...]:
         """The text encoder, the transformer and the VAE."""
         blocks = (*self.transformer.double_blocks, *self.transformer.single_blocks)

@@ -25,6 +25,7 @@ from fluxline.server.body import (
     ignored,
     read_format,
     read_lora_name,
+    read_parallel,
     read_prompt,
     read_sides,
     refuse_unserved,
@@ -70,7 +71,7 @@ def read(fields: Fields, choice: Choice, *, most: int, request_id: str) -> Asked
     width, height = filled.width or DEFAULT_SIDE, filled.height or DEFAULT_SIDE
     choices = tuple(_diversity(fields, info, filled).plan(count))
     eta = fields.number("eta", low=0, high=1) or 0.0
-    loras = read_lora_name(fields)
+    loras, parallel = read_lora_name(fields), read_parallel(fields)
     output_format = read_format(fields, usual="jpeg")
     top_k = fields.integer("top_k", low=1, high=1_000_000)
     request = GenerationRequest(
@@ -81,7 +82,7 @@ def read(fields: Fields, choice: Choice, *, most: int, request_id: str) -> Asked
         profile=choice.profile,
         priority=read_priority(fields),
         plan=tuple(
-            replace(one, params=replace(one.params, loras=loras))
+            replace(one, params=replace(one.params, loras=loras, parallel=parallel))
             for one in (_planned(each, info, width, height, eta) for each in choices)
         ),
         spread=gpus,

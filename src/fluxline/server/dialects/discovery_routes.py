@@ -93,6 +93,8 @@ def model(one: Standing) -> dict[str, Any]:
         "device": info.device,
         "dtype": info.dtype,
         "backend": info.backend,
+        "ranks": info.ranks,
+        "parallel": list(info.approximations),
         "precision": info.precision,
         "notes": list(info.notes),
     }

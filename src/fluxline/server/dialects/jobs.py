@@ -72,6 +72,7 @@ def asked(request: GenerationRequest) -> dict[str, Any]:
         "eta": params.eta or None,
         "strength": params.strength,
         "loras": None if params.loras is None else [asdict(lora) for lora in params.loras],
+        "parallel": params.parallel and params.parallel.spelt,
         "from_image": True if request.source is not None else None,
         "with_mask": True if request.mask is not None else None,
         "references": len(request.references) or None,

@@ -134,6 +134,11 @@ def _of_the_drawing() -> dict[str, Any]:
             "maximum": LARGEST_SCALE,
             "description": "weight against negative_prompt; above 1 drawing takes twice as long",
         },
+        "parallel": {
+            "type": "string",
+            "description": "where several devices draw together: piflux, distrifusion or "
+            "pipefusion, faster and not quite the same picture; exact if left out",
+        },
         "sampler": {"type": "string", "enum": list(get_args(SamplerName))},
         "schedule": {"type": "string", "enum": list(get_args(ScheduleName))},
     }

@@ -190,6 +190,8 @@ def _known(info: ModelInfo) -> dict[str, Any]:
         "samplers": list(info.samplers),
         "schedules": list(info.schedules),
         "backend": info.backend,
+        "ranks": info.ranks,
+        "parallel": list(info.approximations),
         "dtype": info.dtype,
         "precision": info.precision,
         "notes": list(info.notes),

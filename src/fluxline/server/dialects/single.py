@@ -13,6 +13,7 @@ from fluxline.server.body import (
     ignored,
     read_format,
     read_lora_name,
+    read_parallel,
     read_prompt,
     read_seed,
 )
@@ -57,6 +58,7 @@ def read(fields: Fields, choice: Choice, *, request_id: str) -> Asked:
             negative_prompt=negative_prompt,
             strength=fields.number("strength", "denoising_strength", low=0, high=1),
             loras=read_lora_name(fields),
+            parallel=read_parallel(fields),
         ),
         has_shape=found is not None,
     )

@@ -13,6 +13,7 @@ from typing import Any, NoReturn, TypeAlias
 
 import grpc
 
+from fluxline.approximation import approximation_of
 from fluxline.errors import (
     Cancelled,
     CapacityError,
@@ -273,6 +274,7 @@ def _read(request: Any) -> GenerationRequest:
             guidance=guidance,
             strength=round(request.strength, 6) if request.HasField("strength") else None,
             loras=_loras(request),
+            parallel=approximation_of(request.parallel) if request.parallel else None,
         ),
     )
 

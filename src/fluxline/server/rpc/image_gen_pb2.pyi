@@ -17,7 +17,7 @@ class PingResponse(_message.Message):
     def __init__(self, message: _Optional[str] = ...) -> None: ...
 
 class GenerateRequest(_message.Message):
-    __slots__ = ("prompt", "height", "width", "num_inference_steps", "guidance_scale", "seed", "preview_every", "image", "strength", "mask", "references", "expand", "loras")
+    __slots__ = ("prompt", "height", "width", "num_inference_steps", "guidance_scale", "seed", "preview_every", "image", "strength", "mask", "references", "expand", "loras", "parallel")
     PROMPT_FIELD_NUMBER: _ClassVar[int]
     HEIGHT_FIELD_NUMBER: _ClassVar[int]
     WIDTH_FIELD_NUMBER: _ClassVar[int]
@@ -31,6 +31,7 @@ class GenerateRequest(_message.Message):
     REFERENCES_FIELD_NUMBER: _ClassVar[int]
     EXPAND_FIELD_NUMBER: _ClassVar[int]
     LORAS_FIELD_NUMBER: _ClassVar[int]
+    PARALLEL_FIELD_NUMBER: _ClassVar[int]
     prompt: str
     height: int
     width: int
@@ -44,7 +45,8 @@ class GenerateRequest(_message.Message):
     references: _containers.RepeatedScalarFieldContainer[bytes]
     expand: Sides
     loras: Loras
-    def __init__(self, prompt: _Optional[str] = ..., height: _Optional[int] = ..., width: _Optional[int] = ..., num_inference_steps: _Optional[int] = ..., guidance_scale: _Optional[float] = ..., seed: _Optional[int] = ..., preview_every: _Optional[int] = ..., image: _Optional[bytes] = ..., strength: _Optional[float] = ..., mask: _Optional[bytes] = ..., references: _Optional[_Iterable[bytes]] = ..., expand: _Optional[_Union[Sides, _Mapping]] = ..., loras: _Optional[_Union[Loras, _Mapping]] = ...) -> None: ...
+    parallel: str
+    def __init__(self, prompt: _Optional[str] = ..., height: _Optional[int] = ..., width: _Optional[int] = ..., num_inference_steps: _Optional[int] = ..., guidance_scale: _Optional[float] = ..., seed: _Optional[int] = ..., preview_every: _Optional[int] = ..., image: _Optional[bytes] = ..., strength: _Optional[float] = ..., mask: _Optional[bytes] = ..., references: _Optional[_Iterable[bytes]] = ..., expand: _Optional[_Union[Sides, _Mapping]] = ..., loras: _Optional[_Union[Loras, _Mapping]] = ..., parallel: _Optional[str] = ...) -> None: ...
 
 class Loras(_message.Message):
     __slots__ = ("named",)

@@ -1,0 +1,75 @@
+"""How ranks may draw a picture without waiting for each other: what a request's `parallel` says.
+
+Values only; who draws so is `parallel.stale` and `parallel.pipefusion`.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Literal, cast, get_args
+
+from fluxline.errors import InvalidParams
+
+ApproximationName = Literal["piflux", "distrifusion", "pipefusion"]
+
+USUAL_SYNC = 0.1  # of all evaluations
+FEWEST_PER_RANK = 4  # evaluations that piflux wants, or parts would wander by hardly once
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Approximation:
+    """One way to approximate.
+
+    sync: evaluations at the beginning that are exact; None: as many as suit, see `settled`. every:
+    of piflux: after those, each so many evaluations one is exact; 0: none.
+    """
+
+    mode: ApproximationName
+    sync: int | None = None
+    every: int = 0
+
+    @property
+    def spelt(self) -> str:
+        """As `approximation_of` reads it."""
+        said: str = self.mode
+        said += f",sync={self.sync}" if self.sync is not None else ""
+        return said + (f",every={self.every}" if self.every else "")
+
+    def settled(self, evaluations: int, ranks: int) -> "Approximation":
+        """With its exact evaluations counted, for a picture of so many on so many ranks.
+
+        A tenth of them, and one at least; pipefusion, whose stages idle meanwhile: one. Raises
+        InvalidParams.
+        """
+        if self.sync is not None:
+            if self.sync > evaluations:
+                message = f"parallel: sync must be at most the evaluations, {evaluations}"
+                raise InvalidParams(f"{message}; got {self.sync}", field="parallel")
+            return self
+        if self.mode == "pipefusion":
+            return replace(self, sync=1)
+        if self.mode == "piflux" and evaluations < FEWEST_PER_RANK * ranks and not self.every:
+            message = f"piflux on {ranks} ranks wants {FEWEST_PER_RANK * ranks} evaluations or more"
+            beside = "ask for more steps, or say how many are exact: piflux,sync=2"
+            raise InvalidParams(f"{message}; got {evaluations}: {beside}", field="parallel")
+        return replace(self, sync=max(1, round(USUAL_SYNC * evaluations)))
+
+
+def approximation_of(text: str) -> Approximation:
+    """Read "piflux,sync=2,every=8". Raises InvalidParams."""
+    mode, *said = (word.strip() for word in text.split(","))
+    if mode not in get_args(ApproximationName):
+        known = ", ".join(get_args(ApproximationName))
+        message = f"parallel of a picture must be one of {known}; got {mode[:40]!r}"
+        raise InvalidParams(message, field="parallel")
+    counts: dict[str, int] = {}
+    for word in said:
+        name, _, count = word.partition("=")
+        if name not in ("sync", "every") or name in counts:
+            message = f"parallel may say sync and every once each; got {word[:40]!r}"
+            raise InvalidParams(message, field="parallel")
+        if not count.isascii() or not count.isdigit() or not 1 <= int(count[:6]) <= 9999:
+            message = f"parallel: {name} must be a whole number from 1 to 9999; got {count[:40]!r}"
+            raise InvalidParams(message, field="parallel")
+        counts[name] = int(count)
+    if mode != "piflux" and "every" in counts:
+        raise InvalidParams(f"parallel: every is piflux's; {mode} has none", field="parallel")
+    return Approximation(mode=cast(ApproximationName, mode), **counts)
