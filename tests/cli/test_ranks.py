@@ -11,9 +11,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from fluxline.cli.ranks import degrees_asked
+from fluxline.approximation import Approximation
+from fluxline.cli.ranks import approximation_asked, degrees_asked
 from fluxline.errors import ConfigError, InvalidParams
-from fluxline.images import decode
+from fluxline.images import decode, read_recipe
 from fluxline.worker.place import Place, beside, place_of
 
 ROOT = Path(__file__).parents[2]
@@ -21,6 +22,7 @@ TORCHRUN = (sys.executable, "-m", "torch.distributed.run")
 GENERATE = ("-m", "fluxline", "generate", "a red fox", "--seed", "7", "--device", "cpu")
 MANY = ("-n", "1000", "-o", "fox.png")  # minutes of drawing
 FREED_S = 20.0  # torchrun takes some of it to end
+BUSY_S = 200.0  # nothing is claimed of how long it takes to start: it is some seconds
 SECOND_OF_TWO = Place(rank=1, size=2, local_rank=1, local_size=2)
 
 
@@ -70,6 +72,21 @@ def test_degrees_are_of_as_many_ranks_as_were_started():
         degrees_asked("cfg=2,ring=2", SECOND_OF_TWO)
 
 
+def test_a_word_is_of_the_picture_and_its_ranks_divide_the_tokens():
+    said = "piflux,sync=2"
+    assert approximation_asked(said) == Approximation(mode="piflux", sync=2)
+    assert degrees_asked(said, SECOND_OF_TWO) == "ulysses=2"
+    assert approximation_asked("ulysses=2") is None
+
+
+def test_a_word_with_nobody_to_draw_along_is_refused(run, tmp_path):
+    result = run("a fox", "-o", "fox.png", "--parallel", "distrifusion")
+
+    assert result.exit_code == 2
+    assert "takes several ranks" in result.output
+    assert not (tmp_path / "fox.png").exists()
+
+
 def test_replicas_are_a_servers():
     with pytest.raises(InvalidParams, match="data is of replicas"):
         degrees_asked("data=2", None)
@@ -113,7 +130,7 @@ def alone(tmp_path_factory):
         cwd=folder,
         env={**os.environ, "PYTHONPATH": f"{ROOT / 'src'}:{ROOT}"},
         check=True,
-        timeout=60,
+        timeout=BUSY_S,
     )
     return decode((folder / "fox.png").read_bytes()).astype(int)
 
@@ -122,14 +139,14 @@ def is_like(folder, alone):
     return abs(decode((folder / "fox.png").read_bytes()) - alone).max() <= 1
 
 
-def said_by(process, timeout_s=60.0):
+def said_by(process, timeout_s=BUSY_S):
     said, _ = process.communicate(timeout=timeout_s)
     return said
 
 
 def drawn(folder):
     """Wait until the first of many pictures is there."""
-    over = time.monotonic() + 50
+    over = time.monotonic() + BUSY_S
     while not list(folder.glob("fox-*.png")):
         assert time.monotonic() < over, "nothing was drawn"
         time.sleep(0.1)
@@ -160,6 +177,21 @@ def test_ranks_of_torchrun_draw_one_picture_and_the_first_alone_speaks(start, al
     assert first.startswith("fox.png  seed 7")
     assert "▀" in picture[0]
     assert said.count("fox.png") == 1
+
+
+@pytest.mark.slow
+def test_ranks_of_torchrun_approximate_where_it_is_asked_for(start, tmp_path):
+    process = start(
+        *(*TORCHRUN, "--nproc_per_node=2", *GENERATE, "-o", "fox.png"),
+        *("--parallel", "piflux", "--steps", "12"),
+        OMP_NUM_THREADS="1",
+    )
+    said = said_by(process)
+
+    assert process.returncode == 0, said
+    recipe = read_recipe((tmp_path / "fox.png").read_bytes())
+    assert recipe.params.parallel == Approximation(mode="piflux", sync=1)
+    assert "piflux" in said
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ from fluxline import wire
 from fluxline.ability import STRENGTH
 from fluxline.cli import given
 from fluxline.cli.delivery import Seen, check_folder, deliver, say
-from fluxline.cli.ranks import Together, degrees_asked, follow_first, gathered
+from fluxline.cli.ranks import Together, approximation_asked, degrees_asked, follow_first, gathered
 from fluxline.errors import (
     ConfigError,
     FluxlineError,
@@ -121,7 +121,8 @@ def generate(
         str,
         typer.Option(
             help="ranks that draw each picture together: ulysses=2, ring=2, cfg=2, tensor=2 or "
-            "several of them with commas between; auto: what is best for the cards here"
+            "several of them with commas between; auto: what is best for the cards here. "
+            "Of ranks that are here, piflux, distrifusion or pipefusion: not quite the same picture"
         ),
     ] = "",
     again: Annotated[
@@ -162,6 +163,7 @@ def generate(
             eta=eta,
             strength=strength,
             loras=tuple(parse_lora(lora) for lora in loras or ()),
+            parallel=approximation_asked(parallel),
         )
         asked = GenerationRequest(
             id="generate",

@@ -10,11 +10,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from msgspec import structs
 
 from fluxline import wire
+from fluxline.approximation import Approximation, ApproximationName, approximation_of
 from fluxline.cli.auto import of_request
 from fluxline.cli.delivery import say
 from fluxline.degrees import AUTO, Degrees, degrees_of
@@ -35,6 +36,13 @@ EXIT_LOST = 1
 TOLD_S = 2.0  # in which the line says who is lost, where a forward has failed for it
 
 
+def approximation_asked(said: str) -> Approximation | None:
+    """What `--parallel` means for the picture, where it names no ranks: then those divide its
+    tokens that are there. Raises InvalidParams."""
+    mode, _, _ = said.partition(",")
+    return approximation_of(said) if mode.strip() in get_args(ApproximationName) else None
+
+
 def degrees_asked(said: str, place: Place | None) -> str:
     """What `--parallel` means for one picture at a time, as `degrees_of` reads it or AUTO; with
     ranks there and nothing said, all of them divide its tokens.
@@ -43,6 +51,7 @@ def degrees_asked(said: str, place: Place | None) -> str:
     """
     if said.strip() == AUTO:
         return AUTO
+    said = "" if approximation_asked(said) else said
     degrees = degrees_of(said)
     if degrees.data > 1:
         message = "parallel: data is of replicas, which a server has; name axes of one picture"
