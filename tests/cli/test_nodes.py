@@ -14,7 +14,7 @@ from fluxline.errors import ConfigError
 from fluxline.images import decode
 from fluxline.settings import Settings
 from fluxline.worker.place import Place
-from tests.cli.test_ranks import FREED_S, TORCHRUN, alone, free_port, start
+from tests.cli.test_ranks import BUSY_S, FREED_S, TORCHRUN, alone, free_port, start
 
 __all__ = ["alone", "start"]
 FIRST_OF_TWO = Place(rank=0, size=2, local_rank=0, local_size=2)
@@ -55,7 +55,7 @@ def asked(port, path, **body):
     request = urllib.request.Request(
         f"http://127.0.0.1:{port}{path}", data, {"Content-Type": "application/json"}
     )
-    with urllib.request.urlopen(request, timeout=50) as answer:
+    with urllib.request.urlopen(request, timeout=BUSY_S) as answer:
         return json.load(answer)
 
 
