@@ -48,7 +48,7 @@ async def make(monkeypatch, tmp_path):
         command = WorkerCommand(model=model, device="cpu", precision="fp32", parallel=parallel)
         made.append(LocalReplica(command, back_off=BackOff(first_s=0.1), patience=patience))
         made[-1].start()
-        await asyncio.wait_for(made[-1].settled(), BACK_S)
+        await asyncio.wait_for(made[-1].settled(), 2 * BACK_S)
         return made[-1]
 
     yield start
