@@ -1,14 +1,15 @@
 """How far from exact the approximate ways to draw on many ranks are, on the embedded model.
 
-    python -m bench.distances [--prompts 64] [--only pipefusion] [--write] [--sheet SHEET.png]
+    python -m bench.distances [--prompts 64] [--only pipefusion] [--write] [--sheet SHEET]
 
 Pictures of 28 evaluations of euler in the native size, each of another prompt that was held out of
 training, each with a seed of its own, drawn as a request that says `parallel` is drawn: by so many
 processes over gloo. Each is held against the same picture drawn exactly; beside it stands the
 control, the same prompt and seed drawn exactly by one device in as few evaluations as take the same
 time. That time is ideal: transfers take none, and blocks can be cut as evenly as one likes.
---only: ways with that in their name. --write: the table into docs/parallel.md. --sheet: a row a
-way, of each the pictures that are furthest from exact, and before each the exact one.
+--only: ways with that in their name. --write: the table into docs/parallel.md. --sheet: a row for
+each way on most ranks and each of their controls, of each the pictures that are furthest from
+exact, and before each the exact one.
 """
 
 import argparse
@@ -51,7 +52,7 @@ WAYS = (
     "pipefusion",
     "pipefusion,sync=3",
 )
-SHOWN, SHOWN_PX = 4, 128
+SHOWN, SHOWN_PX = 4, 96
 MEASURES: Mapping[str, Callable[[Picture, Picture], float]] = {
     "PSNR": psnr,
     "SSIM": ssim,
@@ -114,13 +115,15 @@ def main() -> None:
                 control=measured(shorter[control_of(way, ranks)], exact),
             )
             lines.append(line)
-            rows.append((f"{way} on {ranks}", pictures))
             print(line.row, flush=True)
-    rows += [(f"exact, {steps} evaluations", shorter[steps]) for steps in controls]
+            if ranks == RANKS[-1]:
+                rows.append((way, pictures))
     if options.write:
         _write(lines, len(prompts))
     if options.sheet:
-        _sheet([pictures for _, pictures in rows], exact).save(options.sheet)
+        most = sorted({control_of(way, RANKS[-1]) for way in ways})
+        rows += [(f"{steps} evaluations", shorter[steps]) for steps in most]
+        _sheet([pictures for _, pictures in rows], exact).save(options.sheet, quality=85)
         print(f"rows of {options.sheet}: {', '.join(name for name, _ in rows)}")
 
 

@@ -1,13 +1,14 @@
 """Two ranks of one thread against one rank of one thread: the exact ways, and what they send.
 
-    python -m bench.ranks [--rounds 4] [--sides 256,512,1024] [--write]
+    python -m bench.ranks [--rounds 5] [--sides 256,512,1024] [--write]
 
 One evaluation of a random FLUX.1 of the true architecture, 1024 wide, through the verbs that the
 engine calls: from noise and context to the velocity on both ranks. Ways are taken in turn, round by
 round; what is said of each are medians, and of its ratio the median of the rounds'. Rank k has core
 k. `data` is two pictures that have nothing to do with each other, and so what two cores can give
-here at best. What ranks send is counted, and held against `parallel.sent`: another number ends it.
---write: into docs/parallel.md and docs/measurements.md.
+here at best. Beside the ratio of seconds stands that of the processor's: what ranks work, without
+what they wait for each other and for other programs. What they send is counted, and held against
+`parallel.sent`: another number ends it. --write: into docs/parallel.md and docs/measurements.md.
 """
 
 import argparse
@@ -16,8 +17,9 @@ import platform
 import statistics
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby, product
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +41,7 @@ from fluxline.parallel.way import Way
 from tests.random_flux import save_random_flux
 
 DOCS = Path(__file__).parents[1] / "docs"
-WAYS = {"ulysses=2": 1, "ring=2": 1, "tensor=2": 1, "cfg=2": 2, "data=2": 2}
+WAYS = {"ulysses=2": 1, "ring=2": 1, "tensor=2": 1, "cfg=2": 2, "stages=2": 2, "data=2": 2}
 """With rows of a forward; two of `data` are a picture each."""
 SIGMA = 0.7
 CONFIG = FluxConfig(
@@ -73,13 +75,15 @@ class Line:
     one_s: float  # by one rank
     two_s: float
     ratio: float
+    worked: float  # the ratio of processor time
     sent: int  # bytes an evaluation, by both ranks
 
     @property
     def cells(self) -> tuple[str, ...]:
         """As a table has them."""
         seconds = f"{self.one_s:.2f} s", f"{self.two_s:.2f} s"
-        return f"`{self.way}`", *seconds, f"**{self.ratio:.2f}**", f"{self.sent / 1e6:.2f} MB"
+        ratios = f"**{self.ratio:.2f}**", f"{self.worked:.2f}"
+        return f"`{self.way}`", *seconds, *ratios, f"{self.sent / 1e6:.2f} MB"
 
 
 def main() -> None:
@@ -110,11 +114,24 @@ def line(way: str, image: int, told: Sequence["Told"]) -> Line:
         formula = predicted(NETWORK, way, image, rank)
         if one.sent != formula:
             raise ValueError(f"{way}: rank {rank} sent {one.sent} bytes; by formula {formula}")
-    one_s = told[0].one_s  # the other rank only waits
-    two_s = [max(both) for both in zip(*(one.two_s for one in told), strict=True)]
-    ratios = [one / two for one, two in zip(one_s, two_s, strict=True)]
-    medians = statistics.median(one_s), statistics.median(two_s), statistics.median(ratios)
-    return Line(way, image, *medians, sum(one.sent for one in told))
+    rounds = [
+        (told[0].one[number], _slower(one.two[number] for one in told))  # the other only waits
+        for number in range(len(told[0].one))
+    ]
+    return Line(
+        way,
+        image,
+        one_s=statistics.median(one.wall_s for one, _ in rounds),
+        two_s=statistics.median(two.wall_s for _, two in rounds),
+        ratio=statistics.median(one.wall_s / two.wall_s for one, two in rounds),
+        worked=statistics.median(one.worked_s / two.worked_s for one, two in rounds),
+        sent=sum(one.sent for one in told),
+    )
+
+
+def _slower(both: Iterable["Took"]) -> "Took":
+    walls, works = zip(*((one.wall_s, one.worked_s) for one in both), strict=True)
+    return Took(max(walls), max(works))
 
 
 def predicted(network: Network, way: str, image: int, rank: int) -> int:
@@ -128,16 +145,25 @@ def predicted(network: Network, way: str, image: int, rank: int) -> int:
 
 def table(lines: Sequence[Line]) -> str:
     """A row for each size and way."""
-    head = "| image tokens | way | one rank | two ranks | ratio | sent |\n|---|---|---|---|---|---|"
+    names = "image tokens", "way", "one rank", "two ranks", "ratio", "of processor time", "sent"
+    head = f"| {' | '.join(names)} |\n{'|---' * len(names)}|"
     return "\n".join((head, *(f"| {one.image} | {' | '.join(one.cells)} |" for one in lines)))
+
+
+@dataclass(frozen=True, slots=True)
+class Took:
+    """How long an evaluation took, and how long this rank's core worked for it."""
+
+    wall_s: float
+    worked_s: float
 
 
 @dataclass(slots=True)
 class Told:
-    """What a rank tells of a way at a size: seconds of every round, and bytes of an evaluation."""
+    """What a rank tells of a way at a size: every round, by one rank and by two, and bytes sent."""
 
-    one_s: list[float]
-    two_s: list[float]
+    one: list[Took]
+    two: list[Took]
     sent: int = 0
 
 
@@ -146,16 +172,15 @@ def _measured(folder: str, sides: Sequence[int], rounds: int) -> Mapping[tuple[i
     whole, is_first = _Drawer(folder, ""), dist.get_rank() == 0
     drawers = {way: _Drawer(folder, way, whole) for way in WAYS}
     told = {(side, way): Told([], []) for side in sides for way in WAYS}
-    for side in sides:
-        for number in range(rounds + 1):
-            for way, rows in WAYS.items():
-                one_s = whole.seconds(side, rows if is_first else 0)
-                two_s = drawers[way].seconds(side, 1 if way == "data=2" else rows)
-                one = told[side, way]
+    for side, number in product(sides, range(rounds + 1)):
+        for rows, ways in groupby(WAYS, key=lambda way: WAYS[way]):
+            one = whole.took(side, rows if is_first else 0)
+            for way in ways:
+                two = drawers[way].took(side, 1 if way == "data=2" else rows)
                 if number:
-                    one.one_s.append(one_s)
-                    one.two_s.append(two_s)
-                    one.sent = drawers[way].sent
+                    told[side, way].one.append(one)
+                    told[side, way].two.append(two)
+                    told[side, way].sent = drawers[way].sent
     return told
 
 
@@ -165,7 +190,7 @@ class _Drawer:
     def __init__(self, folder: str, way: str, whole: "_Drawer | None" = None) -> None:
         degrees = degrees_of("" if way == "data=2" else way)
         self._crew = Crew(Mesh.join(degrees))
-        is_own = whole is None or degrees.tensor > 1
+        is_own = whole is None or degrees.tensor * degrees.stages > 1
         self._model: Any = open_model(folder, "cpu", "fp32", crew=self._crew) if is_own else None
         if whole is not None and not is_own:
             self._model = whole._model
@@ -174,8 +199,8 @@ class _Drawer:
         self._forward, self._model.forward = self._model.forward, plain
         self.sent = 0
 
-    def seconds(self, side: int, rows: int) -> float:
-        """Of one evaluation of so many rows of a square picture, begun by all ranks at once."""
+    def took(self, side: int, rows: int) -> Took:
+        """One evaluation of so many rows of a square picture, begun by all ranks at once."""
         model, crew = self._model, self._crew
         (conditioning,) = model.encode(["a fox"])
         context = model.context(
@@ -185,10 +210,10 @@ class _Drawer:
         x = noise.expand(rows, -1, -1)
         before = crew.traffic.bytes
         dist.barrier()
-        began = time.perf_counter()
+        began, worked = time.perf_counter(), time.process_time()
         if rows:
             self._velocity(x, context)
-        took = time.perf_counter() - began
+        took = Took(time.perf_counter() - began, time.process_time() - worked)
         self.sent = crew.traffic.bytes - before
         return took
 
@@ -216,7 +241,7 @@ def _machine() -> str:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--sides", type=_numbers, default=[256, 512, 1024], help="px: 256,512")
     parser.add_argument("--write", action="store_true")
     return parser.parse_args()

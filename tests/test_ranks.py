@@ -1,9 +1,9 @@
-"""The bench of ranks holds what they sent against the formula, and says how much sooner."""
+"""The bench of ranks holds what was sent against the formula, and says how much sooner they are."""
 
 import pytest
 
 from bench.marks import rewritten
-from bench.ranks import NETWORK, WAYS, Told, line, predicted, table
+from bench.ranks import NETWORK, WAYS, Told, Took, line, predicted, table
 
 IMAGE = 256  # tokens
 
@@ -11,9 +11,11 @@ IMAGE = 256  # tokens
 def told(way, sent=None):
     """Two ranks, of which the second is the slower one."""
     counted = [predicted(NETWORK, way, IMAGE, rank) if sent is None else sent for rank in (0, 1)]
+    one = [Took(4.0, 3.0), Took(8.0, 6.0), Took(6.0, 6.0)]
+    nothing = [Took(0.0, 0.0)] * 3
     return [
-        Told([4.0, 8.0, 6.0], [2.0, 1.0, 2.0], counted[0]),
-        Told([0.0, 0.0, 0.0], [4.0, 4.0, 1.0], counted[1]),
+        Told(one, [Took(2.0, 2.0), Took(1.0, 1.0), Took(2.0, 2.0)], counted[0]),
+        Told(nothing, [Took(4.0, 1.0), Took(4.0, 3.0), Took(1.0, 1.0)], counted[1]),
     ]
 
 
@@ -26,7 +28,7 @@ def test_a_rank_that_sent_something_else_ends_it(way):
 
 def test_two_ranks_are_as_fast_as_the_slower_and_ratios_are_of_the_same_round():
     one = line("ulysses=2", IMAGE, told("ulysses=2"))
-    assert (one.one_s, one.two_s, one.ratio) == (6.0, 4.0, 2.0)
+    assert (one.one_s, one.two_s, one.ratio, one.worked) == (6.0, 4.0, 2.0, 2.0)
 
 
 def test_pictures_that_have_nothing_to_do_with_each_other_send_nothing():
