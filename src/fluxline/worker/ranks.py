@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from fluxline.worker.loop import EXIT_ORPHANED
 
-PARENT = "FLUXLINE_RANK_PARENT"
+PARENT = "RANK_PARENT"
 """Of the environment of a rank: the process that it may not outlive."""
 WORDS_S = 0.5  # what is lost next is only its consequence, or its cause: both are logged
 REAP_S = 1.0  # for a process that was killed to be gone
