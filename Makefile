@@ -11,7 +11,7 @@ serve: .venv/served
 test: .venv/dev
 	$(BIN)/pytest -q -n auto --maxprocesses=8 -m "not slow and not gpu"
 test-slow: .venv/dev
-	$(BIN)/pytest -q -m "slow and not soak"
+	$(BIN)/pytest -q -n auto --maxprocesses=2 --dist=loadfile -m "slow and not soak"
 faults: .venv/dev
 	FAULTS_SCALE=4 $(BIN)/pytest -q -m slow --timeout=900 tests/faults
 lint: .venv/dev

@@ -17,6 +17,7 @@ from fluxline.worker.place import Place
 from tests.cli.test_ranks import BUSY_S, FREED_S, TORCHRUN, alone, free_port, start
 
 __all__ = ["alone", "start"]
+pytestmark = pytest.mark.timeout(400)  # processes that start and open models, several a test
 FIRST_OF_TWO = Place(rank=0, size=2, local_rank=0, local_size=2)
 TWO = {"a": {"model": "mini"}, "b": {"model": "mini"}}
 

@@ -16,6 +16,7 @@ from fluxline.errors import ConfigError, InvalidParams
 from fluxline.images import decode, read_recipe
 from fluxline.worker.place import Place, beside, place_of
 
+pytestmark = pytest.mark.timeout(400)  # processes that start and open models, several a test
 ROOT = Path(__file__).parents[2]
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run")
 GENERATE = ("-m", "fluxline", "generate", "a red fox", "--seed", "7", "--device", "cpu")

@@ -24,6 +24,7 @@ from fluxline.errors import InvalidParams, TooLarge
 from fluxline.parallel.crew import Crew
 from fluxline.parallel.mesh import Mesh
 
+pytestmark = pytest.mark.timeout(300)  # four processes open models
 STEPS = 9
 PROMPTS = ("a red fox", "a blue boat")
 EVERY_WAY = ("piflux", "distrifusion", "pipefusion")

@@ -21,6 +21,8 @@ from tests.parallel.test_requests import PROMPTS, alone, apart, asked, drawn_by,
 from tests.parallel.test_sent import SMALL
 from tests.parallel.test_sequence import forward, transformer
 
+pytestmark = pytest.mark.timeout(300)  # four processes open models
+
 
 def drawn(parallel, requests):
     """What this rank makes of requests, the blocks that it holds, and bytes of its transformer."""
