@@ -33,7 +33,7 @@ def test_programs_get_every_case_with_its_reasons():
         for pictures in (1, 8)
     }
     first = told["plans"][0]
-    assert first["way"] == "tensor=4"
+    assert first["way"] == "ulysses=2,tensor=2"
     assert 0 < first["seconds"] < first["alone_s"]
     assert first["card_bytes"] < 24 * 2**30
     assert "pipefusion on 4 would take" in first["why"][-1]

@@ -47,7 +47,7 @@ def test_a_server_that_is_told_its_replicas_divides_the_cards_among_them():
     [
         (Wish(model="./my-flux"), "2x80GB-nvlink", "what ./my-flux costs is not known"),
         (Wish(model="flux1-dev", memory="stream"), "2x80GB-nvlink", "memory stream is of one"),
-        (DEV, "2x8GB-pcie", "takes 28.5 GB of a card"),
+        (DEV, "2x8GB-pcie", "takes 25.2 GB of a card"),
     ],
 )
 def test_what_cannot_be_divided_or_judged_is_drawn_by_a_replica_a_card(wish, machine, why):
