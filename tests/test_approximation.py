@@ -2,7 +2,7 @@
 
 import pytest
 
-from fluxline.approximation import Approximation, approximation_of
+from fluxline.approximation import Approximation, approximation_of, remembered
 from fluxline.errors import InvalidParams
 
 
@@ -42,6 +42,27 @@ def test_what_makes_no_sense_is_refused_by_its_field(text, why):
 def test_a_tenth_of_the_evaluations_are_exact_unless_said(mode, evaluations, sync):
     assert Approximation(mode=mode).settled(evaluations, 4).sync == sync
     assert Approximation(mode=mode, sync=4).settled(evaluations, 4).sync == 4
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"mode": "piflux", "sync": 0},
+        {"mode": "piflux", "every": -1},
+        {"mode": "pipefusion", "sync": True},
+        {"mode": "distrifusion", "every": 2},
+    ],
+)
+def test_what_comes_in_no_text_has_the_same_bounds(said):
+    with pytest.raises(InvalidParams):
+        Approximation(**said)
+
+
+@pytest.mark.parametrize(
+    ("mode", "blocks"), [("piflux", 57), ("distrifusion", 114), ("pipefusion", 8)]
+)
+def test_a_rank_remembers_so_many_blocks(mode, blocks):
+    assert remembered(mode, 57, 8) == blocks
 
 
 def test_piflux_with_too_few_evaluations_wants_to_be_told_how_many_are_exact():

@@ -7,7 +7,7 @@ Written by whoever holds the model, read at every door without one.
 import math
 from dataclasses import dataclass
 
-from fluxline.approximation import ApproximationName
+from fluxline.approximation import Approximation, ApproximationName, remembered
 from fluxline.errors import InvalidParams, RequestError, TooLarge
 from fluxline.request import Backend, GenerationRequest, LoraRef, SamplingParams
 
@@ -59,6 +59,14 @@ class Footprint:
     def whole_pixels(self) -> int:
         """The most that are decoded whole."""
         return int(self.free_bytes / self.pixel_bytes)
+
+    def tokens_beside(self, kept_bytes: int) -> int:
+        """Of a forward that has room while so many bytes are held by another."""
+        return int((self.free_bytes - kept_bytes) / self.token_bytes)
+
+    def pixels_beside(self, kept_bytes: int) -> int:
+        """Of a decoding, whole, that have room while so many bytes are held by another."""
+        return int((self.free_bytes - kept_bytes) / self.pixel_bytes)
 
     def bytes(self, *, tokens: int, pixels: int) -> int:
         """What a picture of that many pixels needs, whose evaluation has so many tokens."""
@@ -140,8 +148,10 @@ class ModelInfo:
     wears_loras: bool = True  # LoRAs of its family can be read
     footprint: Footprint | None = None  # None: not measured
     backend: Backend = "native"
-    ranks: int = 1  # that hold a picture's tokens together
+    ranks: int = 1  # that may be asked to approximate a picture together
     approximations: tuple[ApproximationName, ...] = ()  # that those ranks may be asked for
+    key_bytes: int = 0  # of keys and values of a token in a block, where ranks may remember them
+    blocks: int = 0
 
     @property
     def is_guided(self) -> bool:
@@ -285,13 +295,14 @@ def check(params: SamplingParams, info: ModelInfo) -> None:
             raise InvalidParams(message, field=name)
     check_loras(params.loras or ())
     if params.parallel is not None:
-        check_approximation(params.parallel.mode, info)
+        check_approximation(params.parallel, params, info)
     if info.footprint is not None and not info.sizes:  # which all fit, whatever is asked
         info.footprint.vet(
             params.width or info.native_width,
             params.height or info.native_height,
             rows=2 if true_scale(params, info) > 1 else 1,
             other_tokens=info.text_length,
+            kept_bytes=kept_bytes(params.parallel, info),
         )
 
 
@@ -311,16 +322,28 @@ def check_loras(loras: tuple[LoraRef, ...]) -> None:
         raise InvalidParams(f"LoRA {twice[0]!r} is named twice", field="loras")
 
 
-def check_approximation(mode: ApproximationName, info: ModelInfo) -> None:
+def check_approximation(asked: Approximation, params: SamplingParams, info: ModelInfo) -> None:
     """Refuse what a model's ranks cannot be asked for. Raises InvalidParams."""
-    if mode in info.approximations:
+    if asked.mode in info.approximations:
+        asked.settled(_evaluations(params, params.steps or info.default_steps), info.ranks)
         return
     if info.ranks == 1:
-        message = f"parallel {mode} takes several ranks; {info.name} is drawn by one"
+        message = f"parallel {asked.mode} takes several ranks; {info.name} is drawn by one"
         raise InvalidParams(f"{message}: start it with --parallel ulysses=2", field="parallel")
     known = ", ".join(info.approximations) or "none"
-    message = f"{info.name} cannot be drawn by {mode} here; there is {known}"
+    message = f"{info.name} cannot be drawn by {asked.mode} here; there is {known}"
     raise InvalidParams(message, field="parallel")
+
+
+def kept_bytes(asked: Approximation | None, info: ModelInfo) -> int:
+    """Bytes a token that a rank remembers from one evaluation to the next; None: exactly drawn."""
+    if asked is None:
+        return 0
+    return info.key_bytes * remembered(asked.mode, info.blocks, info.ranks)
+
+
+def _evaluations(params: SamplingParams, steps: int) -> int:
+    return 2 * steps - 1 if params.sampler == "heun" else steps
 
 
 def true_scale(params: SamplingParams, info: ModelInfo) -> float:
@@ -362,7 +385,7 @@ def cost(request: GenerationRequest, info: ModelInfo) -> float:
     def of(params: SamplingParams) -> float:
         pixels = (params.width or info.native_width) * (params.height or info.native_height)
         steps = walked_steps(request, params, info)
-        evaluations = 2 * steps - 1 if params.sampler == "heun" else steps
+        evaluations = _evaluations(params, steps)
         return float(pixels * evaluations * (2 if true_scale(params, info) > 1 else 1))
 
     return sum(of(picture.params) for picture in request.pictures())

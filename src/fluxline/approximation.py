@@ -6,17 +6,19 @@ Values only; who draws so is `parallel.stale` and `parallel.pipefusion`.
 from dataclasses import dataclass, replace
 from typing import Literal, cast, get_args
 
+from fluxline.degrees import shares
 from fluxline.errors import InvalidParams
 
 ApproximationName = Literal["piflux", "distrifusion", "pipefusion"]
 
 USUAL_SYNC = 0.1  # of all evaluations; pipefusion, whose stages idle meanwhile, has one
+MOST = 9999  # evaluations that may be named
 FEWEST_PER_RANK = 4  # evaluations that piflux wants, or parts would wander by hardly once
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Approximation:
-    """One way to approximate.
+    """One way to approximate. Raises InvalidParams.
 
     sync: evaluations at the beginning that are exact; None: as many as suit, see `settled`. every:
     of piflux: after those, each so many evaluations one is exact; 0: none.
@@ -25,6 +27,15 @@ class Approximation:
     mode: ApproximationName
     sync: int | None = None
     every: int = 0
+
+    def __post_init__(self) -> None:
+        for name, value, least in (("sync", self.sync, 1), ("every", self.every, 0)):
+            if value is not None and (type(value) is not int or not least <= value <= MOST):
+                message = f"parallel: {name} must be a whole number from 1 to {MOST}; got {value!r}"
+                raise InvalidParams(message, field="parallel")
+        if self.every and self.mode != "piflux":
+            message = f"parallel: every is piflux's; {self.mode} has none"
+            raise InvalidParams(message, field="parallel")
 
     @property
     def spelt(self) -> str:
@@ -50,6 +61,16 @@ class Approximation:
         return replace(self, sync=usual_sync(self.mode, evaluations))
 
 
+def remembered(mode: ApproximationName, blocks: int, ranks: int) -> int:
+    """Of how many blocks the rank that holds most has keys and values, of all tokens.
+
+    Of distrifusion those that are coming, too; of pipefusion its own.
+    """
+    if mode == "pipefusion":
+        return shares(blocks, ranks)[0]
+    return 2 * blocks if mode == "distrifusion" else blocks
+
+
 def usual_sync(mode: ApproximationName, evaluations: int) -> int:
     """How many of a picture's evaluations are exact, if nobody says."""
     return 1 if mode == "pipefusion" else max(1, round(USUAL_SYNC * evaluations))
@@ -68,10 +89,10 @@ def approximation_of(text: str) -> Approximation:
         if name not in ("sync", "every") or name in counts:
             message = f"parallel may say sync and every once each; got {word[:40]!r}"
             raise InvalidParams(message, field="parallel")
-        if not count.isascii() or not count.isdigit() or not 1 <= int(count[:6]) <= 9999:
-            message = f"parallel: {name} must be a whole number from 1 to 9999; got {count[:40]!r}"
+        if not count.isascii() or not count.isdigit() or not 1 <= int(count[:6]) <= MOST:
+            message = (
+                f"parallel: {name} must be a whole number from 1 to {MOST}; got {count[:40]!r}"
+            )
             raise InvalidParams(message, field="parallel")
         counts[name] = int(count)
-    if mode != "piflux" and "every" in counts:
-        raise InvalidParams(f"parallel: every is piflux's; {mode} has none", field="parallel")
     return Approximation(mode=cast(ApproximationName, mode), **counts)

@@ -71,6 +71,13 @@ def degrees_of(text: str) -> Degrees:
     return made
 
 
+def part_of(length: int, count: int, number: int) -> slice:
+    """Where the part of that number lies, of a length in so many `shares`."""
+    lengths = shares(length, count)
+    first = sum(lengths[:number])
+    return slice(first, first + lengths[number])
+
+
 def shares(length: int, count: int) -> tuple[int, ...]:
     """A length in so many parts that differ by one at most, the longer first."""
     return tuple(length // count + (part < length % count) for part in range(count))

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from fluxline.ability import Footprint
 from fluxline.engine.job import Advance, BatchKey, Job, Outcome, Plan, Stage
 from fluxline.engine.scheduler import CALM, PRIORITY_S, Budget, Scheduler
 from fluxline.errors import EngineError, OutOfMemory
@@ -16,7 +17,17 @@ RATE = 1e-3  # seconds a token
 _number = itertools.count()
 
 
-def job(evaluations=4, tokens=100, *, owner="", priority=0, text=0, rows=1, drawn=(64, 64)):
+def job(
+    evaluations=4,
+    tokens=100,
+    *,
+    owner="",
+    priority=0,
+    text=0,
+    rows=1,
+    drawn=(64, 64),
+    kept_bytes=0,
+):
     request_id = f"r{next(_number)}"
     return Job(
         request=GenerationRequest(id=request_id, prompt="", seed=0, owner=owner, priority=priority),
@@ -27,6 +38,7 @@ def job(evaluations=4, tokens=100, *, owner="", priority=0, text=0, rows=1, draw
         key=BatchKey(tokens - text, text),
         rows=rows,
         evaluations=evaluations,
+        kept_bytes=kept_bytes,
     )
 
 
@@ -90,6 +102,38 @@ def test_jobs_that_share_no_forward_are_admitted_one_after_another_and_hold_up_n
     assert first.stage is not Stage.RUNNING
     bench.run()
     assert set(bench.ended) == {first.id, second.id, other.id}
+
+
+ROOM = Footprint(
+    free_bytes=1000, token_bytes=1, pixel_bytes=0.01, token_s=0, pair_s=0, pixel_s=0, grid=1
+)
+
+
+def test_what_a_job_keeps_is_not_there_for_the_others():
+    bench = Bench(replace(BUDGET, footprint=ROOM))
+    keeper, small, large = bench.add(
+        alone(job(6, kept_bytes=700)), job(3, owner="x"), job(3, tokens=350, owner="y")
+    )
+    for _ in range(200):
+        if bench.scheduler.is_idle:
+            break
+        plan = bench.tick()
+        if keeper.stage is Stage.RUNNING and keeper.done != keeper.evaluations:
+            assert large not in plan.evaluate
+            assert sum(j.tokens for j in plan.evaluate if j is not keeper) <= 300
+    assert set(bench.ended) == {keeper.id, small.id, large.id}
+
+
+def test_a_job_that_keeps_much_waits_for_who_has_no_room_beside_it():
+    bench = Bench(replace(BUDGET, footprint=ROOM))
+    [large] = bench.add(job(3, tokens=350))
+    bench.tick()
+    [keeper] = bench.add(alone(job(2, kept_bytes=700, owner="x")))
+    while large.id not in bench.ended:
+        bench.tick()
+        assert keeper.stage is Stage.WAITING or large.id in bench.ended
+    bench.run()
+    assert keeper.id in bench.ended
 
 
 def test_several_evaluations_at_once_are_counted():

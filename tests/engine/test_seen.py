@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from fluxline.engine import seen
 from fluxline.engine.job import Picture
+from fluxline.engine.seen import Seen
 from fluxline.linear.lora import AdapterBank
 
 
@@ -31,10 +31,9 @@ def reader():
 
 
 @pytest.fixture
-def guides(reader, monkeypatch):
+def guides(reader):
     """With room for one guide that nobody needs now."""
-    monkeypatch.setattr(seen, "GUIDE_BYTES", 10)
-    return seen.Seen(reader, AdapterBank({}))
+    return Seen(reader, AdapterBank({}), guide_bytes=10)
 
 
 def looking_at(number):

@@ -273,6 +273,7 @@ class Engine:
             batch_tokens=batch_tokens,
             resident_tokens=RESIDENT_BATCHES * batch_tokens,
             decode_pixels=decode_pixels,
+            footprint=tuning.footprint,
         )
         self._scheduler = Scheduler(budget, seconds_per_token=tuning.seconds_per_token)
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from fluxline import images
-from fluxline.ability import Footprint, steps_left
+from fluxline.ability import Footprint, kept_bytes, steps_left
 from fluxline.approximation import Approximation
 from fluxline.engine.job import BatchKey, Job
 from fluxline.engine.sources import Sources
@@ -101,15 +101,20 @@ class Intake:
         if params.strength is not None:
             steps = steps_left(steps, params.strength)
         count = evaluations(params.sampler, steps)
-        kept_bytes = 0.0
         if params.parallel is not None:
             settled = self._settled(params.parallel, count, is_shown=bool(references))
             params = replace(params, parallel=settled)
-            kept_bytes = _kept(settled, spec)
             warnings.append(f"drawn by {settled.spelt} on {spec.ranks} ranks: not quite exactly")
+        kept = kept_bytes(params.parallel, spec.info(device="", dtype=""))
+        key = BatchKey(
+            spec.image_tokens(*drawn),
+            spec.text_length + read,
+            seen,
+            alone=f"{request.id}/{index}" if params.parallel else "",
+        )
         if self.footprint is not None:
-            other = spec.text_length + read + seen
-            self.footprint.vet(*drawn, rows=rows, other_tokens=other, kept_bytes=kept_bytes)
+            other = key.text_tokens + seen
+            self.footprint.vet(*drawn, rows=rows, other_tokens=other, kept_bytes=kept)
         return Job(
             request=request,
             index=index,
@@ -119,12 +124,8 @@ class Intake:
             source=sources.start(asked, drawn),
             references=references,
             mix=mix_of(params.loras or ()),
-            key=BatchKey(
-                spec.image_tokens(*drawn),
-                spec.text_length + read,
-                seen,
-                alone=f"{request.id}/{index}" if params.parallel else "",
-            ),
+            key=key,
+            kept_bytes=kept * rows * (key.image_tokens + key.text_tokens + seen),
             rows=rows,
             evaluations=count,
             warnings=tuple(warnings),
@@ -136,14 +137,11 @@ class Intake:
         Raises InvalidParams.
         """
         looks = self._spec.references
-        if is_shown and looks is not None and looks.in_memory:
-            message = f"{self._spec.name} looks at pictures exactly only: leave out parallel"
-            raise InvalidParams(message, field="parallel")
+        if is_shown and looks is not None:
+            if looks.in_memory:
+                message = f"{self._spec.name} looks at pictures exactly only: leave out parallel"
+                raise InvalidParams(message, field="parallel")
+            if asked.mode == "pipefusion" and not looks.text_tokens:
+                message = "pipefusion draws after no pictures: leave out parallel, or take piflux"
+                raise InvalidParams(message, field="parallel")
         return asked.settled(count, self._spec.ranks)
-
-
-def _kept(asked: Approximation, spec: ModelSpec) -> float:
-    """Bytes a token that a rank remembers from one evaluation to the next, about."""
-    if asked.mode == "pipefusion":
-        return spec.key_bytes / spec.ranks
-    return spec.key_bytes * (2.0 if asked.mode == "distrifusion" else 1.0)  # and what is coming

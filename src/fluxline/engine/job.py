@@ -65,6 +65,7 @@ class Job:
     key: BatchKey
     rows: int  # of a forward each evaluation takes: 2 with true CFG
     evaluations: int  # in all
+    kept_bytes: int = 0  # that it holds from one evaluation to the next, on a rank, while it runs
     id: str = field(init=False)
     # written by the scheduler
     warnings: tuple[str, ...] = ()  # what its caller should know

@@ -75,17 +75,21 @@ def divide(model: DiffusionModel[Any], crew: Crew) -> None:
         references=_looked_at(model.spec, crew),
         approximations=_approximations(model, crew),
         key_bytes=model.key_bytes // crew.degrees.tensor,
+        blocks=len(model.transformer.blocks) if isinstance(model, Walkable) else 0,
     )
 
 
 def _approximations(model: DiffusionModel[Any], crew: Crew) -> tuple[ApproximationName, ...]:
-    """What ranks that hold a picture's tokens together may be asked for."""
-    if crew.degrees.stages > 1:
-        return ("pipefusion",) if crew.degrees.cfg == 1 else ()
+    """What ranks that have a picture's tokens together, or its blocks, may be asked for."""
+    looks = model.spec.references
+    after_maps = looks is not None and looks.is_needed and not looks.text_tokens
     is_home = model.awaited_bytes is none_awaited  # a stage would call some of its visitors alone
-    if isinstance(model, Walkable) and is_home and crew.degrees.cfg == 1:
-        return ("piflux", "distrifusion", "pipefusion")
-    return ("piflux", "distrifusion")
+    walks = isinstance(model, Walkable) and not (after_maps or model.spec.fills)
+    in_stages = crew.agree(is_home, model.device) and walks and crew.degrees.cfg == 1
+    by_tokens: tuple[ApproximationName, ...] = ("piflux", "distrifusion")
+    if crew.degrees.stages > 1:
+        by_tokens = ()
+    return (*by_tokens, "pipefusion") if in_stages else by_tokens
 
 
 def _looked_at(spec: ModelSpec, crew: Crew) -> References | None:

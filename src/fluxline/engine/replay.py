@@ -90,6 +90,7 @@ class Follower:
                 unscored = replace(request, top_k=None)  # the first rank judges
                 self._taken += self._intake.jobs_of(unscored)
             case wire.Replay():
+                self._probe.cache_clear()  # the first rank has let its own go
                 self._replay(said)
 
     def _replay(self, said: wire.Replay) -> None:

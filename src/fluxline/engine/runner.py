@@ -11,9 +11,7 @@ from functools import partial
 from typing import Any
 from weakref import WeakValueDictionary
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from fluxline import samplers
@@ -21,7 +19,7 @@ from fluxline.engine.cache import ByteLRU
 from fluxline.engine.faults import is_lost, is_out_of_memory
 from fluxline.engine.job import Advance, Job, Outcome, Plan, Score
 from fluxline.engine.sample import Kept, Sample, Settling
-from fluxline.engine.seen import Seen, as_tensor
+from fluxline.engine.seen import GUIDE_BYTES, Seen, as_tensor
 from fluxline.engine.sigmas import noise_scale, sigmas_of
 from fluxline.engine.tally import Tally
 from fluxline.errors import (
@@ -68,7 +66,8 @@ class Runner:
         self._contexts: WeakValueDictionary[Any, Any] = WeakValueDictionary()
         networks = model.adaptable if isinstance(model, Adaptable) else {}
         self._bank = AdapterBank(networks, limit_bytes=lora_bytes)
-        self._seen = Seen(model, self._bank)
+        guide_bytes = 0 if self._crew.is_shared else GUIDE_BYTES  # ranks' own sizes may differ
+        self._seen = Seen(model, self._bank, guide_bytes=guide_bytes)
         self.tally = Tally()
 
     def close(self) -> None:
@@ -83,6 +82,8 @@ class Runner:
             if (sample := self._samples.pop(job_id, None)) is not None:
                 sample.close()
         self._attempt(self._decode, plan.decode, outcome)  # first: nobody waits for the others
+        judged = [job for job in plan.decode if job.request.top_k and job.id in outcome.pictures]
+        self._attempt(self._score, judged, outcome)
         outcome.admitted_at = time.monotonic()
         self._attempt(self._admit, plan.admit, outcome)
         outcome.encoded_at = time.monotonic()
@@ -112,10 +113,12 @@ class Runner:
         elif len(jobs) > 1:
             for job in jobs:
                 self._attempt(act, (job,), outcome)
-        elif is_about_room:
-            outcome.no_room.add(jobs[0].id)
         else:
-            outcome.failed[jobs[0].id] = fault
+            outcome.pictures.pop(jobs[0].id, None)  # which could not be judged
+            if is_about_room:
+                outcome.no_room.add(jobs[0].id)
+            else:
+                outcome.failed[jobs[0].id] = fault
 
     def _fault(
         self,
@@ -135,7 +138,7 @@ class Runner:
     def _is_awaited(self, act: Callable[[Sequence[Job], Outcome], None], exc: Exception) -> bool:
         """Whether other ranks wait for what this one failed to do, and did not fail themselves."""
         fails_alike = act == self._admit and isinstance(exc, FluxlineError)
-        return self._crew.is_shared and not fails_alike
+        return self._crew.is_shared and not fails_alike and act != self._score
 
     def _narrowed(self, exc: Exception, jobs: Sequence[Job]) -> FluxlineError:
         """The error that jobs end with. Raises DeviceLost, which is nobody's own."""
@@ -161,7 +164,6 @@ class Runner:
                 outcome.failed[job.id] = NotFinite(message)
         if good:
             pixels = self._drawn(x[finite], *jobs[0].drawn).numpy()
-            outcome.scores.update(self._scored(good, pixels))
             outcome.pictures.update({job.id: pixels[i] for i, job in enumerate(good)})
 
     def _drawn(self, x: Tensor, width: int, height: int) -> Tensor:
@@ -171,22 +173,20 @@ class Runner:
         except Exception as exc:
             if len(x) > 1 or not isinstance(self._model, Banded) or not is_out_of_memory(exc):
                 raise
+            if self._crew.is_shared:  # it was in bands, and others are in the middle of theirs
+                raise
             if width * height > self._model.banded.whole_pixels:  # it was in bands
                 raise
         with taking(self._model.banded, whole_pixels=0):
             return self._model.decode(x, width, height)
 
-    def _scored(self, jobs: Sequence[Job], pixels: NDArray[np.uint8]) -> dict[str, Score]:
-        """How good pictures are, where somebody wants the best of several."""
-        rows = [row for row, job in enumerate(jobs) if job.request.top_k is not None]
-        if not rows:
-            return {}
-        prompts = [jobs[row].request.prompt for row in rows]
+    def _score(self, jobs: Sequence[Job], outcome: Outcome) -> None:
+        """Judge pictures of which somebody wants the best."""
         scorer = self._open_scorer()
-        scores = scorer.score(list(pixels[rows]), prompts)
-        return {
-            jobs[row].id: Score(score, scorer.name) for row, score in zip(rows, scores, strict=True)
-        }
+        pixels = [outcome.pictures[job.id] for job in jobs]
+        scores = scorer.score(pixels, [job.request.prompt for job in jobs])
+        for job, score in zip(jobs, scores, strict=True):
+            outcome.scores[job.id] = Score(score, scorer.name)
 
     def _admit(self, jobs: Sequence[Job], outcome: Outcome) -> None:
         conditioning = self._encode([asked for job in jobs for asked in _asked(job)])
@@ -282,7 +282,7 @@ class Runner:
         """What a row needs in all evaluations; rows in flight that need the same share it."""
         mix = _acting(job, "context")
         beside = self._seen.name_of_guide(job)
-        key = (asked, mix, job.drawn, job.params.guidance, sigmas, beside)
+        key = (_key(asked), _named(mix), job.drawn, job.params.guidance, sigmas, beside)
         context = self._contexts.get(key)
         if context is None:
             width, height = job.drawn
@@ -404,4 +404,9 @@ def _acting(job: Job, stage: Stage) -> Mix:
 
 def _key(asked: Asked) -> str:
     text, mix = asked
-    return repr((text, [(adapter.digest, strength) for adapter, strength in mix]))
+    return repr((text, _named(mix)))
+
+
+def _named(mix: Mix) -> tuple[tuple[str, float], ...]:
+    """Adapters by what they are: which objects they are may differ from rank to rank."""
+    return tuple((adapter.digest, strength) for adapter, strength in mix)

@@ -57,6 +57,11 @@ class Settling:
             velocity = self.kept.hold(velocity, x, sigma, where)
         return velocity
 
+    def close(self) -> None:
+        """Let go of all."""
+        self.kept = None
+        self._steers.clear()
+
     def _steer(self, first: int) -> Steer:
         if first not in self._steers:
             self._steers[first] = self.new_steer()
@@ -82,4 +87,5 @@ class Sample:
         if self.turn is not None:
             self.turn.close()
         self.contexts, self.turn, self.pipeline = [], None, None
-        self.settle.kept = None
+        self.sampling.close()
+        self.settle.close()

@@ -15,9 +15,10 @@ running, and from then on no more than those may run beside it.
 """
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from fluxline.ability import Footprint
 from fluxline.engine.job import Change, Job, Outcome, Plan, Stage
 from fluxline.errors import OutOfMemory
 
@@ -35,6 +36,7 @@ class Budget:
     batch_tokens: int  # in one forward
     resident_tokens: int  # of all admitted jobs together
     decode_pixels: int = DECODE_PIXELS  # in one VAE call
+    footprint: Footprint | None = None  # what those take; None: not known, and all fit
 
 
 class Scheduler:
@@ -76,12 +78,13 @@ class Scheduler:
         order = self._ordered(now)
         admit = self._admissible(order)
         running = [job for job in order if job.stage is Stage.RUNNING or job in admit]
+        kept = sum(job.kept_bytes for job in running)
         drop, self._drop = tuple(self._drop), []
         return Plan(
             drop=drop,
             admit=admit,
-            evaluate=self._batch(running),
-            decode=self._decodable(order),
+            evaluate=self._batch(running, kept),
+            decode=self._decodable(order, kept),
         )
 
     def settle(self, plan: Plan, outcome: Outcome) -> list[Change]:
@@ -151,8 +154,8 @@ class Scheduler:
             room = self._budget.resident_tokens - tokens
             if (resident or admit) and job.tokens > room:
                 break
-            if job.is_alone and is_one_alone:  # what it remembers is large, and it would wait
-                continue
+            if job.is_alone and (is_one_alone or not self._fit(resident, job.kept_bytes)):
+                continue  # what it remembers is large, and one more would only wait
             owner = job.request.owner
             if owner in held_back or (owner in owners and job.tokens > room - self._batch_tokens):
                 held_back.add(owner)  # a batch is kept free for others, who need not wait
@@ -164,26 +167,48 @@ class Scheduler:
             admit.append(job)
         return tuple(admit)
 
-    def _batch(self, running: list[Job]) -> tuple[Job, ...]:
+    def _fit(self, jobs: Sequence[Job], kept_bytes: int) -> bool:
+        """Whether each could be drawn while so many bytes are held by another."""
+        footprint = self._budget.footprint
+        return footprint is None or all(
+            kept_bytes + footprint.bytes(tokens=job.tokens, pixels=job.drawn[0] * job.drawn[1])
+            <= footprint.free_bytes
+            for job in jobs
+        )
+
+    def _batch(self, running: list[Job], kept_bytes: int) -> tuple[Job, ...]:
+        running = [job for job in running if job.is_alone or self._fit([job], kept_bytes)]
         if not running:
             return ()
         key = running[0].key
+        most = self._batch_tokens
+        if kept_bytes and self._budget.footprint is not None:
+            most = min(most, self._budget.footprint.tokens_beside(kept_bytes))
         batch: list[Job] = []
         tokens = 0
         for job in (job for job in running if job.key == key):
-            if batch and tokens + job.tokens > self._batch_tokens:
+            if batch and tokens + job.tokens > most:
                 break
             tokens += job.tokens
             batch.append(job)
         return tuple(batch)
 
-    def _decodable(self, order: list[Job]) -> tuple[Job, ...]:
+    def _decodable(self, order: list[Job], kept_bytes: int) -> tuple[Job, ...]:
         running = sum(job.stage is Stage.RUNNING for job in order)
-        ready = [job for job in order if job.stage is Stage.DECODING and running <= job.room_beside]
+        ready = [
+            job
+            for job in order
+            if job.stage is Stage.DECODING
+            and running <= job.room_beside
+            and self._fit([job], kept_bytes)
+        ]
         if not ready:
             return ()
         size = ready[0].drawn
-        fit = max(1, self._budget.decode_pixels // (size[0] * size[1]))
+        most = self._budget.decode_pixels
+        if kept_bytes and self._budget.footprint is not None:
+            most = min(most, self._budget.footprint.pixels_beside(kept_bytes))
+        fit = max(1, most // (size[0] * size[1]))
         return tuple(job for job in ready if job.drawn == size)[:fit]
 
     def _account(self, tokens: Mapping[Job, int], seconds: float) -> None:

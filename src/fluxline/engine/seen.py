@@ -36,11 +36,13 @@ class Seen:
     share, however large they are.
     """
 
-    def __init__(self, model: DiffusionModel[Any], bank: AdapterBank) -> None:
+    def __init__(
+        self, model: DiffusionModel[Any], bank: AdapterBank, *, guide_bytes: int = GUIDE_BYTES
+    ) -> None:
         self._model = model
         self._bank = bank
         self._clean: ByteLRU[CleanTokens] = ByteLRU(CLEAN_TOKENS_BYTES)
-        self._kept: ByteLRU[Guide] = ByteLRU(GUIDE_BYTES)
+        self._kept: ByteLRU[Guide] = ByteLRU(guide_bytes)
         self._in_flight: WeakValueDictionary[str, Guide] = WeakValueDictionary()
 
     def clean(self, picture: Picture) -> Tensor:

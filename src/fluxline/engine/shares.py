@@ -12,6 +12,7 @@ from typing import cast
 
 from torch import Tensor, nn
 
+from fluxline.degrees import part_of
 from fluxline.engine.precision import Precision
 from fluxline.errors import ConfigError
 from fluxline.models.base import LowRank, Part, Seams, Side, SplitsHeads
@@ -108,9 +109,7 @@ class OwnBlocks:
         if ranks > len(blocks):
             message = f"stages={ranks} needs a block for each rank; {part.name} has {len(blocks)}"
             raise ConfigError(message)
-        counts = shares(len(blocks), ranks)
-        first = sum(counts[: self.group.rank])
-        others = {*blocks[:first], *blocks[first + counts[self.group.rank] :]}
+        others = {*blocks} - {*blocks[part_of(len(blocks), ranks, self.group.rank)]}
         absent = tuple(f"{name}." for name, module in model.named_modules() if module in others)
         for name in absent:
             model.set_submodule(name[:-1], _hollow(model.get_submodule(name[:-1])))

@@ -97,7 +97,7 @@ def tune(model: DiffusionModel[Any], tell: Tell | None = None, crew: Crew | None
     if model.device.type == "cpu":
         threads = _best_threads(probe, deadline)
         use_threads(threads)
-    rates = _rates(probe, deadline, LARGEST_BATCH_TOKENS * crew.most_at_once)
+    rates = _rates(probe, deadline, crew)
     best = max(rates.values())
     enough = min(rows for rows, rate in rates.items() if rate >= PAYS * best)
     footprint = _footprint(model, probe, tell, crew, row_s=probe.tokens / rates[1])
@@ -109,15 +109,22 @@ def tune(model: DiffusionModel[Any], tell: Tell | None = None, crew: Crew | None
     )
 
 
-def _rates(probe: "Probe", deadline: float, most_tokens: int) -> dict[int, float]:
-    """Tokens a second by rows of a forward: of one, and of more while they fit and time is left."""
+def _rates(probe: "Probe", deadline: float, crew: Crew) -> dict[int, float]:
+    """Tokens a second by rows of a forward: of one, and of more while they fit and time is left.
+
+    Where other ranks draw along, one that has no room ends them all.
+    """
     rates = {1: probe.tokens / probe.seconds(1)}
-    rows = 2
-    while rows * probe.tokens <= most_tokens and time.perf_counter() <= deadline:
+    rows, most_tokens = 2, LARGEST_BATCH_TOKENS * crew.most_at_once
+    while (
+        rows * probe.tokens <= most_tokens
+        and probe.has_room(rows)
+        and time.perf_counter() <= deadline
+    ):
         try:
             rates[rows] = rows * probe.tokens / probe.seconds(rows)
         except Exception as exc:
-            if not is_out_of_memory(exc):
+            if crew.is_shared or not is_out_of_memory(exc):
                 raise
             break
         rows *= 2
@@ -253,6 +260,11 @@ class Probe:
             guide=model.guide(_blank_pictures(model.spec, width, height)),
         )
         self.tokens = self._context.image_tokens + self._context.text_tokens
+
+    def has_room(self, rows: int) -> bool:
+        """Whether so many may be tried, as far as those before tell."""
+        free = free_bytes(self._model.device) - self._model.awaited_bytes()
+        return bool(rows * self.tokens * self.token_bytes <= USABLE * free)
 
     def seconds(self, rows: int) -> float:
         """The faster of two forwards after one to warm up; the warm-up alone if it is slow."""

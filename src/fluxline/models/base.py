@@ -321,7 +321,7 @@ class Divisible(Protocol):
 
     @property
     def key_bytes(self) -> int:
-        """Of keys and values of a token, in all blocks."""
+        """Of keys and values of a token, in one block."""
         ...
 
 

@@ -77,9 +77,10 @@ class ModelSpec:
     references: References | None = None  # None: it looks at none
     precision: str = ""  # how its weights are held; empty: in the dtype it computes in
     notes: tuple[str, ...] = ()  # what people should know of how it is held
-    ranks: int = 1  # that hold a picture's tokens together
+    ranks: int = 1  # that may be asked to approximate a picture together
     approximations: tuple[ApproximationName, ...] = ()  # that those may be asked for
-    key_bytes: int = 0  # of keys and values of a token, in all blocks
+    key_bytes: int = 0  # of keys and values of a token in a block, where ranks may remember them
+    blocks: int = 0
 
     def info(self, device: str, dtype: str) -> ModelInfo:
         """What the API wing may know of the model."""
@@ -106,6 +107,8 @@ class ModelSpec:
             backend=self.backend,
             ranks=self.ranks,
             approximations=self.approximations,
+            key_bytes=self.key_bytes,
+            blocks=self.blocks,
             precision=self.precision or DTYPE_NAMES.get(dtype, dtype),
             notes=self.notes,
         )

@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from fluxline.approximation import Approximation
-from fluxline.degrees import Degrees
+from fluxline.degrees import Degrees, part_of
 from fluxline.ops.bound import Staged
 from fluxline.parallel.bands import RankBands
 from fluxline.parallel.group import Group, Traffic, shares
@@ -98,8 +98,7 @@ class Crew:
         if turn is None and rows % self._mesh.batch.size == 0:
             group = self._mesh.batch
         counts = shares(rows, group.size)
-        first = sum(counts[: group.rank])
-        own = slice(first, first + counts[group.rank])
+        own = part_of(rows, group.size, group.rank)
         with self._taking(turn, is_whole=group is not self._mesh.rows):
             part = self._in_stages(own, run) if self._staged is not None else run(own)
         return group.gather(part, counts, dim=0)
@@ -136,6 +135,11 @@ class Crew:
         for them at once."""
         group = self._mesh.stages if self._mesh.stages.size > 1 else self._mesh.sequence
         return Stages(group, device)
+
+    def agree(self, is_so: bool, device: torch.device) -> bool:
+        """Whether it is so on every rank. All ask at once."""
+        count = self._mesh.whole.sum(torch.tensor([float(is_so)], device=device))
+        return int(count.item()) == self._mesh.whole.size
 
     def band(self, x: Tensor, unit: int) -> RankBands | None:
         """This rank's band of a picture (R, C, rows, w); None: it has all."""

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from fluxline.approximation import remembered
 from fluxline.degrees import shares
 from fluxline.parallel.network import Network
 from fluxline.parallel.way import Task, Way
@@ -34,14 +35,13 @@ def memory(network: Network, task: Task, way: Way, *, with_decoding: bool = True
     forward = TOKEN_TENSORS * a_token * -(-tokens * stages // way.parts)
     pixels = task.width * task.height / way.bands
     decoding = pixels * network.vae.pixel_bytes if with_decoding else 0.0
-    remembered = 0.0
-    if way.approximation == "pipefusion":
-        remembered = 2.0 * a_token * tokens * shares(network.layers, stages)[0]
-    elif way.approximation is not None:
-        remembered = 2.0 * a_token * tokens * network.layers
+    kept = 0.0
+    if way.approximation is not None:
+        blocks = remembered(way.approximation, network.layers, way.parts)
+        kept = 2.0 * a_token * tokens * blocks
     return Memory(
         weights=network.beside_bytes + _blocks(network, stages, way.degrees.tensor),
-        remembered=remembered,
+        remembered=kept,
         drawing=max(forward, decoding),
     )
 

@@ -188,6 +188,8 @@ class SplitTransformer:
         parts: Sequence[int] = range(group.size)
         more: dict[str, object] = {}
         if turn is not None:
+            if memory is not None:
+                raise ValueError("what is remembered of pictures is attended to exactly only")
             turn.begin(cut)
             parts, more["attend"] = turn.parts, turn.attend
         elif memory is None:

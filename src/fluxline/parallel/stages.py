@@ -6,7 +6,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from fluxline.parallel.group import Group, shares
+from fluxline.degrees import part_of
+from fluxline.parallel.group import Group
 
 
 class Stages:
@@ -39,9 +40,7 @@ class Stages:
 
     def share(self, blocks: int) -> slice:
         """The blocks of this stage. Each is as much work, and the last stage has more beside."""
-        counts = shares(blocks, self.count)
-        first = sum(counts[: self.rank])
-        return slice(first, first + counts[self.rank])
+        return part_of(blocks, self.count, self.rank)
 
     def receive(self, wanted: Tensor) -> Callable[[], None]:
         """Begin to fill a tensor with what the stage before sends; call what comes back to wait."""

@@ -12,6 +12,7 @@ Sources: piflux (piflux/piflux, its later form: text is cut too, and the velocit
 the part it is of); Li et al. 2024, DistriFusion (arXiv:2402.19481).
 """
 
+from collections import deque
 from collections.abc import Sequence
 
 import torch
@@ -118,19 +119,25 @@ class DistriFusion(Remembered):
 
     def __init__(self, group: Group, *, synchronous: int) -> None:
         super().__init__(group, synchronous)
-        self._coming: list[Waiting] = []  # of each layer, begun at the evaluation before
+        self._coming: deque[Waiting] = deque()  # of each layer, begun in this evaluation
+        self._were: deque[Waiting] = deque()  # in the one before, and not yet waited for
 
     def close(self) -> None:
         """Wait for what is on its way, so that nobody takes it for something else."""
-        for waiting in self._coming:
-            waiting()
-        self._coming.clear()
+        while waiting := self._were or self._coming:
+            waiting.popleft()()
         super().close()
+
+    @property
+    def bytes(self) -> int:
+        """Memory it holds, with what is on its way."""
+        coming = len(self._were) + len(self._coming)
+        return super().bytes + coming * (self._known[0].nbytes if self._known else 0)
 
     def begin(self, cut: Cut) -> None:
         """Another evaluation."""
         super().begin(cut)
-        self._were, self._coming = self._coming, []
+        self._were, self._coming = self._coming, deque()
 
     def _take(self, layer: int, fresh: Tensor) -> None:
         own = self._group.rank
@@ -138,8 +145,8 @@ class DistriFusion(Remembered):
             for part, tensor in enumerate(self._begin_gather(fresh)()):
                 self._write(layer, part, tensor)
             return
-        if self._were:
-            for part, tensor in enumerate(self._were[layer]()):
+        if self._were:  # in the order in which they were begun: that of the layers
+            for part, tensor in enumerate(self._were.popleft()()):
                 self._write(layer, part, tensor)
         self._write(layer, own, fresh)
         self._coming.append(self._begin_gather(fresh))

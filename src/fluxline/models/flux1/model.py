@@ -103,10 +103,8 @@ class Flux1:
 
     @property
     def key_bytes(self) -> int:
-        """Of keys and values of a token, in all blocks."""
-        transformer = self.transformer
-        size = 2 * transformer.config.hidden * self.dtype.itemsize
-        return size * len(transformer.blocks)
+        """Of keys and values of a token, in one block."""
+        return 2 * self.transformer.config.hidden * self.dtype.itemsize
 
     def networks(self) -> tuple[Network, ...]:
         """What reads words and pictures, what draws, and the VAE."""

@@ -124,10 +124,8 @@ class Flux2:
 
     @property
     def key_bytes(self) -> int:
-        """Of keys and values of a token, in all blocks."""
-        transformer = self.transformer
-        size = 2 * transformer.config.hidden * self.dtype.itemsize
-        return size * len(transformer.blocks)
+        """Of keys and values of a token, in one block."""
+        return 2 * self.transformer.config.hidden * self.dtype.itemsize
 
     def networks(self) -> tuple[Network, ...]:
         """The text encoder, the transformer and the VAE."""
