@@ -231,6 +231,7 @@ def test_ranks_of_torchrun_approximate_and_the_file_draws_itself_again(
     )
     said = said_by(again)
     assert again.returncode == 0, said
+    assert "note: as fox.png was, it is drawn by 2 ranks: " in said
     two = decode((tmp_path / "two.png").read_bytes()).astype(int)
     assert abs(decode(fox) - two).max() <= 1
 

@@ -17,7 +17,7 @@ from fluxline import wire
 from fluxline.ability import STRENGTH
 from fluxline.cli import given
 from fluxline.cli.delivery import Seen, check_folder, deliver, say
-from fluxline.cli.ranks import Together, follow_first, gathered, ways_asked
+from fluxline.cli.ranks import Together, follow_first, gathered, ranks_of_recipe, ways_asked
 from fluxline.errors import (
     ConfigError,
     FluxlineError,
@@ -207,7 +207,7 @@ def generate(
             if "precision" not in typed and receipt is not None:
                 precision = _precision_of(receipt)
             if request.params.parallel and receipt is not None and not parallel and place is None:
-                divided = receipt.parallel  # it takes ranks, and those are as good as any
+                divided = ranks_of_recipe(receipt.parallel, again.name, device, console)
             opening = structs.replace(opening, model=model, precision=precision, parallel=divided)
             ranks = partial(ranks, device=device)
             with _engine(opening, ranks, scorer, console, request=request, like=like) as engine:
