@@ -3,7 +3,8 @@
 Plain values, read from the settings. Whether a profile is loaded is the business of `fleet`.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 from pathlib import PurePath
 from typing import Annotated, Literal, Self
 
@@ -80,6 +81,11 @@ class Profile(BaseModel):
         return self.parallel == AUTO
 
     @property
+    def has_gaps(self) -> bool:
+        """Whether its devices are other than cards in a row."""
+        return not _is_row(self.devices)
+
+    @property
     def members(self) -> int:
         """How many workers it has: as many as it says, else one for each of its devices, or for
         each so many of them as draw together."""
@@ -135,9 +141,13 @@ class Profile(BaseModel):
             self.devices[first : first + degrees.ranks]
             for first in range(0, len(self.devices), degrees.ranks)
         ]
-        if any(list(group) != list(range(group[0], group[0] + degrees.ranks)) for group in groups):
+        if any(len(group) < degrees.ranks or not _is_row(group) for group in groups):
             message = f"devices must be {degrees.ranks} cards in a row for each replica"
             raise ValueError(f"{message} of parallel = {self.parallel!r}")
+
+
+def _is_row(cards: Sequence[int]) -> bool:
+    return all(after == card + 1 for card, after in pairwise(cards))
 
 
 class Preset(BaseModel):

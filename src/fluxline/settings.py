@@ -290,15 +290,21 @@ class Settings(BaseSettings):
                 raise ConfigError(message)
 
     def dividing(self, said: Mapping[str, str]) -> "Settings":
-        """These settings with other ranks: what `parallel` says of each profile that is named."""
+        """These settings with other ranks: what `parallel` says of each profile that is named.
+
+        Raises ConfigError where the rest of a profile does not go with them.
+        """
         if not self.profiles:
             (parallel,) = said.values()
-            return self.model_copy(update={"parallel": parallel})
-        tables = {
-            name: {**table, "parallel": said[name]} if name in said else table
-            for name, table in self.profiles.items()
-        }
-        return self.model_copy(update={"profiles": tables})
+            divided = self.model_copy(update={"parallel": parallel})
+        else:
+            tables = {
+                name: {**table, "parallel": said[name]} if name in said else table
+                for name, table in self.profiles.items()
+            }
+            divided = self.model_copy(update={"profiles": tables})
+        divided.served()
+        return divided
 
     def data_folder(self, port: int) -> Path:
         """Where the server on that port keeps its jobs; made if it is not there.

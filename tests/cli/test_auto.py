@@ -7,6 +7,7 @@ from fluxline import wire
 from fluxline.cli import app
 from fluxline.cli.auto import look, of_request, settled
 from fluxline.cli.nodes import on_ranks
+from fluxline.errors import ConfigError
 from fluxline.profiles import Profile
 from fluxline.request import SamplingParams
 from fluxline.settings import Settings
@@ -47,6 +48,18 @@ def test_each_profile_is_settled_for_its_own_cards():
     (fast, other, last), words = served(profiles=profiles)
     assert [one.parallel for one in (fast, other, last)] == ["ulysses=2", "", ""]
     assert len(words) == 2
+
+
+@pytest.mark.parametrize(("replicas", "members"), [(None, 2), (1, 1)])
+def test_cards_that_are_not_in_a_row_are_replicas(replicas, members):
+    (profile,), (words,) = served(devices=(0, 2), replicas=replicas)
+    assert (profile.degrees.ranks, profile.members, profile.device_of(0)) == (1, members, "auto:0")
+    assert "ranks take cards in a row, and devices are not" in words
+
+
+def test_what_does_not_go_with_what_is_chosen_is_refused_before_anything_is_started():
+    with pytest.raises(ConfigError, match='memory "spread" takes all cards'):
+        settled(Settings(parallel="auto", device="cpu", memory="spread", replicas=2))
 
 
 def test_a_profile_may_leave_its_degrees_open_whatever_else_it_says():

@@ -73,6 +73,14 @@ def test_wrong_settings_are_a_fault_in_their_own_words(doctor):
     assert found["settings"] == ("fault", "unknown option queue_limt; did you mean queue_limit?")
 
 
+def test_ranks_that_do_not_go_with_the_rest_are_a_fault(doctor):
+    code, found = doctor('parallel = "auto"\nmemory = "spread"\nreplicas = 2\n')
+
+    assert code == 2
+    assert found["parallel"][0] == "fault"
+    assert 'memory "spread" takes all cards' in found["parallel"][1]
+
+
 def test_people_get_lines(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("FLUXLINE_PORT", str(_free_port()))

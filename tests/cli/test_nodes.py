@@ -32,6 +32,10 @@ def test_ranks_that_are_told_nothing_divide_the_tokens():
     assert drawn_on_two() == "ulysses=2"
 
 
+def test_ranks_take_the_cards_that_are_named_for_them():
+    assert drawn_on_two(devices=(2, 3)) == "ulysses=2"
+
+
 def test_a_profile_says_how_its_ranks_draw():
     assert drawn_on_two(profile="b", profiles=TWO | {"b": {"parallel": "cfg=2"}}) == "cfg=2"
 
@@ -42,12 +46,17 @@ def test_a_profile_says_how_its_ranks_draw():
         ({"parallel": "ring=4"}, "'ring=4' is for 4 ranks; 2 were started"),
         ({"profiles": TWO}, "one replica of one profile"),
         ({"replicas": 2}, "one replica of one profile"),
+        ({"parallel": "data=2"}, "one replica of one profile"),
         ({"load": "lazy"}, "one replica of one profile"),
+        ({"memory": "stream"}, "memory stream is of one rank alone"),
+        ({"memory": "stream", "parallel": "auto", "device": "cpu"}, "memory stream is of one rank"),
+        ({"devices": (0, 2)}, "devices must be 2 cards in a row"),
+        ({"devices": (0, 1, 2, 3)}, "devices names 4 cards; of 2 ranks that were started each"),
     ],
 )
 def test_ranks_that_cannot_be_a_servers_are_refused(options, why):
     with pytest.raises(ConfigError, match=re.escape(why)):
-        drawn_on_two(**options)
+        on_ranks(Settings(**options), FIRST_OF_TWO)
 
 
 def asked(port, path, **body):

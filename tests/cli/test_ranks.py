@@ -107,6 +107,15 @@ def test_replicas_are_a_servers():
         degrees_asked("data=2", None)
 
 
+@pytest.mark.parametrize("option", ["memory", "precision"])
+def test_words_that_are_not_known_are_refused_before_a_rank_is_told(option, run):
+    result = run("a fox", "--device", "cpu", "--parallel", "ulysses=2", f"--{option}", "bogus")
+
+    assert result.exit_code == 2
+    assert f"{option} must be one of auto, " in result.output
+    assert "got 'bogus'" in result.output
+
+
 @pytest.fixture
 def start(tmp_path, monkeypatch):
     """Starts a process in a folder of its own; ends it with all it has started."""
@@ -222,6 +231,7 @@ def test_ranks_of_torchrun_approximate_and_the_file_draws_itself_again(
     )
     said = said_by(again)
     assert again.returncode == 0, said
+    assert "note: as fox.png was, it is drawn by 2 ranks: " in said
     two = decode((tmp_path / "two.png").read_bytes()).astype(int)
     assert abs(decode(fox) - two).max() <= 1
 

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+from fluxline.approximation import Approximation
 from fluxline.cli import app
 from fluxline.images import digest, encode, encode_mask, read_recipe, stretch
 from tests.images.pictures import noise, photo
@@ -208,6 +209,18 @@ def test_what_differs_from_the_receipt_is_said_and_the_picture_drawn(
     assert result.exit_code == 0, result.output
     assert f"note: the bytes may not be those of fox.png: {said}" in result.output
     assert "the same pixels as fox.png" in result.output
+
+
+def test_no_file_has_more_ranks_started_than_there_are_cores(run, fox):
+    recipe = read_recipe(fox.read_bytes())
+    near = replace(recipe.params, parallel=Approximation(mode="distrifusion"))
+    rewritten(fox, params=near, receipt=replace(recipe.receipt, parallel="ulysses=256"))
+
+    result = run("--from", "fox.png", "--device", "cpu")
+
+    assert result.exit_code == 2
+    assert "drawn by 256 ranks (ulysses=256); here is room for 1, one a core" in result.output
+    assert "say with --parallel who draws it" in result.output
 
 
 def test_another_model_and_version_are_said(run, fox, tmp_path, schnell_folder):

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from fluxline import wire
+from fluxline.degrees import Degrees
 from fluxline.errors import ConfigError
 from fluxline.parallel.choice import Choice, Wish, for_picture, for_server
 from fluxline.parallel.here import machine_here
@@ -32,7 +33,7 @@ def look(cards: Sequence[int]) -> str:
 def settled(settings: Settings, look: Look = look) -> tuple[Settings, list[str]]:
     """The settings with `auto` replaced by degrees, and what was chosen in words.
 
-    Raises ConfigError.
+    Raises ConfigError, also where a profile does not go with what was chosen.
     """
     said, words = {}, []
     for profile in settings.served():
@@ -72,6 +73,9 @@ def of_ranks(profile: Profile, place: Place, look: Look = look) -> Choice:
 
 
 def _of_profile(profile: Profile, look: Look) -> Choice:
+    if profile.has_gaps:
+        why = "ranks take cards in a row, and devices are not"
+        return Choice(degrees=Degrees(data=profile.replicas or len(profile.devices)), why=why)
     return for_server(_wish(profile), _looked(profile, look), profile.replicas)
 
 

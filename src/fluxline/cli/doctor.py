@@ -20,6 +20,7 @@ import typer
 from fluxline import __version__
 from fluxline.cli.auto import settled
 from fluxline.cli.plans import tell_plans
+from fluxline.cli.ranks import cores
 from fluxline.errors import FluxlineError
 from fluxline.profiles import GIB, Profile
 from fluxline.settings import Settings, load_settings
@@ -115,10 +116,10 @@ def _machine() -> Iterator[Finding]:
 
     build = f"Python {platform.python_version()}, torch {torch.__version__}"
     yield Finding("fluxline", "ok", f"{__version__} on {build}, {platform.machine()}")
-    ram, cores = psutil.virtual_memory(), _cores()
+    ram = psutil.virtual_memory()
     free = f"{ram.available / GIB:.1f} of {ram.total / GIB:.1f} GiB free"
     kernels = torch.backends.cpu.get_cpu_capability()
-    yield Finding("cpu", "ok", f"{cores} cores, {kernels}; memory {free}")
+    yield Finding("cpu", "ok", f"{cores()} cores, {kernels}; memory {free}")
     best = pick_device("auto")
     for k in range(torch.cuda.device_count()):
         yield Finding(f"cuda:{k}", "ok", _card(k))
@@ -140,12 +141,6 @@ def _card(number: int) -> str:
     ]
     memory = f"{free / GIB:.1f} of {total / GIB:.1f} GiB free"
     return f"{card.name}, {memory}; multiplies {', '.join(able) or 'fp32'}"
-
-
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _extras() -> Iterator[Finding]:

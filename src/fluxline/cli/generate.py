@@ -3,7 +3,7 @@
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
@@ -17,7 +17,7 @@ from fluxline import wire
 from fluxline.ability import STRENGTH
 from fluxline.cli import given
 from fluxline.cli.delivery import Seen, check_folder, deliver, say
-from fluxline.cli.ranks import Together, follow_first, gathered, ways_asked
+from fluxline.cli.ranks import Together, follow_first, gathered, ranks_of_recipe, ways_asked
 from fluxline.errors import (
     ConfigError,
     FluxlineError,
@@ -180,8 +180,12 @@ def generate(
         if expand is not None:
             asked = given.expanded(asked, expand)
         check_folder(output)
-        # what is not one of its words is refused as the model is opened
-        opening = wire.Open(model, divided, precision, cast(MemoryName, memory))
+        opening = wire.Open(
+            model,
+            divided,
+            _word("precision", precision, get_args(PrecisionName)),
+            cast(MemoryName, _word("memory", memory, get_args(MemoryName))),
+        )
         ranks = partial(gathered, device=device, place=place, console=console)
         if again is None:
             with _engine(opening, ranks, scorer, console, request=asked) as engine:
@@ -203,7 +207,7 @@ def generate(
             if "precision" not in typed and receipt is not None:
                 precision = _precision_of(receipt)
             if request.params.parallel and receipt is not None and not parallel and place is None:
-                divided = receipt.parallel  # it takes ranks, and those are as good as any
+                divided = ranks_of_recipe(receipt.parallel, again.name, device, console)
             opening = structs.replace(opening, model=model, precision=precision, parallel=divided)
             ranks = partial(ranks, device=device)
             with _engine(opening, ranks, scorer, console, request=request, like=like) as engine:
@@ -243,6 +247,13 @@ def _text(prompt: str | None) -> str:
     if not text.strip():
         raise InvalidParams("prompt must not be empty", field="prompt")
     return text
+
+
+def _word(option: str, said: str, known: Sequence[str]) -> str:
+    """What was said, if it is known: other ranks could not read it. Raises ConfigError."""
+    if said not in known:
+        raise ConfigError(f"{option} must be one of {', '.join(known)}; got {said!r}")
+    return said
 
 
 def _format_of(output: Path | None) -> ImageFormat:

@@ -12,6 +12,7 @@ import time
 from fluxline.cli.auto import Look, look, of_ranks
 from fluxline.degrees import Degrees
 from fluxline.errors import ConfigError
+from fluxline.profiles import Profile
 from fluxline.settings import Settings
 from fluxline.worker.loop import EXIT_CANNOT_LOAD, EXIT_OK
 from fluxline.worker.place import Place
@@ -27,20 +28,29 @@ def on_ranks(settings: Settings, place: Place, look: Look = look) -> tuple[Setti
     Raises ConfigError where they cannot be its.
     """
     profile, *others = settings.served()
-    several = profile.replicas if profile.is_auto else profile.members
-    if others or profile.is_lazy or (several or 1) > 1:
+    several = profile.replicas or (1 if profile.is_auto else profile.degrees.data)
+    if others or profile.is_lazy or several > 1:
         message = "ranks that were started are one replica of one profile, which is loaded at once"
         raise ConfigError(f"{message}: name it with --profile, and say neither replicas nor data")
+    degrees, words = _degrees_on(place, profile, look)
+    divided = settings.dividing({profile.name: degrees.spelt})
+    (profile,) = divided.served()
+    if profile.members > 1:
+        message = f"devices names {len(profile.devices)} cards; of {place.size} ranks that were"
+        raise ConfigError(f"{message} started each takes one: name as many, or leave them out")
+    return divided, words
+
+
+def _degrees_on(place: Place, profile: Profile, look: Look) -> tuple[Degrees, list[str]]:
+    """What all of these ranks divide: as was said or is best, or else the tokens."""
     if profile.is_auto:
         choice = of_ranks(profile, place, look)
-        return settings.dividing({profile.name: choice.degrees.spelt}), [
-            f"{profile.name}: {choice}"
-        ]
+        return choice.degrees, [f"{profile.name}: {choice}"]
     degrees = profile.degrees if profile.parallel else Degrees(ulysses=place.size)
     if degrees.ranks != place.size:
         asked = f"parallel {profile.parallel!r} is for {degrees.ranks} ranks"
         raise ConfigError(f"{asked}; {place.size} were started: start as many, or leave it out")
-    return settings.dividing({profile.name: degrees.spelt}), []
+    return degrees, []
 
 
 def follow_server(settings: Settings) -> int:

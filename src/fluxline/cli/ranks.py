@@ -84,6 +84,44 @@ def degrees_asked(said: str, place: Place | None) -> str:
     return degrees.spelt
 
 
+def ranks_of_recipe(spelt: str, name: str, device: str, console: "Console") -> str:
+    """The ranks that the recipe of that file names, said, for nobody here has asked for them.
+
+    Raises InvalidParams where they make no sense or are more than cards or cores, ConfigError
+    without the device.
+    """
+    ranks = degrees_of(degrees_asked(spelt, None)).ranks
+    if ranks == 1:
+        return ""
+    room, what = _room(device)
+    if ranks > room:
+        message = (
+            f"{name} was drawn by {ranks} ranks ({spelt}); here is room for {room}, one a {what}"
+        )
+        raise InvalidParams(f"{message}: say with --parallel who draws it", field="parallel")
+    say(console, f"note: as {name} was, it is drawn by {ranks} ranks: {spelt}", style="yellow")
+    return spelt
+
+
+def _room(device: str) -> tuple[int, str]:
+    """How many ranks have a card of their own, from that one on, or else a core."""
+    import torch
+
+    from fluxline.engine.build import pick_device
+
+    where = pick_device(device)
+    if where.type == "cuda":
+        return torch.cuda.device_count() - (where.index or 0), "card"
+    return cores(), "core"
+
+
+def cores() -> int:
+    """Of the CPU, that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def follow_first(device: str, place: Place) -> None:
     """Be another rank until the first has nothing more to draw; end the process if it is lost.
 

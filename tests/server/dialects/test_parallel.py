@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from fluxline.approximation import Approximation
+from tests.server.dialects.test_edits import SQUARE
 from tests.server.dialects.test_loras import drawn_with as loras_of
 from tests.worker.fake_engine import INFO
 
@@ -15,8 +16,18 @@ DOORS = (
     "/generate",
     "/submit-request",
     "/v1/batches/generate",
+    "/sdapi/v1/txt2img",
+    "/sdapi/v1/img2img",
+    "/v1/images/edits",
 )
 FOX = {"prompt": "a fox"}
+PICTURES = {"/sdapi/v1/img2img": {"init_images": [SQUARE]}, "/v1/images/edits": {"image": SQUARE}}
+"""For doors that want one."""
+
+
+def asking(door, parallel):
+    """A body that asks so of a door."""
+    return {**FOX, **PICTURES.get(door, {}), "parallel": parallel}
 
 
 @pytest.fixture
@@ -28,7 +39,7 @@ def ranks(engine):
 
 @pytest.mark.parametrize("door", DOORS)
 async def test_what_a_request_says_of_it_reaches_its_pictures(http, ranks, door):
-    await loras_of(http, ranks, door, parallel="piflux,sync=2,every=8")
+    await loras_of(http, ranks, door, **asking(door, "piflux,sync=2,every=8"))
 
     said = {picture.params.parallel for picture in ranks.started[-1].pictures()}
     assert said == {Approximation(mode="piflux", sync=2, every=8)}
@@ -45,7 +56,7 @@ async def test_what_a_request_says_of_it_reaches_its_pictures(http, ranks, door)
     ],
 )
 async def test_what_makes_no_sense_or_is_not_there_is_refused(http, ranks, door, parallel, words):
-    answer = await http.post(door, json={**FOX, "parallel": parallel})
+    answer = await http.post(door, json=asking(door, parallel))
 
     assert answer.status_code in (400, 422)
     assert words in answer.text
@@ -53,7 +64,7 @@ async def test_what_makes_no_sense_or_is_not_there_is_refused(http, ranks, door,
 
 @pytest.mark.parametrize("door", DOORS)
 async def test_one_rank_alone_refuses_it_and_says_what_would_help(http, door):
-    answer = await http.post(door, json={**FOX, "parallel": "piflux"})
+    answer = await http.post(door, json=asking(door, "piflux"))
 
     assert answer.status_code in (400, 422)
     assert "takes several ranks; fake is drawn by one" in answer.text

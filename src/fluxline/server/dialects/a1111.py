@@ -24,6 +24,7 @@ from fluxline.server.body import (
     LARGEST_SCALE,
     check_prompt,
     ignored,
+    read_parallel,
     read_prompt,
     read_seed,
     read_sides,
@@ -186,6 +187,7 @@ def _params(fields: Fields, choice: Choice) -> tuple[SamplingParams, list[str]]:
         cfg_scale=true_scale,
         negative_prompt=negative,
         strength=fields.number("denoising_strength", low=0, high=1),
+        parallel=read_parallel(fields),
     )
     params = choice.fill(asked)
     steps = params.steps or DEFAULT_STEPS
