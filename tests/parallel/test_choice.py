@@ -26,6 +26,20 @@ def test_true_guidance_takes_two_groups():
     assert for_picture(Wish(model="flux1-dev", is_steered=True), "2x80GB-nvlink").degrees.cfg == 2
 
 
+def test_a_picture_has_the_models_own_steps_unless_it_says():
+    hasty = for_picture(Wish(model="flux1-dev", steps=1), "8x48GB-pcie")
+    assert hasty.degrees == Degrees(ulysses=8)
+    usual = for_picture(Wish(model="flux1-dev", steps=28), "8x48GB-pcie")
+    assert for_picture(DEV, "8x48GB-pcie") == usual
+    assert usual.degrees == Degrees(ulysses=4)
+
+
+def test_stages_are_chosen_where_only_they_fit_and_nothing_approximate():
+    choice = for_picture(DEV, "16x16GB-pcie+4nodes")
+    assert choice.degrees == Degrees(stages=8)
+    assert choice.why.startswith("whole weights take 35.9 GB of a card that has 16.1 GB")
+
+
 def test_weights_in_fewer_bits_need_not_be_cut():
     assert for_picture(DEV, "2x30GB-nvlink").degrees.tensor == 2
     fewer = for_picture(Wish(model="flux1-dev", precision="nf4"), "2x30GB-nvlink")
@@ -40,6 +54,12 @@ def test_a_server_has_as_many_replicas_as_cards_are_left_for():
 
 def test_a_server_that_is_told_its_replicas_divides_the_cards_among_them():
     assert for_server(DEV, "8x80GB-nvlink", 4).degrees == Degrees(ulysses=2, data=4)
+
+
+def test_replicas_keep_the_nodes_that_their_cards_lie_on():
+    choice = for_server(DEV, "6x80GB-nvlink+2nodes", 2)
+    assert choice.degrees == Degrees(ulysses=3, data=2)
+    assert choice.why.endswith("(6x80GB-nvlink+2nodes, predicted); 2 replicas of 3")
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from fluxline.errors import ConfigError
 from fluxline.parallel.cost import cost
 from fluxline.parallel.machine import machine_of
 from fluxline.parallel.network import DEV, SCHNELL
-from fluxline.parallel.planner import best_degrees, plan
+from fluxline.parallel.planner import plan
 from fluxline.parallel.way import Task, Way
 
 
@@ -92,7 +92,6 @@ def test_stages_are_chosen_only_where_whole_weights_do_not_fit():
     assert made.degrees.stages > 1
     assert made.why[0].startswith("whole weights take 3")
     assert made.suggested.way.approximation == "pipefusion"
-    assert best_degrees(DEV, machine_of("16x16GB-pcie+4nodes")) == made.degrees
     assert planned("16x80GB-pcie+4nodes").degrees.stages == 1
 
 
@@ -129,13 +128,6 @@ def test_piflux_takes_no_more_parts_than_its_keys_may_be_old():
         planned("8x80GB-nvlink", SCHNELL, asked="piflux")
     with pytest.raises(ConfigError, match="piflux needs two cards at the least"):
         planned("1x80GB-nvlink", asked="piflux")
-
-
-def test_the_best_degrees_are_those_of_the_plan_with_the_models_own_steps():
-    machine = machine_of("8x80GB-nvlink")
-    assert best_degrees(DEV, machine) == planned("8x80GB-nvlink").degrees
-    assert best_degrees(SCHNELL, machine, pictures=8) == Degrees(data=8)
-    assert best_degrees(DEV, machine, is_steered=True).cfg == 2
 
 
 @pytest.mark.parametrize("machine", ["5x48GB-pcie", "6x80GB-nvlink", "12x80GB-nvlink+3nodes"])

@@ -171,7 +171,7 @@ def gathered(
     if ranks == 1:
         yield Together(device=device)
         return
-    load_settings().lora_folder()  # which the others read
+    _check_lora_folder()
     here = place or Place.first_of(ranks)
     keep_to(here.local_rank, here.local_size)
     from fluxline.engine import gather, lead
@@ -186,6 +186,11 @@ def gathered(
     yield Together(device=own, crew=crew, tell=line.tell, on_lost=loss.end_soon)
     line.close()
     crew.part()
+
+
+def _check_lora_folder() -> None:
+    """The others read it as they start, and would end without a word. Raises ConfigError."""
+    load_settings().lora_folder()
 
 
 class Loss:

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 from fluxline.degrees import Degrees
 from fluxline.errors import ConfigError
-from fluxline.parallel.machine import machine_of
+from fluxline.parallel.machine import Machine, machine_of
 from fluxline.parallel.network import NETWORKS, Network
 from fluxline.parallel.planner import plan
 from fluxline.parallel.way import Task
@@ -53,28 +53,7 @@ def for_picture(wish: Wish, machine: str, ranks: int | None = None) -> Choice:
 
     ranks: so many are there, and all draw. Raises ConfigError where they cannot.
     """
-    if why := _alone(wish, machine):
-        if ranks is None:
-            return Choice(degrees=Degrees(), why=why)
-        return Choice(degrees=Degrees(ulysses=ranks), why=f"all divide the tokens; {why}")
-    network = wish.network
-    assert network is not None
-    task = Task(
-        width=wish.width or wish.height or SIDE,
-        height=wish.height or wish.width or SIDE,
-        steps=wish.steps or network.steps,
-        is_steered=wish.is_steered,
-    )
-    try:
-        made = plan(network, machine_of(machine), task, ranks=ranks)
-        if made.chosen.way.approximation is not None:
-            raise ConfigError(made.why[0])
-    except ConfigError as exc:
-        if ranks is not None:
-            raise
-        return Choice(degrees=Degrees(), why=exc.message)
-    why = made.why[0] if made.why else "no other way is faster"
-    return Choice(degrees=made.degrees, why=f"{why} ({machine}, predicted)")
+    return _for_picture(wish, machine_of(machine) if machine else None, ranks)
 
 
 def for_server(wish: Wish, machine: str, replicas: int | None = None) -> Choice:
@@ -83,7 +62,7 @@ def for_server(wish: Wish, machine: str, replicas: int | None = None) -> Choice:
         return for_picture(wish, machine)
     there = machine_of(machine)
     of_each = max(1, there.cards // (replicas or 1))
-    each = for_picture(wish, machine.replace(f"{there.cards}x", f"{of_each}x", 1))
+    each = _for_picture(wish, replace(there, cards=of_each))
     data = replicas or there.cards // each.degrees.ranks
     if data == 1:
         return each
@@ -91,11 +70,35 @@ def for_server(wish: Wish, machine: str, replicas: int | None = None) -> Choice:
     return Choice(degrees=replace(each.degrees, data=data), why=why)
 
 
-def _alone(wish: Wish, machine: str) -> str:
+def _for_picture(wish: Wish, machine: Machine | None, ranks: int | None = None) -> Choice:
+    if why := _alone(wish, machine):
+        if ranks is None:
+            return Choice(degrees=Degrees(), why=why)
+        return Choice(degrees=Degrees(ulysses=ranks), why=f"all divide the tokens; {why}")
+    network = wish.network
+    assert network is not None
+    assert machine is not None
+    task = Task(
+        width=wish.width or wish.height or SIDE,
+        height=wish.height or wish.width or SIDE,
+        steps=wish.steps or network.steps,
+        is_steered=wish.is_steered,
+    )
+    try:
+        made = plan(network, machine, task, ranks=ranks)
+    except ConfigError as exc:
+        if ranks is not None:
+            raise
+        return Choice(degrees=Degrees(), why=exc.message)
+    why = made.why[0] if made.why else "no other way is faster"
+    return Choice(degrees=made.degrees, why=f"{why} ({machine.name}, predicted)")
+
+
+def _alone(wish: Wish, machine: Machine | None) -> str:
     """Why nothing is planned; empty: it is."""
-    if not machine:
+    if machine is None:
         return "no cards are here"
-    if machine_of(machine).cards == 1:
+    if machine.cards == 1:
         return "one card is here"
     if wish.memory not in ("auto", "resident"):
         return f"memory {wish.memory} is of one rank alone"

@@ -53,27 +53,6 @@ class Plan:
         return self.chosen.way.degrees
 
 
-def best_degrees(
-    network: Network,
-    machine: Machine,
-    *,
-    width: int = 1024,
-    height: int = 1024,
-    pictures: int = 1,
-    steps: int | None = None,
-    is_steered: bool = False,
-) -> Degrees:
-    """What `--parallel auto` means. Raises ConfigError where nothing exact fits."""
-    task = Task(
-        width=width,
-        height=height,
-        steps=steps or network.steps,
-        pictures=pictures,
-        is_steered=is_steered,
-    )
-    return plan(network, machine, task).degrees
-
-
 def plan(
     network: Network,
     machine: Machine,
