@@ -275,10 +275,23 @@ def test_a_rank_that_is_killed_ends_the_others_though_nobody_watches(victim, sta
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("launcher", [(*TORCHRUN, "--nproc_per_node=2"), (sys.executable,)])
-def test_a_ctrl_c_ends_all(launcher, start, tmp_path):
-    own = () if launcher[0] != launcher[-1] else ("--parallel", "ulysses=2")
-    process = start(*launcher, *GENERATE, *MANY, *own)
+@pytest.mark.parametrize("ways", [(), ("--parallel", "ulysses=2")], ids=["alone", "ranks"])
+@pytest.mark.parametrize("begun_s", [2.0, None], ids=["opening", "drawing"])
+def test_a_ctrl_c_ends_it_at_once_and_quietly(begun_s, ways, start, tmp_path):
+    process = start(sys.executable, *GENERATE, *MANY, "--steps", "50", *ways)
+    drawn(tmp_path) if begun_s is None else time.sleep(begun_s)
+    ranks = ranks_of(process).values()
+    process.send_signal(signal.SIGINT)
+    said = said_by(process, timeout_s=FREED_S)
+
+    assert process.returncode == 130, said
+    assert "terminate" not in said
+    assert not psutil.wait_procs(ranks, timeout=FREED_S)[1]
+
+
+@pytest.mark.slow
+def test_a_ctrl_c_of_torchrun_ends_all(start, tmp_path):
+    process = start(*TORCHRUN, "--nproc_per_node=2", *GENERATE, *MANY)
     drawn(tmp_path)
     ranks = ranks_of(process).values()
     process.send_signal(signal.SIGINT)

@@ -2,13 +2,14 @@
 
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast, get_args
+from typing import TYPE_CHECKING, Annotated, NoReturn, cast, get_args
 
 import typer
 from msgspec import structs
@@ -142,6 +143,7 @@ def generate(
     console = Console(stderr=True)
     seen: Seen = "always" if print_ else "in a terminal" if show else "never"
     place = None
+    before = signal.signal(signal.SIGINT, lambda *_: _end(console))
     try:
         place = place_of(os.environ)
         divided, approximation = ways_asked(parallel or (), place)
@@ -220,6 +222,17 @@ def generate(
         raise typer.Exit(CANNOT_START if wrong else FAILED) from exc
     except KeyboardInterrupt as exc:
         raise typer.Exit(INTERRUPTED) from exc
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _end(console: "Console") -> NoReturn:
+    """End at once, as a Ctrl-C asks: a forward may take seconds, and a thread that is in one when
+    the interpreter goes takes the process down with a fault."""
+    with suppress(RuntimeError):  # in the middle of a line
+        console.show_cursor(True)
+        sys.stdout.flush()
+    os._exit(INTERRUPTED)
 
 
 def parse_size(size: str | None) -> tuple[int | None, int | None]:
