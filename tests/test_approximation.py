@@ -17,9 +17,9 @@ def test_what_is_read_is_spelt_as_it_was(text):
     ("text", "why"),
     [
         ("", "one of piflux"),
-        ("ulysses=2", "one of piflux"),
+        ("ulysses=2", "ranks are the server's"),
         ("piflux;sync=2", "one of piflux"),
-        ("piflux,warmup=2", "sync and every"),
+        ("piflux,warmup=2", "may have sync=N and every=N"),
         ("piflux,sync=1,sync=2", "once each"),
         ("piflux,sync=0", "from 1 to 9999"),
         ("piflux,sync=-1", "from 1 to 9999"),

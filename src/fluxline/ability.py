@@ -327,12 +327,12 @@ def check_approximation(asked: Approximation, params: SamplingParams, info: Mode
     if asked.mode in info.approximations:
         asked.settled(_evaluations(params, params.steps or info.default_steps), info.ranks)
         return
-    if info.ranks == 1:
-        message = f"parallel {asked.mode} takes several ranks; {info.name} is drawn by one"
-        raise InvalidParams(f"{message}: start it with --parallel ulysses=2", field="parallel")
     known = ", ".join(info.approximations) or "none"
     message = f"{info.name} cannot be drawn by {asked.mode} here; there is {known}"
-    raise InvalidParams(message, field="parallel")
+    if info.ranks == 1:
+        message = f"parallel {asked.mode} takes several ranks; {info.name} is drawn by one"
+    axis = "stages" if asked.mode == "pipefusion" else "ulysses"
+    raise InvalidParams(f"{message}: start it with --parallel {axis}=2", field="parallel")
 
 
 def kept_bytes(asked: Approximation | None, info: ModelInfo) -> int:

@@ -82,12 +82,13 @@ def approximation_of(text: str) -> Approximation:
     if mode not in get_args(ApproximationName):
         known = ", ".join(get_args(ApproximationName))
         message = f"parallel of a picture must be one of {known}; got {mode[:40]!r}"
+        message += " (ranks are the server's)" if "=" in mode else ""
         raise InvalidParams(message, field="parallel")
     counts: dict[str, int] = {}
     for word in said:
         name, _, count = word.partition("=")
         if name not in ("sync", "every") or name in counts:
-            message = f"parallel may say sync and every once each; got {word[:40]!r}"
+            message = f"{mode} may have sync=N and every=N, once each; got {word[:40]!r}"
             raise InvalidParams(message, field="parallel")
         if not count.isascii() or not count.isdigit() or not 1 <= int(count[:6]) <= MOST:
             message = (

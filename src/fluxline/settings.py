@@ -100,9 +100,9 @@ class Settings(BaseSettings):
     )
     parallel: Parallel = Field(
         "",
-        description="devices that draw each picture together, as ulysses=2, ring=2, cfg=2 or "
-        "several of them with commas between; data=2: replicas; auto: what is predicted to be best "
-        "for the cards that are here",
+        description="devices that draw each picture together, as ulysses=2, ring=2, cfg=2, "
+        "tensor=2, stages=2 or several of them with commas between; data=2: replicas; auto: what "
+        "is predicted to be best for the cards that are here",
     )
     memory: Memory = Field(
         "auto",

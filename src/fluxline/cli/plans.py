@@ -73,6 +73,8 @@ def _show(machine: Machine, planned: list[Planned]) -> None:
     for name in ("", "pictures", "", "drawn by", "all take", "one card", "GB a card"):
         table.add_column(name, justify="left" if name in ("", "drawn by") else "right")
     console = Console()
+    if not console.is_terminal:  # whoever reads it can have it whole
+        console = Console(width=120)
     console.print(escape(_preamble(machine)), highlight=False)
     for number, one in enumerate(planned, 1):
         size = f"{one.pictures} × {one.side}²"
