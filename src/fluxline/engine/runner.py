@@ -19,7 +19,7 @@ from fluxline.engine.cache import ByteLRU
 from fluxline.engine.faults import is_lost, is_out_of_memory
 from fluxline.engine.job import Advance, Job, Outcome, Plan, Score
 from fluxline.engine.sample import Kept, Sample, Settling
-from fluxline.engine.seen import GUIDE_BYTES, Seen, as_tensor
+from fluxline.engine.seen import Seen, as_tensor
 from fluxline.engine.sigmas import noise_scale, sigmas_of
 from fluxline.engine.tally import Tally
 from fluxline.errors import (
@@ -66,7 +66,7 @@ class Runner:
         self._contexts: WeakValueDictionary[Any, Any] = WeakValueDictionary()
         networks = model.adaptable if isinstance(model, Adaptable) else {}
         self._bank = AdapterBank(networks, limit_bytes=lora_bytes)
-        guide_bytes = 0 if self._crew.is_shared else GUIDE_BYTES  # ranks' own sizes may differ
+        guide_bytes = 0 if self._crew.is_shared else None  # ranks' own sizes may differ
         self._seen = Seen(model, self._bank, guide_bytes=guide_bytes)
         self.tally = Tally()
 

@@ -32,17 +32,17 @@ class CleanTokens:
 class Seen:
     """Thread: the engine's. bank: what acts where a model reads pictures as it reads noise.
 
-    Guides that no row needs now are kept while they fit; those of rows in flight are theirs to
-    share, however large they are.
+    Guides that no row needs now are kept while guide_bytes hold them (None: the usual ones); those
+    of rows in flight are theirs to share, however large they are.
     """
 
     def __init__(
-        self, model: DiffusionModel[Any], bank: AdapterBank, *, guide_bytes: int = GUIDE_BYTES
+        self, model: DiffusionModel[Any], bank: AdapterBank, *, guide_bytes: int | None = None
     ) -> None:
         self._model = model
         self._bank = bank
         self._clean: ByteLRU[CleanTokens] = ByteLRU(CLEAN_TOKENS_BYTES)
-        self._kept: ByteLRU[Guide] = ByteLRU(guide_bytes)
+        self._kept: ByteLRU[Guide] = ByteLRU(GUIDE_BYTES if guide_bytes is None else guide_bytes)
         self._in_flight: WeakValueDictionary[str, Guide] = WeakValueDictionary()
 
     def clean(self, picture: Picture) -> Tensor:

@@ -146,7 +146,7 @@ async def test_loras_of_a_call_reach_its_picture(stub, engine, service, loras, g
 
 async def test_how_ranks_may_draw_a_picture_is_said_in_a_call(stub, engine):
     engine.models = (replace(INFO, ranks=4, approximations=("piflux",)),)
-    await stub.Generate(wanted(parallel="piflux,sync=2"), metadata=ONE)
+    await stub.Generate(wanted(parallel="piflux,sync=2", num_inference_steps=8), metadata=ONE)
     code, details = await code_of(stub.Generate(wanted(parallel="tensor"), metadata=ONE))
 
     assert engine.started[0].params.parallel == Approximation(mode="piflux", sync=2)
