@@ -21,6 +21,7 @@ from fluxline.engine.runner import BURST, Runner
 from fluxline.engine.scheduler import Budget, Scheduler
 from fluxline.engine.ticket import new_request
 from fluxline.errors import InvalidParams, TooLarge
+from fluxline.models.spec import References
 from fluxline.parallel.crew import Crew
 from fluxline.parallel.mesh import Mesh
 
@@ -254,6 +255,27 @@ def test_one_that_has_no_room_to_be_remembered_is_refused_with_what_would_fit():
     with pytest.raises(TooLarge, match="would fit"):
         intake.jobs_of(asked(steps=28, parallel=approximation_of("piflux")))
     assert intake.jobs_of(asked(steps=28, parallel=approximation_of("pipefusion")))
+
+
+def test_stages_are_shown_no_pictures_and_say_so():
+    looks = References(most=1)
+    spec = replace(model().spec, ranks=2, approximations=EVERY_WAY, references=looks)
+    intake = Intake(spec, lambda loras: (), is_technical=False)
+    shown = replace(asked(steps=28), references=(square("red"),))
+
+    def parallel(text):
+        return replace(shown, params=replace(shown.params, parallel=approximation_of(text)))
+
+    assert intake.jobs_of(parallel("piflux"))
+    with pytest.raises(InvalidParams, match="pipefusion draws after no pictures"):
+        intake.jobs_of(parallel("pipefusion"))
+    kept = Intake(
+        replace(spec, references=replace(looks, in_memory=True)),
+        lambda loras: (),
+        is_technical=False,
+    )
+    with pytest.raises(InvalidParams, match="looks at pictures exactly only"):
+        kept.jobs_of(parallel("piflux"))
 
 
 def test_one_rank_is_asked_for_nothing_that_takes_several():

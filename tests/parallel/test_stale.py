@@ -79,6 +79,18 @@ def test_ages_of_piflux_are_those_of_its_definition(count, ranks):
         assert sorted(evaluation - then for then in known) == list(range(count))
 
 
+@pytest.mark.parametrize("every", [2, 3])
+def test_piflux_knows_all_anew_each_so_many_evaluations(every, ranks):
+    options = {"synchronous": 2, "every": every}
+    for rank, told in enumerate(ranks.run(3, seen, Piflux, 3, options)):
+        known = [1] * 3
+        for evaluation in range(2, EVALUATIONS):
+            known[(rank + evaluation - 2) % 3] = evaluation
+            if (evaluation - 1) % every == 0:
+                known = [evaluation] * 3
+            assert told[evaluation] == known
+
+
 @pytest.mark.parametrize("count", [2, 3])
 def test_distrifusion_is_one_evaluation_behind(count, ranks):
     for rank, told in enumerate(ranks.run(count, seen, DistriFusion, count, {"synchronous": 2})):

@@ -22,14 +22,7 @@ from fluxline.engine.sample import Kept, Sample, Settling
 from fluxline.engine.seen import Seen, as_tensor
 from fluxline.engine.sigmas import noise_scale, sigmas_of
 from fluxline.engine.tally import Tally
-from fluxline.errors import (
-    DeviceLost,
-    EngineError,
-    FluxlineError,
-    InvalidParams,
-    NotFinite,
-    OutOfMemory,
-)
+from fluxline.errors import DeviceLost, EngineError, FluxlineError, NotFinite, OutOfMemory
 from fluxline.linear.lora import LIMIT_BYTES, AdapterBank, Mix
 from fluxline.models.base import Adaptable, Banded, DiffusionModel, Stage, Walkable, taking
 from fluxline.models.conditioning import Conditioning
@@ -248,12 +241,10 @@ class Runner:
         start: Callable[[Tensor, samplers.NoiseSource], samplers.Sampling],
         noise: samplers.NoiseSource,
     ) -> Pipeline:
-        """A job's way through the stages that ranks are. Raises InvalidParams."""
+        """A job's way through the stages that ranks are."""
         assert isinstance(self._model, Walkable)  # else nobody may ask for it
         told = self._model.told(sample.contexts)
-        if told is None:
-            message = "pipefusion draws after no pictures: leave out parallel, or take piflux"
-            raise InvalidParams(message, field="parallel")
+        assert told is not None  # who is shown pictures was refused
         drawing = Drawing(
             x=sample.x,
             text=told.text,
