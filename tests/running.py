@@ -20,7 +20,7 @@ import json, sys
 from fluxline.server.serve import run
 from fluxline.settings import load_settings
 if __name__ == "__main__":
-    sys.exit(run(load_settings(json.loads(sys.argv[1])), engine=sys.argv[2]))
+    run(load_settings(json.loads(sys.argv[1])), engine=sys.argv[2])
 """
 
 

@@ -228,6 +228,13 @@ def test_a_port_that_is_taken_ends_it_with_2(start, server):
     assert f"cannot listen on 127.0.0.1 port {taken}" in err
 
 
+def test_its_end_tears_down_no_interpreter_under_the_threads_of_the_picture_store(start, server):
+    taken = int(server.url.rsplit(":", 1)[1])
+    second = start(port=taken, first="import atexit\natexit.register(print, 'torn down')\n")
+
+    assert second.end()[:2] == (2, "")
+
+
 @pytest.mark.slow
 def test_listening_to_the_world_without_a_key_must_be_meant(start):
     refused = start(host="0.0.0.0")

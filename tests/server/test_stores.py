@@ -23,7 +23,7 @@ import json, sys
 from fluxline.server.serve import run
 from fluxline.settings import load_settings
 settings = load_settings({"port": 0, "model": "fake", **json.loads(sys.argv[1])})
-sys.exit(run(settings, engine="tests.worker.fake_engine:open_engine"))
+run(settings, engine="tests.worker.fake_engine:open_engine")
 """
 SMALL = {"prompt": "a red fox", "steps": 2, "size": "256x256"}
 LARGE = {"prompt": "a red fox", "n": 2, "seed": 2**63 - 9, "steps": 40, "size": "256x256"}

@@ -40,7 +40,7 @@ def serve(**flags: Any) -> None:  # Any: the values of the flags made below
         raise typer.Exit(follow_server(settings))
     for words in chosen:
         print(words, file=sys.stderr)
-    raise typer.Exit(run(settings))
+    run(settings)
 
 
 def _flag(name: str) -> inspect.Parameter:

@@ -4,11 +4,12 @@ import asyncio
 import contextlib
 import gc
 import logging
+import os
 import signal
 import socket
 from collections.abc import AsyncGenerator, Awaitable, Coroutine, Iterator, Mapping, Sequence
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import uvicorn
 from fastapi import FastAPI
@@ -37,20 +38,29 @@ ANSWER_GRACE_S = 5  # for the last answers to leave, once nothing is drawn any m
 _log = logging.getLogger(__name__)
 
 
-def run(settings: Settings, *, engine: str = ENGINE) -> int:
-    """Serve until told to stop; return the exit code (2: it could not start, or not go on).
+def run(settings: Settings, *, engine: str = ENGINE) -> NoReturn:
+    """Serve until told to stop; then end the process (exit code 2: it could not start, or go on).
 
     `engine` is the module:factory that the worker opens in place of Fluxline's own.
+
+    The interpreter is not torn down: threads of the picture store's Rust code, which nobody can
+    join, would now and then meet its end in the midst of a result and abort the process.
     """
     configure_logging(settings.log_level, settings.log_format)
     allow_many_connections()
     with contextlib.ExitStack() as stack:
-        try:
-            ground = prepare(settings, stack)
-        except (ConfigError, NotReady) as exc:
-            _log.error("%s", exc.message)
-            return EXIT_CANNOT_START
-        return asyncio.run(_serve(settings, ground, engine))
+        exit_code = _run(settings, stack, engine)
+    logging.shutdown()
+    os._exit(exit_code)
+
+
+def _run(settings: Settings, stack: contextlib.ExitStack, engine: str) -> int:
+    try:
+        ground = prepare(settings, stack)
+    except (ConfigError, NotReady) as exc:
+        _log.error("%s", exc.message)
+        return EXIT_CANNOT_START
+    return asyncio.run(_serve(settings, ground, engine))
 
 
 async def _serve(settings: Settings, ground: Ground, engine: str) -> int:
