@@ -103,3 +103,14 @@ def test_loras_that_a_profile_wears_are_looked_for(doctor, tmp_path):
         "fault",
         "profile mini: strength of LoRA 'ink' must be from -10 to 10; got 80",
     )
+
+
+def test_ranks_without_a_block_are_a_fault_and_ranks_without_a_core_a_note(doctor):
+    code, found = doctor('parallel = "stages=9"\n')
+    assert code == 2
+    assert found["parallel"] == ("fault", "stages=9 needs a block for each rank; mini has 5")
+
+    code, found = doctor('parallel = "ulysses=256"\n')
+    assert code == 0
+    assert found["parallel"][0] == "note"
+    assert found["parallel"][1].startswith("mini: 256 ranks on ")

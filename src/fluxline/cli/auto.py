@@ -26,7 +26,7 @@ def look(cards: Sequence[int]) -> str:
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=LOOK_S, check=True)
     except (OSError, subprocess.SubprocessError) as exc:
-        raise ConfigError(f"parallel auto: the cards cannot be looked at: {exc}") from exc
+        raise ConfigError(f"parallel: the cards cannot be looked at: {exc}") from exc
     return done.stdout.strip()
 
 

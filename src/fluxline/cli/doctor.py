@@ -20,7 +20,7 @@ import typer
 from fluxline import __version__
 from fluxline.cli.auto import settled
 from fluxline.cli.plans import tell_plans
-from fluxline.cli.ranks import cores
+from fluxline.cli.room import check_shares, cores, crowds
 from fluxline.errors import FluxlineError
 from fluxline.profiles import GIB, Profile
 from fluxline.settings import Settings, load_settings
@@ -87,11 +87,14 @@ def _findings(config: Path | None) -> Iterator[Finding]:
     yield from _ports(settings)
     try:
         settings, chosen = settled(settings)
+        for profile in settings.served():
+            check_shares(profile.model, profile.degrees)
+        crowded = crowds(settings, None)
     except FluxlineError as exc:
         yield Finding("parallel", "fault", exc.message)
         return
-    for words in chosen:
-        yield Finding("parallel", "ok", words)
+    yield from (Finding("parallel", "ok", words) for words in chosen)
+    yield from (Finding("parallel", "note", words) for words in crowded)
     for profile in settings.served():
         yield from _profile(profile)
         yield from _loras(profile, settings)

@@ -18,6 +18,7 @@ from fluxline import wire
 from fluxline.approximation import Approximation, ApproximationName, approximation_of
 from fluxline.cli.auto import of_request
 from fluxline.cli.delivery import say
+from fluxline.cli.room import check_shares, cores, crowd
 from fluxline.degrees import AUTO, Degrees, degrees_of
 from fluxline.errors import ConfigError, InvalidParams
 from fluxline.request import SamplingParams
@@ -115,13 +116,6 @@ def _room(device: str) -> tuple[int, str]:
     return cores(), "core"
 
 
-def cores() -> int:
-    """Of the CPU, that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def follow_first(device: str, place: Place) -> None:
     """Be another rank until the first has nothing more to draw; end the process if it is lost.
 
@@ -159,7 +153,7 @@ def gathered(
     console: "Console",
 ) -> Iterator[Together]:
     """The other ranks of the first, here already or started now: as many as were asked for, or as
-    are best for what is drawn. Raises LoadError.
+    are best for what is drawn. Raises LoadError, also where the model has nothing for some.
 
     One that is lost ends this process, with the reason.
     """
@@ -167,15 +161,20 @@ def gathered(
         choice = of_request(opening, params, device, place)
         say(console, str(choice), style="default")
         opening = structs.replace(opening, parallel=choice.degrees.spelt)
-    ranks = degrees_of(opening.parallel).ranks
-    if ranks == 1:
+    degrees = degrees_of(opening.parallel)
+    if degrees.ranks == 1:
         yield Together(device=device)
         return
-    _check_lora_folder()
-    here = place or Place.first_of(ranks)
+    check_shares(opening.model, degrees)
+    here = place or Place.first_of(degrees.ranks)
+    words = crowd(here.local_size, cores())
     keep_to(here.local_rank, here.local_size)
     from fluxline.engine import gather, lead
+    from fluxline.engine.build import pick_device
 
+    if words and pick_device(device).type == "cpu":
+        say(console, f"note: {words}", style="yellow")
+    _check_lora_folder()
     own, loss = beside(device, here.local_rank), Loss(console)
     if place is None:
         argv = ["generate", f"--device={device}"]

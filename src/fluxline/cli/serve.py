@@ -10,6 +10,7 @@ import typer
 
 from fluxline.cli.auto import settled
 from fluxline.cli.nodes import follow_server, on_ranks
+from fluxline.cli.room import check_shares, crowds
 from fluxline.errors import ConfigError
 from fluxline.settings import Settings, load_settings
 from fluxline.worker.place import place_of
@@ -31,15 +32,19 @@ def serve(**flags: Any) -> None:  # Any: the values of the flags made below
     try:
         place = place_of(os.environ)
         settings = load_settings(flags)
-        settings, chosen = on_ranks(settings, place) if place else settled(settings)
+        settings, words = on_ranks(settings, place) if place else settled(settings)
+        for profile in settings.served():
+            check_shares(profile.model, profile.degrees)
+        if place is None or place.is_first:
+            words += crowds(settings, place)
     except ConfigError as exc:
         if place is None or place.is_first:
             print(f"fluxline: {exc.message}", file=sys.stderr)
         raise typer.Exit(2) from exc
     if place and not place.is_first:
         raise typer.Exit(follow_server(settings))
-    for words in chosen:
-        print(words, file=sys.stderr)
+    for line in words:
+        print(line, file=sys.stderr)
     run(settings)
 
 
