@@ -133,6 +133,20 @@ async def test_a_rank_that_is_killed_amid_an_evaluation_costs_no_picture(make, c
     await drawn_again(replica, drawing, capfd, "rank 2 was killed by signal 9")
 
 
+async def test_the_log_begins_with_the_rank_that_was_killed(make, capfd):
+    """And not with how the others' exchanges failed for it."""
+    replica = await make(parallel="ulysses=3")
+    group = processes_of(replica)
+    drawing = Drawing(replica)
+    await drawing.until(Progress)
+    capfd.readouterr()
+    os.kill(group[-1].pid, signal.SIGKILL)
+
+    await gone(group, FREED_S)
+    first, *_ = capfd.readouterr().err.splitlines()
+    assert "rank 2 was killed by signal 9" in first or "rank 2 is gone" in first
+
+
 @pytest.mark.parametrize("where", ["forward", "decode", "encode"])
 @pytest.mark.parametrize("rank", [0, 1])
 async def test_a_rank_that_raises_ends_the_group_by_name(make, fault, capfd, rank, where):

@@ -4,7 +4,9 @@ Everything but sums goes from rank to rank in exact sizes: no padding, so that a
 heads or rows can be cut for any number of ranks, and what is sent is what the formulas say.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +15,7 @@ from torch import Tensor
 
 from fluxline.degrees import shares as shares
 
+LOST_S = 0.75  # in which whoever knows which rank is lost says so, and mostly ends all others
 Waiting = Callable[[], list[Tensor]]
 """Blocks until what was begun is done, and gives what came."""
 
@@ -62,11 +65,13 @@ class Group:
         for peer, tensor in kept.items():
             self.traffic.count(tensor)
             operations.append(self._operation(dist.isend, tensor, peer))
-        works = dist.batch_isend_irecv(operations) if operations else []
+        with _after_who_is_lost():
+            works = dist.batch_isend_irecv(operations) if operations else []
 
         def wait() -> None:
-            for work in works:
-                work.wait()
+            with _after_who_is_lost():
+                for work in works:
+                    work.wait()
             kept.clear()
 
         return wait
@@ -103,10 +108,22 @@ class Group:
     def sum(self, tensor: Tensor) -> Tensor:
         """The sum over all members, written into the tensor that is given."""
         if self.size > 1:
-            dist.all_reduce(tensor, group=self._group)
+            with _after_who_is_lost():
+                dist.all_reduce(tensor, group=self._group)
             self.traffic.bytes += 2 * tensor.nbytes * (self.size - 1) // self.size
             self.traffic.messages += 2 * (self.size - 1)
         return tensor
 
     def _operation(self, verb: Callable[..., object], tensor: Tensor, peer: int) -> dist.P2POp:
         return dist.P2POp(verb, tensor, self.ranks[peer])
+
+
+@contextmanager
+def _after_who_is_lost() -> Iterator[None]:
+    """Hold back what an exchange fails with: most often that is a connection to a rank that has
+    died, and whoever knows which, and of what, is to be heard first."""
+    try:
+        yield
+    except Exception:
+        time.sleep(LOST_S)
+        raise

@@ -54,8 +54,11 @@ class Ranks:
     def lost(self, why: str) -> None:
         """Tell why the replica ends, and what else is said just now; then end all ranks of it.
 
-        Any thread, and several at once: who loses one rank soon loses others.
+        Any thread, and several at once: who loses one rank soon loses others. What is ended here is
+        not lost.
         """
+        if self._is_ending:
+            return
         self._tell(why)
         time.sleep(WORDS_S)
         self._is_ending = True
