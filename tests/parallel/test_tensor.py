@@ -16,7 +16,7 @@ from fluxline.linear.lora import AdapterBank
 from fluxline.parallel.crew import Crew
 from fluxline.parallel.mesh import Mesh
 from fluxline.request import LoraRef
-from tests.lora_files import bfl_layers, random_lora
+from tests.lora_files import bfl_layers, random_lokr, random_lora
 from tests.models.flux1.oracle import small_config as small_flux1
 from tests.models.flux2.oracle import small_config as small_flux2
 from tests.models.nearness import relative_l2
@@ -58,8 +58,10 @@ def loras(folders, tmp_path_factory):
         },
     }
     files = {family: root / f"{family}.safetensors" for family in layers}
-    for family, file in files.items():
+    for family, file in list(files.items()):
         save_file(random_lora(layers[family], prefix="transformer.", by=0.5), file)
+        lokr = random_lokr(layers[family], prefix="transformer.", by=0.5)
+        save_file(lokr, files.setdefault(f"{family} lokr", root / f"{family}-lokr.safetensors"))
     return files
 
 
@@ -114,12 +116,13 @@ def test_shared_weights_give_what_whole_ones_give(folders, family, parallel, ran
 
 
 @pytest.mark.parametrize("parallel", ["tensor=2", "tensor=3", "tensor=2,ulysses=2"])
-@pytest.mark.parametrize("family", ["flux1", "flux2"])
+@pytest.mark.parametrize("lora", ["flux1", "flux2", "flux1 lokr", "flux2 lokr"])
 def test_a_lora_gives_beside_shares_what_it_gives_beside_the_whole(
-    folders, loras, family, parallel, ranks
+    folders, loras, lora, parallel, ranks
 ):
-    given = (folders[family], parallel, "fp32", loras[family])
-    whole = alone(folders[family], "", "fp32", loras[family]).velocity
+    family = lora.partition(" ")[0]
+    given = (folders[family], parallel, "fp32", loras[lora])
+    whole = alone(folders[family], "", "fp32", loras[lora]).velocity
     bare = alone(folders[family]).velocity
     assert relative_l2(whole, bare) > 0.1, "the LoRA does nothing"
 

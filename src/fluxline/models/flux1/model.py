@@ -15,7 +15,6 @@ from torch import Generator, Tensor, nn
 
 from fluxline.models.banded import BandedVae
 from fluxline.models.base import (
-    LowRank,
     Network,
     Pictures,
     Stage,
@@ -34,6 +33,7 @@ from fluxline.models.flux1.redux import Redux
 from fluxline.models.flux1.text import TextEncoders
 from fluxline.models.flux1.transformer import Aside, FluxTransformer
 from fluxline.models.spec import ModelSpec
+from fluxline.ops.adapter import Learned
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,7 +268,7 @@ class Flux1:
 
     def read_adapter(
         self, tensors: Mapping[str, Tensor], about: Mapping[str, str]
-    ) -> dict[str, list[LowRank]]:
+    ) -> dict[str, list[Learned]]:
         """What a LoRA file has for each layer of the three networks. Raises LoadError."""
         return self._adapters.read(tensors, about)
 
