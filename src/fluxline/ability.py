@@ -380,12 +380,17 @@ def walked_steps(request: GenerationRequest, params: SamplingParams, info: Model
 
 
 def cost(request: GenerationRequest, info: ModelInfo) -> float:
-    """Predict the work of a request in pixels x evaluations, rows with a negative prompt twice."""
+    """Predict the work of a request in pixels x evaluations, rows with a negative prompt twice.
+
+    What is approximated counts as the evaluations that ranks draw exactly meanwhile: as many as it
+    has by piflux and distrifusion, more by pipefusion.
+    """
 
     def of(params: SamplingParams) -> float:
         pixels = (params.width or info.native_width) * (params.height or info.native_height)
-        steps = walked_steps(request, params, info)
-        evaluations = _evaluations(params, steps)
-        return float(pixels * evaluations * (2 if true_scale(params, info) > 1 else 1))
+        work = float(_evaluations(params, walked_steps(request, params, info)))
+        if params.parallel is not None:
+            work = params.parallel.time(int(work), info.ranks) * info.ranks
+        return pixels * work * (2 if true_scale(params, info) > 1 else 1)
 
     return sum(of(picture.params) for picture in request.pictures())
