@@ -19,12 +19,14 @@ from torch import Tensor
 from fluxline.ability import Footprint, InBands
 from fluxline.engine.faults import is_out_of_memory
 from fluxline.engine.peak import free_bytes, peak_of
+from fluxline.engine.scheduler import DECODE_PIXELS, Budget
 from fluxline.models.base import Banded, DiffusionModel, Pictures, PicturesInBands, taking
 from fluxline.models.spec import ModelSpec
 from fluxline.parallel.crew import Crew
 from fluxline.wire import Prepare, TrialDecoding, TrialForward
 
 LARGEST_BATCH_TOKENS = 8192  # of two rows or more; for each rank that may have rows of its own
+RESIDENT_BATCHES = 16  # admitted jobs fill at most so many forwards
 PAYS = 0.95  # stop at the smallest batch with this share of the best throughput
 MALLOC = {"trim": (-1, 2**30), "top pad": (-2, 2**26), "mmap": (-3, 2**25)}  # malloc.h, bytes
 ROUNDS = 3  # of trying thread counts
@@ -50,14 +52,18 @@ class Tuning:
     seconds_per_token: float = 1e-5
     footprint: Footprint | None = None
 
-    def fitting(self, decode_pixels: int) -> tuple[int, int]:
-        """Tokens of a forward and pixels of a decoding that pay and fit into the memory."""
-        if self.footprint is None:
-            return self.batch_tokens, decode_pixels
-        most_tokens = int(self.footprint.free_bytes / self.footprint.token_bytes)
-        return (
-            min(self.batch_tokens, most_tokens),
-            min(decode_pixels, self.footprint.whole_pixels),
+    @property
+    def budget(self) -> Budget:
+        """As much at once as pays and fits into the memory."""
+        tokens, pixels, room = self.batch_tokens, DECODE_PIXELS, self.footprint
+        if room is not None:
+            tokens = min(tokens, int(room.free_bytes / room.token_bytes))
+            pixels = min(pixels, room.whole_pixels)
+        return Budget(
+            batch_tokens=tokens,
+            resident_tokens=RESIDENT_BATCHES * tokens,
+            decode_pixels=pixels,
+            footprint=room,
         )
 
 
