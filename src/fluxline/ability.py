@@ -380,9 +380,10 @@ def cost(request: GenerationRequest, info: ModelInfo) -> float:
 
     def of(params: SamplingParams) -> float:
         pixels = (params.width or info.native_width) * (params.height or info.native_height)
-        work = float(_evaluations(params, walked_steps(request, params, info)))
+        count = _evaluations(params, walked_steps(request, params, info))
+        work = float(pixels * count * (2 if true_scale(params, info) > 1 else 1))
         if params.parallel is not None:
-            work = params.parallel.time(int(work), info.ranks) * info.ranks
-        return pixels * work * (2 if true_scale(params, info) > 1 else 1)
+            work *= info.ranks * params.parallel.time(count, info.ranks) / count
+        return work
 
     return sum(of(picture.params) for picture in request.pictures())
