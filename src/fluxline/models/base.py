@@ -319,8 +319,13 @@ class Divisible(Protocol):
     """What `evaluate` calls in its place; the transformer itself, unless set otherwise."""
 
     @property
+    def heads(self) -> int:
+        """Of attention in a block, on all ranks together."""
+        ...
+
+    @property
     def key_bytes(self) -> int:
-        """Of keys and values of a token, in one block."""
+        """Of a head's keys and values of a token."""
         ...
 
 

@@ -103,9 +103,14 @@ class Flux1:
         self._rope = lru_cache(maxsize=64)(self._make_rope)
 
     @property
+    def heads(self) -> int:
+        """Of attention in a block, on all ranks together."""
+        return self.transformer.config.heads
+
+    @property
     def key_bytes(self) -> int:
-        """Of keys and values of a token, in one block."""
-        return 2 * self.transformer.config.hidden * self.dtype.itemsize
+        """Of a head's keys and values of a token."""
+        return 2 * self.transformer.config.head_dim * self.dtype.itemsize
 
     def networks(self) -> tuple[Network, ...]:
         """What reads words and pictures, what draws, and the VAE."""
