@@ -10,7 +10,9 @@ from pathlib import Path
 
 import psutil
 import pytest
+from typer.testing import CliRunner
 
+from fluxline.cli import app
 from fluxline.cli.ranks import degrees_asked, ways_asked
 from fluxline.errors import ConfigError, InvalidParams
 from fluxline.images import decode, read_recipe
@@ -114,6 +116,19 @@ def test_words_that_are_not_known_are_refused_before_a_rank_is_told(option, run)
     assert result.exit_code == 2
     assert f"{option} must be one of auto, " in result.output
     assert "got 'bogus'" in result.output
+
+
+@pytest.mark.parametrize("command", ["generate", "serve"])
+def test_another_rank_says_nothing_and_ends_after_the_first_could_speak(command, monkeypatch):
+    """torchrun ends all ranks as soon as one has ended."""
+    monkeypatch.setattr("fluxline.cli.ranks.FIRST_S", 0.5)
+    began = time.monotonic()
+    result = CliRunner().invoke(
+        app, [command, "--parallel", "ring=4"], env=variables(rank=1, size=2)
+    )
+
+    assert (result.exit_code, result.output) == (2, "")
+    assert time.monotonic() - began >= 0.5
 
 
 @pytest.fixture

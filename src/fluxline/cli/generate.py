@@ -16,7 +16,7 @@ import typer
 from fluxline.cli.delivery import deliver, say
 from fluxline.cli.drawing import Drawing, of_options, of_recipe
 from fluxline.cli.options import Options
-from fluxline.cli.ranks import follow_first, gathered, ways_asked
+from fluxline.cli.ranks import follow_first, gathered, let_first_speak, ways_asked
 from fluxline.errors import FluxlineError, LoadError, RequestError
 from fluxline.request import GenerationRequest
 from fluxline.worker.place import Place, place_of
@@ -43,6 +43,8 @@ def generate(context: typer.Context, **said: Any) -> None:  # Any: the values of
     except FluxlineError as exc:
         if place is None or place.is_first:
             say(console, f"fluxline: {exc.message}", style="red")
+        else:
+            let_first_speak()
         wrong = isinstance(exc, RequestError | LoadError)
         raise typer.Exit(CANNOT_START if wrong else FAILED) from exc
     except KeyboardInterrupt as exc:

@@ -35,6 +35,7 @@ if TYPE_CHECKING:  # a server starts without these
     from fluxline.parallel.crew import Crew
 
 EXIT_LOST = 1
+FIRST_S = 5.0  # in which the first rank says what is wrong, if it is so with all
 TOLD_S = 2.0  # in which the line says who is lost, where a forward has failed for it
 
 
@@ -114,6 +115,11 @@ def _room(device: str) -> tuple[int, str]:
     if where.type == "cuda":
         return torch.cuda.device_count() - (where.index or 0), "card"
     return cores(), "core"
+
+
+def let_first_speak() -> None:
+    """Wait before another rank ends: once one has, torchrun ends all, and nothing would be said."""
+    time.sleep(FIRST_S)
 
 
 def follow_first(device: str, place: Place) -> None:

@@ -10,6 +10,7 @@ import typer
 
 from fluxline.cli.auto import settled
 from fluxline.cli.nodes import follow_server, on_ranks
+from fluxline.cli.ranks import let_first_speak
 from fluxline.cli.room import check_shares, crowds
 from fluxline.errors import ConfigError
 from fluxline.settings import Settings, load_settings
@@ -40,6 +41,8 @@ def serve(**flags: Any) -> None:  # Any: the values of the flags made below
     except ConfigError as exc:
         if place is None or place.is_first:
             print(f"fluxline: {exc.message}", file=sys.stderr)
+        else:
+            let_first_speak()
         raise typer.Exit(2) from exc
     if place and not place.is_first:
         raise typer.Exit(follow_server(settings))
