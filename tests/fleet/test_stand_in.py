@@ -58,6 +58,15 @@ async def test_who_can_draw_a_request_stands_in(of_two, wanted, name, profiles, 
     assert Router(profiles).standing(asked(profile="one", **wanted))[0].name == name
 
 
+async def test_who_is_down_stands_in_for_nobody(profiles, made):
+    router = Router(profiles)
+    lines = [[one.name for one in router.line_of("one")]]
+    made.replicas["two"][0].turn("failed")
+    lines += [[one.name for one in router.line_of(name)] for name in ("one", "three")]
+
+    assert lines == [["two", "three"], ["three"], []]
+
+
 async def test_nobody_is_given_up_who_may_be_drawn_yet(profiles, made):
     router, large = Router(profiles), asked(params=SamplingParams(width=999))
     assert router.why_never(large) is None

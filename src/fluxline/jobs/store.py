@@ -168,15 +168,14 @@ class JobStore:
         holder: str,
         *,
         profiles: Sequence[str],
-        but: Sequence[str] = (),
+        besides: Sequence[str] = (),
         lease_s: float,
         limit: int,
     ) -> list[JobRow]:
-        """Take up to `limit` jobs of those profiles, but for some: by priority, then in turn
-        between owners, then by age."""
-        asked = {"asks": holder, "profiles": list(profiles), "but": list(but), "most": limit}
+        """Take up to `limit` jobs of those profiles, and of some besides that wait for others: by
+        priority, then in turn between owners, then by age."""
         with self._database.writing_alone() as db:  # who else claims would choose the same
-            ids = list(db.scalars(next_in_turn(), asked))
+            ids = _in_turn(db, holder, profiles, besides, limit)
             if not ids:
                 return []
             waiting = select(jobs.c.id).where(jobs.c.id.in_(ids), jobs.c.state == JobState.QUEUED)
@@ -197,11 +196,11 @@ class JobStore:
             rows = db.execute(select(jobs).where(jobs.c.id.in_(free))).mappings()
             return sorted((JobRow.of(row) for row in rows), key=lambda row: ids.index(row.id))
 
-    def waiting(self, profiles: Sequence[str]) -> list[JobRow]:
-        """The jobs that wait for those profiles, in any order."""
-        query = select(jobs).where(jobs.c.state == JobState.QUEUED, jobs.c.profile.in_(profiles))
+    def waiting(self, holder: str, profile: str, *, limit: int) -> list[JobRow]:
+        """The first `limit` jobs that this holder would claim of a profile, in any order."""
         with self._database.reading() as db:
-            return [JobRow.of(row) for row in db.execute(query).mappings()]
+            mine = jobs.c.id.in_(_in_turn(db, holder, [profile], [], limit))
+            return [JobRow.of(row) for row in db.execute(select(jobs).where(mine)).mappings()]
 
     def renew(
         self, holder: str, tokens: Sequence[tuple[str, int]], *, lease_s: float
@@ -369,6 +368,14 @@ class JobStore:
             message = "this Idempotency-Key was used for another request"
             raise InvalidParams(message, field="Idempotency-Key")
         return None if row is None else JobRow.of(row)
+
+
+def _in_turn(
+    db: Connection, asks: str, profiles: Sequence[str], besides: Sequence[str], most: int
+) -> list[str]:
+    """The ids of who is next."""
+    asked = {"asks": asks, "profiles": list(profiles), "besides": list(besides), "most": most}
+    return list(db.scalars(next_in_turn(), asked))
 
 
 def _held(token: tuple[str, int]) -> Any:

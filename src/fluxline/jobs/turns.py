@@ -13,9 +13,9 @@ is_fleeting = and_(jobs.c.is_attended, jobs.c.idempotency_key.is_(None))
 
 @functools.cache  # to put it together takes as long as to ask it
 def next_in_turn() -> Select[Any]:
-    """Who is next of some `profiles` for the holder that `asks`, `most` at a time, `but` for those
-    whom another shall draw: by priority; of equals, owners in turn, counting what runs of theirs
-    already, and of one owner by rank.
+    """Who is next of some `profiles`, and of jobs `besides`, for the holder that `asks`, `most` at
+    a time: by priority; of equals, owners in turn, counting what runs of theirs already, and of
+    one owner by rank.
 
     What somebody waits for on a line to another server is that one's to draw.
     """
@@ -34,8 +34,10 @@ def next_in_turn() -> Select[Any]:
         .outerjoin(running, running.c.owner == jobs.c.owner)
         .where(
             jobs.c.state == JobState.QUEUED,
-            jobs.c.profile.in_(bindparam("profiles", expanding=True)),
-            jobs.c.id.not_in(bindparam("but", expanding=True)),
+            or_(
+                jobs.c.profile.in_(bindparam("profiles", expanding=True)),
+                jobs.c.id.in_(bindparam("besides", expanding=True)),
+            ),
             or_(not_(is_fleeting), jobs.c.holder == bindparam("asks")),
         )
         .subquery()
