@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from fluxline.approximation import approximation_of
 from fluxline.errors import InvalidParams
 from fluxline.fleet import router as routing
 from fluxline.fleet.router import Router
@@ -12,6 +13,7 @@ from tests.fleet.conftest import asked, until
 from tests.worker.fake_engine import INFO
 
 LORA = SamplingParams(loras=(LoraRef("ink"),))
+NEAR = SamplingParams(steps=8, parallel=approximation_of("piflux"))
 PICTURES = {"source": b"", "mask": b""}
 
 
@@ -49,6 +51,9 @@ async def profiles(made):
         ({"wears_loras": False}, {"params": LORA}, "three"),
         ({"wears_loras": False}, {}, "two"),
         ({"family": "flux2"}, {"params": LORA}, "three"),
+        ({}, {"params": NEAR}, "one"),  # nobody else has ranks: none may draw it exactly
+        ({"ranks": 2, "approximations": ("piflux",)}, {"params": NEAR}, "two"),
+        ({"ranks": 2, "approximations": ("pipefusion",)}, {"params": NEAR}, "one"),
     ],
     ids=str,
 )
