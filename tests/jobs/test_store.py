@@ -10,6 +10,7 @@ import pytest
 
 from fluxline.errors import InvalidParams, QueueFull
 from fluxline.jobs import Database, JobState, JobStore, Limits, NewJob
+from fluxline.jobs import store as storing
 from fluxline.jobs.store import FIRST_LEASE_S, MAX_ATTEMPTS
 
 WIDE = Limits(waiting=1000)
@@ -440,6 +441,18 @@ def test_what_waits_is_told_as_far_as_it_would_be_claimed_first(store):
 
     assert {row.id for row in store.waiting("a", "fp4", limit=2)} == {"a1", "b1"}
     assert {row.id for row in store.waiting("a", "fp4", limit=9)} == {"a1", "a2", "a3", "b1"}
+
+
+def test_many_jobs_are_looked_up_some_at_a_time(store, monkeypatch):
+    monkeypatch.setattr(storing, "AT_ONCE", 2)
+    accept(store, "a", "b", "c", "d", "e")
+    store.cancel("b")
+    store.claim("me", profiles=[""], lease_s=10, limit=1)
+    asked = ["a", "nobody", "b", "c", "e"]
+
+    assert store.open_among(asked) == {"a", "c", "e"}
+    assert {row.id for row in store.those(asked)} == {"a", "b", "c", "e"}
+    assert (store.open_among([]), store.those([])) == (set(), [])
 
 
 def test_what_waits_for_profiles_that_are_gone_is_found_and_adopted(store):

@@ -12,6 +12,8 @@ from typing import Any
 
 from sqlalchemy import (
     Connection,
+    RowMapping,
+    Select,
     and_,
     delete,
     func,
@@ -30,6 +32,7 @@ from fluxline.jobs.turns import is_fleeting, next_in_turn
 _UNTOLD = {"attempts": 0, "next_at": 0.0, "delivered_at": None, "error": None}
 
 FIRST_LEASE_S = 60.0  # of a job whose caller waits, until its server first renews it
+AT_ONCE = 1000  # ids that one statement names; PostgreSQL takes 65 535
 MAX_ATTEMPTS = 10  # claims; a worker that dies is counted by the fleet, and much sooner
 
 
@@ -91,9 +94,12 @@ class JobStore:
 
     def those(self, ids: Sequence[str]) -> list[JobRow]:
         """The jobs of those ids that are there, in any order."""
-        query = select(jobs).where(jobs.c.id.in_(ids))
-        with self._database.reading() as db:
-            return [JobRow.of(row) for row in db.execute(query).mappings()]
+        return [JobRow.of(row) for row in self._read(select(jobs), ids)]
+
+    def open_among(self, ids: Sequence[str]) -> set[str]:
+        """Those of them whose jobs are there and not over."""
+        found = self._read(select(jobs.c.id, jobs.c.state), ids)
+        return {row["id"] for row in found if row["state"] not in OVER}
 
     def recent(
         self,
@@ -175,7 +181,7 @@ class JobStore:
         """Take up to `limit` jobs of those profiles, and of some besides that wait for others: by
         priority, then in turn between owners, then by age."""
         with self._database.writing_alone() as db:  # who else claims would choose the same
-            ids = _in_turn(db, holder, profiles, besides, limit)
+            ids = next_in_turn(db, holder, profiles, besides, most=limit)
             if not ids:
                 return []
             waiting = select(jobs.c.id).where(jobs.c.id.in_(ids), jobs.c.state == JobState.QUEUED)
@@ -199,7 +205,7 @@ class JobStore:
     def waiting(self, holder: str, profile: str, *, limit: int) -> list[JobRow]:
         """The first `limit` jobs that this holder would claim of a profile, in any order."""
         with self._database.reading() as db:
-            mine = jobs.c.id.in_(_in_turn(db, holder, [profile], [], limit))
+            mine = jobs.c.id.in_(next_in_turn(db, holder, [profile], most=limit))
             return [JobRow.of(row) for row in db.execute(select(jobs).where(mine)).mappings()]
 
     def renew(
@@ -344,6 +350,15 @@ class JobStore:
                 return True
             return bool(db.scalar(select(func.count()).where(ended)))
 
+    def _read(self, query: Select[Any], ids: Sequence[str]) -> list[RowMapping]:
+        """What a query says of those ids, asked of some at a time."""
+        found: list[RowMapping] = []
+        with self._database.reading() as db:
+            for first in range(0, len(ids), AT_ONCE):
+                mine = jobs.c.id.in_(ids[first : first + AT_ONCE])
+                found += db.execute(query.where(mine)).mappings()
+        return found
+
     def _locked(self, db: Connection, job_id: str) -> JobRow | None:
         """One job, which nobody else writes before this transaction is over."""
         if found := self._one(db, job_id):
@@ -368,14 +383,6 @@ class JobStore:
             message = "this Idempotency-Key was used for another request"
             raise InvalidParams(message, field="Idempotency-Key")
         return None if row is None else JobRow.of(row)
-
-
-def _in_turn(
-    db: Connection, asks: str, profiles: Sequence[str], besides: Sequence[str], most: int
-) -> list[str]:
-    """The ids of who is next."""
-    asked = {"asks": asks, "profiles": list(profiles), "besides": list(besides), "most": most}
-    return list(db.scalars(next_in_turn(), asked))
 
 
 def _held(token: tuple[str, int]) -> Any:
