@@ -37,9 +37,7 @@ def openai_router(service: Service, links: Links, uploads: Uploads, *, max_n: in
     async def edit(request: Request) -> Response:
         """Draw pictures of a prompt from a picture; a form, or JSON."""
         fields = await fields_of(request)
-        found = find(fields)
-        if found is None or found.image is None:
-            raise MissingParam("image is required: the picture to start from", field="image")
+        check_edit(fields)
         return await _drawn(request, fields, event="image_edit")
 
     async def _drawn(request: Request, fields: Fields, *, event: str) -> Response:
@@ -94,6 +92,13 @@ def openai_router(service: Service, links: Links, uploads: Uploads, *, max_n: in
                 response_model=None,
             )
     return router
+
+
+def check_edit(fields: Fields) -> None:
+    """See that there is a picture to edit. Raises MissingParam, InvalidParams."""
+    found = find(fields)
+    if found is None or found.image is None:
+        raise MissingParam("image is required: the picture to start from", field="image")
 
 
 async def _events(asked: openai.Asked, ticket: Ticket, name: str) -> AsyncGenerator[bytes, None]:
