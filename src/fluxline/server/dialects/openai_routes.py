@@ -18,10 +18,13 @@ from fluxline.server.dialects import openai
 from fluxline.server.exchange import caller_of, fields_of, json_fields, terms_of, unless_gone
 from fluxline.server.fields import Fields, MissingParam
 from fluxline.server.links import Links
+from fluxline.server.reader import USUAL, Manner
 from fluxline.server.uploads import Uploads, find
 from fluxline.service import Service, Ticket, Wish
 from fluxline.telemetry import request_id_var
 
+EDITED = Manner(is_cut=True)
+"""OpenAI has it so: without a mask the transparency of the picture is one."""
 AZURE = "/openai/deployments/{deployment}"
 
 
@@ -38,13 +41,15 @@ def openai_router(service: Service, links: Links, uploads: Uploads, *, max_n: in
         """Draw pictures of a prompt from a picture; a form, or JSON."""
         fields = await fields_of(request)
         check_edit(fields)
-        return await _drawn(request, fields, event="image_edit")
+        return await _drawn(request, fields, event="image_edit", manner=EDITED)
 
-    async def _drawn(request: Request, fields: Fields, *, event: str) -> Response:
+    async def _drawn(
+        request: Request, fields: Fields, *, event: str, manner: Manner = USUAL
+    ) -> Response:
         try:
             choice = await unless_gone(request, choose(fields, service.roster, request.scope))
             asked = openai.read(fields, choice, max_n=max_n, request_id=request_id_var.get())
-            if found := find(fields):
+            if found := find(fields, manner):
                 info = service.vet(asked.request)
                 beginning = uploads.begin(found, asked.request, info)
                 asked = openai.started(asked, *await unless_gone(request, beginning), info)
