@@ -15,6 +15,7 @@ from torch import Generator, Tensor, nn
 from fluxline.models.bands import Bands
 from fluxline.models.conditioning import Conditioning
 from fluxline.models.spec import ModelSpec
+from fluxline.ops.adapter import Learned
 from fluxline.ops.bound import Staged
 
 Layout = Callable[[str, Tensor], Sequence[tuple[str, int, Tensor]] | None]
@@ -271,13 +272,11 @@ class DiffusionModel(Protocol[ContextT]):
         """Tokens (N, C) float32 of a mask uint8 (h, w): 1 where a pixel is redrawn, else 0."""
         ...
 
-    def preview(self, x0: Tensor, width: int, height: int) -> Tensor | None:
-        """A small picture uint8 (h, w, 3) of expected clean tokens (N, C). None: no map for it."""
+    def preview(self, x0: Tensor, width: int, height: int) -> Tensor:
+        """A small picture uint8 (h, w, 3) of expected clean tokens (N, C)."""
         ...
 
 
-LowRank = tuple[int, Tensor, Tensor]
-"""What an adapter has for a layer: (first row of its answer, A (r, in), B (rows, r))."""
 Stage = Literal["encode", "context", "evaluate"]
 
 
@@ -297,7 +296,7 @@ class Adaptable(Protocol):
 
     def read_adapter(
         self, tensors: Mapping[str, Tensor], about: Mapping[str, str]
-    ) -> Mapping[str, Sequence[LowRank]]:
+    ) -> Mapping[str, Sequence[Learned]]:
         """What a file of tensors, with its metadata, has for each layer. From any thread.
 
         Raises LoadError naming what is not read or does not fit.
@@ -320,8 +319,13 @@ class Divisible(Protocol):
     """What `evaluate` calls in its place; the transformer itself, unless set otherwise."""
 
     @property
+    def heads(self) -> int:
+        """Of attention in a block, on all ranks together."""
+        ...
+
+    @property
     def key_bytes(self) -> int:
-        """Of keys and values of a token, in one block."""
+        """Of a head's keys and values of a token."""
         ...
 
 
@@ -388,3 +392,8 @@ def none_awaited() -> int:
 def to_uint8(picture: Tensor) -> Tensor:
     """Round a picture from [-1, 1] to 0-255, clipping what lies outside."""
     return (picture.float() * 127.5 + 127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+def to_pixels(pictures: Tensor) -> Tensor:
+    """Pictures (R, 3, h, w) from -1 to 1 as uint8 (R, h, w, 3) on the CPU."""
+    return to_uint8(pictures).permute(0, 2, 3, 1).contiguous().cpu()

@@ -16,13 +16,12 @@ from torch import Generator, Tensor, nn
 
 from fluxline.models.banded import BandedVae
 from fluxline.models.base import (
-    LowRank,
     Network,
     Pictures,
     Stage,
     Told,
     none_awaited,
-    to_uint8,
+    to_pixels,
 )
 from fluxline.models.conditioning import Conditioning
 from fluxline.models.flux.adapters import AdapterReader, stage_of
@@ -39,6 +38,7 @@ from fluxline.models.flux2.names import linears
 from fluxline.models.flux2.text import TextEncoder
 from fluxline.models.flux2.transformer import Flux2Transformer
 from fluxline.models.spec import ModelSpec
+from fluxline.ops.adapter import Learned
 
 Size = tuple[int, int]  # (h, w) in tokens
 
@@ -123,9 +123,14 @@ class Flux2:
         self._rope = lru_cache(maxsize=64)(self._make_rope)
 
     @property
+    def heads(self) -> int:
+        """Of attention in a block, on all ranks together."""
+        return self.transformer.config.heads
+
+    @property
     def key_bytes(self) -> int:
-        """Of keys and values of a token, in one block."""
-        return 2 * self.transformer.config.hidden * self.dtype.itemsize
+        """Of a head's keys and values of a token."""
+        return 2 * self.transformer.config.head_dim * self.dtype.itemsize
 
     def networks(self) -> tuple[Network, ...]:
         """The text encoder, the transformer and the VAE."""
@@ -225,8 +230,7 @@ class Flux2:
     @torch.inference_mode()
     def decode(self, x: Tensor, width: int, height: int) -> Tensor:
         """Pictures uint8 (R, height, width, 3) on the CPU, of clean tokens x (R, N, C)."""
-        latent = unpack(self._statistics.restored(x), *self._size(width, height))
-        return to_uint8(self.banded.decode(latent)).permute(0, 2, 3, 1).contiguous().cpu()
+        return to_pixels(self.banded.decode(self._latent(x, width, height)))
 
     @torch.inference_mode()
     def encode_picture(self, pixels: Tensor) -> Tensor:
@@ -244,8 +248,10 @@ class Flux2:
         channels = self.vae.config.latent_channels
         return pack(patches.expand(1, channels, -1, -1))[0].to(self.device)
 
-    def preview(self, x0: Tensor, width: int, height: int) -> Tensor | None:
-        """None: nobody has fitted a map from these latents to colours."""
+    @torch.inference_mode()
+    def preview(self, x0: Tensor, width: int, height: int) -> Tensor:
+        """A small decoding of clean tokens (N, C): uint8 (h, w, 3)."""
+        return to_pixels(self.banded.glance(self._latent(x0[None], width, height)))[0]
 
     @property
     def guide_stages(self) -> frozenset[Stage]:
@@ -254,13 +260,17 @@ class Flux2:
 
     def read_adapter(
         self, tensors: Mapping[str, Tensor], about: Mapping[str, str]
-    ) -> dict[str, list[LowRank]]:
+    ) -> dict[str, list[Learned]]:
         """What a LoRA file has for each layer of the transformer. Raises LoadError."""
         return self._adapters.read(tensors, about)
 
     def stage_of(self, layer: str) -> Stage:
         """Which of the verbs above runs a layer."""
         return stage_of(layer)
+
+    def _latent(self, x: Tensor, width: int, height: int) -> Tensor:
+        """What the VAE draws clean tokens (R, N, C) from: (R, c, h, w)."""
+        return unpack(self._statistics.restored(x), *self._size(width, height))
 
     def _size(self, width: int, height: int) -> Size:
         return height // self.spec.grid, width // self.spec.grid
