@@ -105,7 +105,8 @@ class Outline(Fields):
             return
         if what or first not in self.properties:
             self.properties[first] = {**what, "description": said_of(first, what)}
-        self._aliased |= {first} if others else set()
+        if others:
+            self._aliased.add(first)
         for other in others:
             self.properties[other] = {**what, "description": f"the same as {first}"}
 

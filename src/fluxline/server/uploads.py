@@ -30,8 +30,6 @@ MOST_ADDED = 8192
 """px at one side of an image."""
 CROP_TOLD = 0.05
 """The share of a picture that may fall away before its sender is told."""
-
-
 CUT_TOLD = "what is transparent in the picture given is taken for its mask"
 
 

@@ -24,7 +24,7 @@ from fluxline.service import Service, Ticket, Wish
 from fluxline.telemetry import request_id_var
 
 EDITED = Manner(is_cut=True)
-"""OpenAI has it so: without a mask the transparency of the picture is one."""
+"""Without a mask the transparency of the picture is one, as OpenAI has it."""
 AZURE = "/openai/deployments/{deployment}"
 
 
