@@ -198,8 +198,8 @@ class Settings(BaseSettings):
         32 * 2**20,
         ge=1024,
         le=256 * 2**20,
-        description="longest request body where it may bring a picture; a longer one is "
-        "answered 413",
+        description="longest request body where it may bring a picture, and longest message of "
+        "gRPC; a longer one is answered 413 (RESOURCE_EXHAUSTED)",
     )
     image_hosts: str = Field(
         "",

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from fluxline.errors import InvalidParams
-from fluxline.images import decode, digest, encode
+from fluxline.images import decode, decode_hole, digest, encode
 from fluxline.images.containers import PNG_SIGNATURE, png_chunk
 from tests.images.pictures import noise, ramp
 
@@ -39,6 +39,15 @@ def test_a_photo_taken_on_its_side_stands_upright():
     read = decode(file_of(Image.fromarray(pixels), "JPEG", quality=95, exif=exif))
     assert read.shape == (40, 20, 3)
     assert np.abs(read.astype(int) - np.rot90(pixels, -1)).mean() < 4
+
+
+@pytest.mark.parametrize(("alpha", "hole"), [(0, [[255, 0]]), (1, None), (255, None)])
+def test_a_picture_has_a_hole_where_it_is_wholly_transparent(alpha, hole):
+    picture = Image.new("RGBA", (2, 1), (255, 0, 0, 255))
+    picture.putpixel((0, 0), (0, 0, 0, alpha))
+    found = decode_hole(file_of(picture, "PNG"))
+
+    assert (found is None) if hole is None else np.array_equal(found, hole)
 
 
 def test_what_is_transparent_lies_on_white():

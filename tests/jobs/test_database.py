@@ -1,13 +1,16 @@
 """The database itself: who may open it, what it waits for, and that it comes back."""
 
 import socket
+import sqlite3
 import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from psycopg import errors
 from sqlalchemy import text
+from sqlalchemy.exc import OperationalError
 
 from fluxline.errors import ConfigError, DatabaseDown
 from fluxline.jobs import Database, JobStore, Limits, NewJob
@@ -84,9 +87,50 @@ def test_a_database_that_cannot_be_written_accepts_nothing_and_says_so(database,
     with database.reading() as db:
         db.exec_driver_sql(forbid)
         db.commit()
-    with pytest.raises(DatabaseDown, match="cannot be written"):
+    with pytest.raises(DatabaseDown, match="cannot be written now: it is read-only"):
         accept(database, "x")
     assert "read-only transaction" in caplog.text or "readonly database" in caplog.text
+
+
+def test_a_disk_that_is_full_is_said_and_what_was_written_is_there(tmp_path):
+    database = Database(f"sqlite:///{tmp_path}/jobs.sqlite3")
+    accept(database, "before")
+    with database.reading() as db:
+        db.exec_driver_sql("pragma max_page_count = 1")  # as many as there are, and no more
+    with pytest.raises(DatabaseDown) as caught:
+        accept(database, "x" * 100_000)
+    found = [row.id for row in JobStore(database).recent()]
+    database.close()
+
+    words = "the job database cannot be written now: no space is left on its disk"
+    assert (caught.value.message, found) == (words, ["before"])
+
+
+def test_a_lock_that_another_holds_is_said(tmp_path, monkeypatch):
+    monkeypatch.setattr("fluxline.jobs.database.BUSY_S", 0.1)
+    database = Database(f"sqlite:///{tmp_path}/jobs.sqlite3")
+    other = sqlite3.connect(tmp_path / "jobs.sqlite3")
+    other.execute("begin immediate")
+    with pytest.raises(DatabaseDown, match="cannot be written now: it is locked"):
+        accept(database, "x")
+    other.close()
+    accept(database, "x")
+    database.close()
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (errors.DiskFull(), "written now: no space is left on its disk"),
+        (errors.LockNotAvailable(), "written now: it is locked"),
+        (errors.AdminShutdown("at 10.0.0.7"), "written now"),
+    ],
+)
+def test_what_postgresql_says_by_its_code_is_said_without_its_words(error, said, database):
+    with pytest.raises(DatabaseDown) as caught, database.writing():
+        raise OperationalError("select 1", None, error)
+
+    assert caught.value.message == f"the job database cannot be {said}"
 
 
 @pytest.mark.slow

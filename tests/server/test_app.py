@@ -7,6 +7,8 @@ import logging
 from dataclasses import replace
 
 import pytest
+from sqlalchemy import event
+from sqlalchemy.pool import Pool
 
 from fluxline.ability import Footprint
 from fluxline.errors import QueueFull
@@ -201,6 +203,27 @@ async def test_a_request_before_the_model_is_loaded_is_a_503(http, replica):
 
     assert (answer.status_code, envelope(answer)["code"]) == (503, "model_loading")
     assert "retry-after" in answer.headers
+
+
+@pytest.fixture
+def full_disk():
+    """No database of SQLite grows any more."""
+
+    def fill(connection, *_):
+        connection.execute("pragma max_page_count = 1")  # as many as there are
+
+    event.listen(Pool, "checkout", fill)
+    yield
+    event.remove(Pool, "checkout", fill)
+
+
+async def test_a_full_disk_is_a_503_that_says_so_and_names_no_file(http, full_disk):
+    answer = await http.post("/v1/jobs", json={"prompt": "a fox " * 5000})
+
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
+    assert envelope(answer)["code"] == "database_unavailable"
+    words = "the job database cannot be written now: no space is left on its disk"
+    assert envelope(answer)["message"] == words
 
 
 async def test_health_and_root_tell_how_things_stand(http):

@@ -88,7 +88,7 @@ async def http(app):
 async def rpc(service, pictures, database, uploads, tracing):
     ring = KeyRing(database, given=["ann"])
     door = ImageGen(service, pictures, ring, uploads, is_exclusive=False)
-    server = GrpcServer(door, "127.0.0.1:0", tracing)
+    server = GrpcServer(door, "127.0.0.1:0", tracing, most_bytes=2**20)
     await server.start()
     await server.tell(is_ready=True)
     yield server

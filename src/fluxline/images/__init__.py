@@ -14,7 +14,14 @@ from fluxline.images.recipe import SAMPLER_TITLES, Recipe, read_recipe
 
 if TYPE_CHECKING:
     from fluxline.images.canvas import expand, fill_in, shrink, soften
-    from fluxline.images.decoder import check_mask, decode, decode_mask, decode_painted, digest
+    from fluxline.images.decoder import (
+        check_mask,
+        decode,
+        decode_hole,
+        decode_mask,
+        decode_painted,
+        digest,
+    )
     from fluxline.images.encoder import Pixels, check_format, encode, encode_mask, preview
     from fluxline.images.fitting import fit, paste, place, stretch
     from fluxline.images.technical import technical_score
@@ -28,6 +35,7 @@ __all__ = [
     "check_format",
     "check_mask",
     "decode",
+    "decode_hole",
     "decode_mask",
     "decode_painted",
     "detect",
@@ -51,7 +59,7 @@ __all__ = [
 
 _KNOW_PIXELS = {
     "canvas": ("expand", "fill_in", "shrink", "soften"),
-    "decoder": ("check_mask", "decode", "decode_mask", "decode_painted", "digest"),
+    "decoder": ("check_mask", "decode", "decode_hole", "decode_mask", "decode_painted", "digest"),
     "encoder": ("Pixels", "check_format", "encode", "encode_mask", "preview"),
     "fitting": ("fit", "paste", "place", "stretch"),
     "technical": ("technical_score",),

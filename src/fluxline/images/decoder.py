@@ -51,6 +51,15 @@ def decode_painted(data: bytes, shape: tuple[int, int]) -> Pixels:
     return _fitted(_read(data, "mask", _paint), shape)
 
 
+def decode_hole(data: bytes) -> Pixels | None:
+    """Decode the mask that a picture's own transparency is, as `decode_mask` does one beside it.
+
+    None: no pixel of it is wholly transparent. Raises InvalidParams as `decode`.
+    """
+    mask = np.asarray(_read(data, "image", _hole))
+    return mask if (mask == 255).any() else None
+
+
 def check_mask(mask: Pixels) -> None:
     """Refuse a mask by which nothing would be redrawn. Raises InvalidParams."""
     if not (mask >= 128).any():
@@ -97,6 +106,12 @@ def _light(picture: Image.Image) -> Image.Image:
     """How much of each pixel a mask lets go: what lacks of its alpha, or its lightness."""
     alpha = _alpha(picture)
     return _flat(picture).convert("L") if alpha is None else ImageOps.invert(alpha)
+
+
+def _hole(picture: Image.Image) -> Image.Image:
+    """How much of each pixel lacks of its alpha."""
+    alpha = _alpha(picture)
+    return Image.new("L", picture.size) if alpha is None else ImageOps.invert(alpha)
 
 
 def _paint(picture: Image.Image) -> Image.Image:

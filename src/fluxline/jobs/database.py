@@ -30,6 +30,16 @@ from fluxline.jobs.table import SCHEMA_VERSION, metadata, schema
 BUSY_S = 5.0  # how long a writer waits for another
 STILL_BUSY_S = 0.1  # of SQLite: and the next, as long as nobody got through; they come in a row
 MAKING = 0x666C7578  # the advisory lock of who makes the tables
+FULL, READ_ONLY, LOCKED = "no space is left on its disk", "it is read-only", "it is locked"
+OF_SQLITE = {
+    sqlite3.SQLITE_FULL: FULL,
+    sqlite3.SQLITE_READONLY: READ_ONLY,
+    sqlite3.SQLITE_BUSY: LOCKED,
+    sqlite3.SQLITE_LOCKED: LOCKED,
+}
+"""What its primary result codes mean."""
+OF_POSTGRES = {"53100": FULL, "25006": READ_ONLY, "55P03": LOCKED}
+"""The same by SQLSTATE: disk_full, read_only_sql_transaction, lock_not_available."""
 
 _log = logging.getLogger(__name__)
 
@@ -129,8 +139,18 @@ def _translated(verb: str) -> Iterator[None]:
         yield
     except (OperationalError, InternalError, InterfaceError, PoolTimeout) as exc:
         _log.warning("the job database cannot be %s: %s", verb, _reason(exc))
-        message = f"the job database cannot be {verb} now"
+        cause = _cause(exc)
+        message = f"the job database cannot be {verb} now{f': {cause}' if cause else ''}"
         raise DatabaseDown(message, retry_after_s=5.0) from exc
+
+
+def _cause(exc: Exception) -> str | None:
+    """Why, in words of ours that name no place; None: it cannot be told by the driver's code."""
+    said = exc.orig if isinstance(exc, DBAPIError) else None
+    if isinstance(said, sqlite3.Error):
+        code = getattr(said, "sqlite_errorcode", None)  # the driver's own complaints have none
+        return None if code is None else OF_SQLITE.get(code & 0xFF)  # the rest says more exactly
+    return OF_POSTGRES.get(getattr(said, "sqlstate", None) or "")
 
 
 def _reason(exc: Exception) -> str:

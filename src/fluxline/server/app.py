@@ -14,6 +14,7 @@ from fluxline.errors import FluxlineError
 from fluxline.jobs import KeyRing
 from fluxline.server import envelope
 from fluxline.server.auth import Auth
+from fluxline.server.bodies import describe, readings_of
 from fluxline.server.choice import Ports
 from fluxline.server.dialects.a1111_routes import a1111_router
 from fluxline.server.dialects.admin_routes import admin_router
@@ -63,6 +64,10 @@ def create_app(
     """
     mcp = mcp_door(service, links, uploads, max_n=max_n)
     app = _empty(mcp, uploads)
+    describe(
+        app,
+        lambda: readings_of(service.roster.presets, webhooks, max_n=max_n, max_batch=max_batch),
+    )
     _guard(
         app,
         ring=ring,

@@ -1,6 +1,6 @@
 """What a body says of who shall draw it, and how well: model, profile, quality, priority."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -76,21 +76,19 @@ async def choose(
     model, profile: named by the door itself; a body may not contradict. Raises RequestError naming
     the field that is wrong, QueueFull, NotReady.
     """
-    preset, quality = _preset(fields, roster)
+    preset, quality = _preset(fields, roster.presets)
     bundle = roster.presets[preset] if preset else Preset()
-    named = fields.text("profile")
-    if profile is not None and named not in (None, profile):
-        message = f"profile must be {profile} here, as the address says; got {named!r}"
-        raise InvalidParams(message, field="profile")
-    wish = Wish(
-        model=model or fields.text("model"),
-        profile=profile or named,
-        preferred=tuple(filter(None, (scope.get(PRESET), bundle.profile))),
-        priority=read_priority(fields),
-    )
+    by_port = scope.get(PRESET)
+    wish = _wish(fields, preferred=(by_port, bundle.profile), model=model, profile=profile)
     chosen = roster.choose(wish)
     info = await roster.opened(chosen)
     return Choice(profile=chosen, info=info, preset=preset, bundle=bundle, quality=quality)
+
+
+def read_choice(fields: Fields, presets: Mapping[str, Preset]) -> None:
+    """Read all that `choose` reads, and choose nothing. Raises InvalidParams."""
+    _preset(fields, presets)
+    _wish(fields)
 
 
 def read_priority(fields: Fields) -> int:
@@ -98,10 +96,30 @@ def read_priority(fields: Fields) -> int:
     return fields.integer("priority", low=-MOST_PRIORITY, high=MOST_PRIORITY) or 0
 
 
-def _preset(fields: Fields, roster: Roster) -> tuple[str | None, str]:
+def _wish(
+    fields: Fields,
+    *,
+    preferred: Sequence[str | None] = (),
+    model: str | None = None,
+    profile: str | None = None,
+) -> Wish:
+    """Which model or profile a body asks for."""
+    named = fields.text("profile")
+    if profile is not None and named not in (None, profile):
+        message = f"profile must be {profile} here, as the address says; got {named!r}"
+        raise InvalidParams(message, field="profile")
+    return Wish(
+        model=model or fields.text("model"),
+        profile=profile or named,
+        preferred=tuple(filter(None, preferred)),
+        priority=read_priority(fields),
+    )
+
+
+def _preset(fields: Fields, presets: Mapping[str, Preset]) -> tuple[str | None, str]:
     """The preset that a body asks for, by its own name or OpenAI's, and what to call it."""
-    named = fields.choice("preset", of=tuple(roster.presets))
-    words = {**{name: name for name in roster.presets}, **QUALITY}
+    named = fields.choice("preset", of=tuple(presets))
+    words = {**{name: name for name in presets}, **QUALITY}
     quality = fields.choice("quality", of=(AUTO, *words))
     meant = words.get(quality or "")
     if named and meant and named != meant:

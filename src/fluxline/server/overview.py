@@ -55,5 +55,36 @@ def _row(method: str, path: str, operation: Document) -> str:
     query = f"?{given}" if given else ""
     return (
         f"<tr><td><code>{method.upper()} {escape(path)}</code><td>"
-        f"{escape(operation.get('description', ''))} <code>{escape(query)}</code></tr>"
+        f"{escape(operation.get('description', ''))} <code>{escape(query)}</code>"
+        f"{_body(operation)}</tr>"
     )
+
+
+def _body(operation: Document) -> str:
+    """The fields of a body, to be folded out; those of each kind where there are two."""
+    content = operation.get("requestBody", {}).get("content", {})
+    said = content.get("application/json", {}).get("schema", {})
+    kinds = said.get("anyOf", [said] if said else [])
+    return "".join(
+        f"<details><summary>{len(kind['properties'])} fields</summary>"
+        f"<table>{_fields(kind)}</table></details>"
+        for kind in kinds
+    )
+
+
+def _fields(kind: Document) -> str:
+    required = kind.get("required", ())
+    return "".join(
+        f"<tr><td><code>{escape(name)}</code>{' (needed)' * (name in required)}"
+        f"<td>{escape(_kind(one))}<td>{escape(one['description'])}</tr>"
+        for name, one in kind["properties"].items()
+    )
+
+
+def _kind(one: Document) -> str:
+    """What may stand in a field, briefly."""
+    if "enum" in one:
+        return ", ".join(one["enum"])
+    if "minimum" in one:
+        return f"{one['type']}, {one['minimum']:g} to {one['maximum']:g}"
+    return str(one.get("type", ""))

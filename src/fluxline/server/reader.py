@@ -38,7 +38,8 @@ class Manner(msgspec.Struct, frozen=True, kw_only=True):
 
     padded: the whole of it, its edge repeated around. is_painted: what is opaque in the mask is
     redrawn, not what is transparent. blur: of the mask, in px across and down. is_filled: what is
-    redrawn begins as the colours around it.
+    redrawn begins as the colours around it. is_cut: of an image that has no mask beside it, what
+    is transparent is redrawn.
     """
 
     fit: Fit = "cropped"
@@ -46,6 +47,7 @@ class Manner(msgspec.Struct, frozen=True, kw_only=True):
     is_inverted: bool = False
     blur: tuple[float, float] = (0.0, 0.0)
     is_filled: bool = False
+    is_cut: bool = False
 
 
 USUAL = Manner()
@@ -70,7 +72,10 @@ class Wish(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Start(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """PNG files to draw from, and the size in px. shape: of the image, grown if it was."""
+    """PNG files to draw from, and the size in px. shape: of the image, grown if it was.
+
+    is_cut: what is transparent in the image is in the mask.
+    """
 
     image: bytes | None = None
     mask: bytes | None = None
@@ -78,6 +83,7 @@ class Start(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     width: int | None
     height: int | None
     shape: tuple[int, int] | None = None
+    is_cut: bool = False
 
 
 class Refusal(msgspec.Struct, frozen=True, tag=True):
@@ -192,6 +198,9 @@ def _start(wish: Wish) -> Start:
     pixels, mask = images.decode(wish.image), None
     if wish.mask is not None:
         mask = _mask(wish.mask, pixels, wish.manner)
+    elif wish.manner.is_cut and not wish.is_seen:
+        mask = images.decode_hole(wish.image)
+    is_cut = wish.mask is None and mask is not None
     if wish.expand is not None:
         pixels, mask = images.expand(pixels, wish.expand, mask)
     width, height = size = _size(wish, pixels)
@@ -202,6 +211,8 @@ def _start(wish: Wish) -> Start:
         fit = _fit(wish.manner)
         pixels = fit(pixels, *size)
         mask = None if mask is None else fit(mask, *size)
+    if is_cut and mask is not None and not (mask >= 128).any():
+        mask = None  # what is transparent has fallen away
     if mask is not None:
         images.check_mask(mask)  # what it says may have fallen away
         if wish.manner.is_filled:
@@ -213,6 +224,7 @@ def _start(wish: Wish) -> Start:
         width=width,
         height=height,
         shape=shape,
+        is_cut=is_cut and mask is not None,
     )
 
 

@@ -156,7 +156,12 @@ async def _open_rpc(settings: Settings, house: House, ground: Ground) -> "GrpcSe
         is_exclusive=settings.grpc_exclusive,
         profile=settings.grpc_profile,
     )
-    rpc = GrpcServer(door, f"{_shown(settings.host)}:{settings.grpc_port}", ground.tracing)
+    rpc = GrpcServer(
+        door,
+        f"{_shown(settings.host)}:{settings.grpc_port}",
+        ground.tracing,
+        most_bytes=settings.upload_limit_bytes,
+    )
     await rpc.start()
     return rpc
 

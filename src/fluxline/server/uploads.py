@@ -30,6 +30,7 @@ MOST_ADDED = 8192
 """px at one side of an image."""
 CROP_TOLD = 0.05
 """The share of a picture that may fall away before its sender is told."""
+CUT_TOLD = "what is transparent in the picture given is taken for its mask"
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +109,8 @@ class Uploads:
             references=start.references,
             params=params,
         )
-        return begun, [] if is_seen or found.manner.fit != "cropped" else _cropped(start)
+        told = [CUT_TOLD] if start.is_cut else []
+        return begun, told if is_seen or found.manner.fit != "cropped" else told + _cropped(start)
 
     async def close(self) -> None:
         """End what reads them."""
@@ -247,7 +249,7 @@ def _check(found: Found, request: GenerationRequest, info: ModelInfo) -> bool:
     if is_masked and found.image is None:
         field = found.mask.field if found.mask else "expand"
         raise InvalidParams(f"{field} needs the image that it belongs to", field=field)
-    if info.fills and not is_masked:
+    if info.fills and not is_masked and not found.manner.is_cut:
         message = f"{info.name} fills a part of a picture: give mask or expand"
         raise InvalidParams(message, field="mask")
     room = info.references + (0 if is_seen or found.image is None else 1)

@@ -198,6 +198,74 @@ async def test_what_is_transparent_in_a_mask_is_redrawn(url, http, engine):
     assert np.array_equal(decode_mask(request.mask, (48, 64)), masked())
 
 
+def cut(hole, depth=0):
+    """A form's picture that is transparent in a part of it; depth: the alpha there."""
+    alpha, file = np.full((48, 64), 255, np.uint8), io.BytesIO()
+    alpha[hole] = depth
+    Image.fromarray(np.dstack([ramp(64, 48), alpha])).save(file, "png")
+    return {"image": ("upload", file.getvalue())}
+
+
+LEFT = np.s_[:, :32]
+AS_DRAWN = {"prompt": "a hat", "size": "64x48"}
+CUT_TOLD = "what is transparent in the picture given is taken for its mask"
+
+
+async def test_without_a_mask_what_is_transparent_in_the_picture_is_redrawn(http, engine):
+    said = await edited(http, data=AS_DRAWN, files=cut(LEFT))
+
+    [request] = engine.started
+    assert np.array_equal(decode_mask(request.mask, (48, 64)), masked())
+    assert np.array_equal(decode(request.source)[:, 32:], ramp(64, 48)[:, 32:])
+    assert request.params.strength is None  # as much as a mask has unless it is said
+    assert said["warnings"] == [CUT_TOLD]
+
+
+async def test_a_mask_beside_it_is_the_mask_whatever_is_transparent(http, engine):
+    files = {**cut(np.s_[:10]), "mask": ("mask.png", encode_mask(masked()), "image/png")}
+    said = await edited(http, data=AS_DRAWN, files=files)
+
+    [request] = engine.started
+    assert np.array_equal(decode_mask(request.mask, (48, 64)), masked())
+    assert said["warnings"] == []
+
+
+@pytest.mark.parametrize(
+    ("form", "picture"),
+    [
+        ({}, cut(LEFT, depth=1)),
+        ({"size": "16x48"}, cut(np.s_[:, :8])),  # of which the middle is drawn
+        ({"size": "16x12"}, cut(np.s_[9, 9])),
+    ],
+    ids=["nothing is wholly", "it is cropped away", "too little of it is left"],
+)
+async def test_where_nothing_transparent_is_drawn_nothing_is_masked(form, picture, http, engine):
+    said = await edited(http, data={**AS_DRAWN, **form}, files=picture)
+
+    assert engine.started[0].mask is None
+    assert CUT_TOLD not in said["warnings"]
+
+
+@pytest.mark.parametrize("url", ["/v1/images/generations", "/v1/jobs"])
+async def test_at_other_doors_what_is_transparent_in_a_picture_is_white(url, http, engine):
+    file = base64.b64encode(cut(LEFT)["image"][1]).decode()
+    await edited(http, 202 if "jobs" in url else 200, url, json={**AS_DRAWN, "image": file})
+    await begun(engine)
+
+    assert engine.started[0].mask is None
+    assert (decode(engine.started[0].source)[:, :32] == 255).all()
+
+
+async def test_a_model_that_fills_fills_what_is_transparent(http, engine):
+    engine.models = (replace(INFO, fills=True),)
+    await edited(http, data=AS_DRAWN, files=cut(LEFT))
+    said = await edited(http, 400, data=AS_DRAWN, files=PART)
+
+    [request] = engine.started
+    assert np.array_equal(decode_mask(request.mask, (48, 64)), masked())
+    assert said["error"]["param"] == "mask"
+
+
 @pytest.mark.parametrize(
     "expand", [{"expand": "16, 0, 32, 8"}, {"expand[]": ["16", "0", "32", "8"]}], ids=list
 )
@@ -261,6 +329,13 @@ async def test_what_is_looked_at_keeps_its_shape_whatever_is_asked(http, looking
     [request] = looking.started
     assert np.array_equal(decode(request.source), ramp(64, 48))
     assert (request.params.width, request.params.height) == (16, 64)
+    assert said["warnings"] == []
+
+
+async def test_what_is_transparent_in_what_is_looked_at_is_no_mask(http, looking):
+    said = await edited(http, data=AS_DRAWN, files=cut(LEFT))
+
+    assert looking.started[0].mask is None
     assert said["warnings"] == []
 
 

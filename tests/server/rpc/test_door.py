@@ -20,6 +20,7 @@ from fluxline.server.rpc import image_gen_pb2 as pb
 from fluxline.server.rpc.door import ImageGen
 from fluxline.server.rpc.image_gen_pb2_grpc import ImageGenStub
 from fluxline.server.rpc.serve import GrpcServer
+from fluxline.settings import Settings
 from tests.images.pictures import noise, ramp
 from tests.lora_files import random_lora
 from tests.worker.fake_engine import INFO, picture
@@ -33,6 +34,7 @@ GOOD = {
     "num_inference_steps": 1,
     "guidance_scale": 1.0,
 }
+MOST_BYTES = Settings.model_fields["upload_limit_bytes"].default
 PIXEL = encode(noise(1, 1), format="png")
 Code = grpc.StatusCode
 
@@ -46,7 +48,7 @@ def is_exclusive(request):
 async def channel(service, pictures, database, uploads, is_exclusive):
     ring = KeyRing(database, given=["client1", "client2"])
     door = ImageGen(service, pictures, ring, uploads, is_exclusive=is_exclusive)
-    server = GrpcServer(door, "127.0.0.1:0")
+    server = GrpcServer(door, "127.0.0.1:0", most_bytes=MOST_BYTES)
     await server.start()
     await server.tell(is_ready=True)
     async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
@@ -362,9 +364,46 @@ async def test_a_packed_message_that_grows_too_long_is_refused(stub):
     assert (await code_of(call))[0] == Code.RESOURCE_EXHAUSTED
 
 
-async def test_a_message_too_long_is_refused(stub):
-    code, _ = await code_of(stub.Generate(wanted(prompt="x" * 9 * 2**20), metadata=ONE))
-    assert code == Code.RESOURCE_EXHAUSTED
+@pytest.mark.parametrize(
+    ("more", "code"), [(0, Code.INVALID_ARGUMENT), (1, Code.RESOURCE_EXHAUSTED)]
+)
+async def test_a_message_may_have_as_many_bytes_as_a_body_with_a_picture(more, code, stub):
+    request = wanted(image=bytes(MOST_BYTES))
+    request.image = bytes(2 * MOST_BYTES - request.ByteSize() + more)
+    assert request.ByteSize() == MOST_BYTES + more
+
+    assert (await code_of(stub.Generate(request, metadata=ONE)))[0] == code
+
+
+@pytest.mark.parametrize("metadata", [None, [("api-key", "wrong")]])
+async def test_of_who_has_no_good_key_no_message_is_taken_in(metadata, stub):
+    request = wanted(image=bytes(MOST_BYTES))  # too long: it is refused by whoever takes it in
+    call = stub.GenerateStream(request, metadata=metadata)
+
+    assert (await code_of(stub.Generate(request, metadata=metadata)))[0] == Code.UNAUTHENTICATED
+    assert (await code_of(call.read()))[0] == Code.UNAUTHENTICATED
+
+
+@pytest.mark.parametrize("is_exclusive", [False], indirect=True)
+async def test_messages_that_are_held_at_once_are_bounded_together(stub, engine, monkeypatch):
+    first, second = wanted(prompt="hang"), wanted(prompt="a fox")
+    both = first.ByteSize() + second.ByteSize()
+    monkeypatch.setattr("fluxline.server.rpc.serve.MOST_HELD_BYTES", both - 1)
+    held = stub.Generate(first, metadata=ONE)
+    await begun(engine)
+    refused = stub.Generate(second, metadata=TWO)
+    code, details = await code_of(refused)
+    engine.release()
+    await held
+
+    assert (code, "held at once" in details) == (Code.UNAVAILABLE, True)
+    assert (await refused.trailing_metadata())["retry-after"] == "5"
+    assert (await stub.Generate(second, metadata=TWO)).image_png
+
+
+async def test_a_call_without_a_message_is_refused(channel):
+    call = channel.stream_unary("/imagegen.ImageGen/Ping")(iter(()), metadata=ONE)
+    assert (await code_of(call))[0] == Code.INVALID_ARGUMENT
 
 
 def test_the_generated_code_is_of_this_proto(tmp_path):

@@ -31,7 +31,7 @@ from fluxline.server.body import (
     refuse_unserved,
 )
 from fluxline.server.choice import Choice, read_priority
-from fluxline.server.fields import Fields, UnsupportedParam
+from fluxline.server.fields import Fields, MissingParam, UnsupportedParam
 from fluxline.server.reader import Fit, Manner
 from fluxline.server.uploads import Found, find
 
@@ -122,7 +122,7 @@ def read(fields: Fields, choice: Choice, *, max_n: int, request_id: str) -> Aske
         raise InvalidParams(f"batch_size x n_iter must be at most {max_n}; got {n}", field="n_iter")
     seed = read_seed(fields, low=-1, high=SEED_LIMIT - 1 - n)
     params, warnings = _params(fields, choice)
-    fields.skip("include_init_images")  # read where what was sent is echoed
+    fields.value("include_init_images")  # read where what was sent is echoed
     found, more = _pictures(fields)
     warnings += more
     if found is None:
@@ -153,6 +153,20 @@ def read(fields: Fields, choice: Choice, *, max_n: int, request_id: str) -> Aske
         found=found,
         warnings=tuple(warnings),
     )
+
+
+def refuse_pictures(fields: Fields) -> None:
+    """Refuse pictures where text alone is drawn. Raises UnsupportedParam."""
+    if fields.asks(INIT_IMAGES):
+        message = "pictures to start from go to /sdapi/v1/img2img"
+        raise UnsupportedParam(message, field=INIT_IMAGES)
+
+
+def need_pictures(fields: Fields) -> None:
+    """See that there is a picture to start from. Raises MissingParam."""
+    if not fields.value(INIT_IMAGES):
+        message = "init_images is required: the picture to start from"
+        raise MissingParam(message, field=INIT_IMAGES)
 
 
 def checkpoint_of(fields: Fields) -> str | None:

@@ -15,6 +15,7 @@ from fluxline.images import SAMPLER_TITLES, Recipe, read_recipe
 from fluxline.server.dialects import a1111_answers
 from fluxline.server.dialects.a1111 import SCHEDULES
 from fluxline.server.exchange import json_fields
+from fluxline.server.fields import Fields
 from fluxline.server.machine import memory_of
 from fluxline.server.uploads import from_base64
 from fluxline.service import Service, Wish
@@ -59,6 +60,16 @@ def add_facts(router: APIRouter, service: Service) -> None:
             router.add_api_route(path, answer, methods=[method], name=name)
 
 
+def read_checkpoint(fields: Fields) -> str | None:
+    """Read which model is set, of all settings that are sent. Raises InvalidParams."""
+    return fields.text("sd_model_checkpoint")
+
+
+def read_file(fields: Fields) -> str:
+    """Read a picture's file, as base64. Raises InvalidParams."""
+    return fields.text("image") or ""
+
+
 class Facts:
     """What a service has to tell."""
 
@@ -78,7 +89,7 @@ class Facts:
         """Accept the settings a client sends back; only the model means anything here."""
         fields = await json_fields(request)
         try:
-            self._service.roster.choose(Wish(model=fields.text("sd_model_checkpoint")))
+            self._service.roster.choose(Wish(model=read_checkpoint(fields)))
         except FluxlineError as exc:
             return a1111_answers.refusal(exc)
         return Response(b"null", media_type="application/json")
@@ -143,7 +154,7 @@ async def _png_info(request: Request) -> Response:
     """Read the recipe in a picture of ours."""
     fields = await json_fields(request)
     try:
-        recipe = await asyncio.to_thread(_recipe_in, fields.text("image") or "")
+        recipe = await asyncio.to_thread(_recipe_in, read_file(fields))
     except (UnsupportedFormat, InvalidParams):
         message = "image must be a PNG, JPEG, WebP or AVIF file as base64"
         return a1111_answers.refusal(InvalidParams(message, field="image"))

@@ -4,6 +4,7 @@ import asyncio
 import json
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -16,7 +17,7 @@ from fluxline.server.dialects import a1111, a1111_answers
 from fluxline.server.dialects.a1111 import INIT_IMAGES
 from fluxline.server.dialects.a1111_facts import add_facts
 from fluxline.server.exchange import caller_of, json_fields, terms_of, unless_gone
-from fluxline.server.fields import Fields, MissingParam, UnsupportedParam
+from fluxline.server.fields import Fields
 from fluxline.server.uploads import Uploads
 from fluxline.service import Service, Ticket
 from fluxline.telemetry import request_id_var
@@ -72,19 +73,11 @@ class Desk:
 
     async def txt2img(self, request: Request) -> Response:
         """Draw pictures of a prompt."""
-        fields = await json_fields(request)
-        if fields.asks(INIT_IMAGES):
-            message = "pictures to start from go to /sdapi/v1/img2img"
-            return a1111_answers.refusal(UnsupportedParam(message, field=INIT_IMAGES))
-        return await self._answered(request, fields)
+        return await self._answered(request, a1111.refuse_pictures)
 
     async def img2img(self, request: Request) -> Response:
         """Draw pictures of a prompt from a picture."""
-        fields = await json_fields(request)
-        if not fields.asks(INIT_IMAGES):
-            message = "init_images is required: the picture to start from"
-            return a1111_answers.refusal(MissingParam(message, field=INIT_IMAGES))
-        return await self._answered(request, fields)
+        return await self._answered(request, a1111.need_pictures)
 
     async def progress(self, request: Request, skip_current_image: bool = False) -> dict[str, Any]:
         """Tell how far the caller's oldest call is; with what the model expects, to look at."""
@@ -102,9 +95,11 @@ class Desk:
                 await self._service.cancel(drawing.job_id, owner=caller.owner)
         return {}
 
-    async def _answered(self, request: Request, fields: Fields) -> Response:
-        """Draw what a body asks for, and spell it."""
+    async def _answered(self, request: Request, check: Callable[[Fields], None]) -> Response:
+        """Draw what a body asks for, if it passes the check, and spell it."""
+        fields = await json_fields(request)
         try:
+            check(fields)
             asked = await self._asked(request, fields)
             images = await self._drawn(request, asked)
         except FluxlineError as exc:

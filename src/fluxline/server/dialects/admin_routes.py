@@ -113,7 +113,7 @@ class Models:
         named = dict(request.query_params)
         if await body_of(request):
             fields = await json_fields(request)
-            named |= {name: text for name in WHICH if (text := fields.text(name))}
+            named |= read_which(fields)
         here = filter(None, [request.scope.get(PRESET)])
         wish = Wish(model=named.get("model"), profile=named.get("profile"), preferred=tuple(here))
         return self._service.roster.standing(wish)
@@ -131,14 +131,11 @@ class Adapters:
             return _forbidden()
         try:
             fields = await _fields(request)
-            name = fields.text("lora_name", "name")
-            weight = fields.number("lora_weight", "weight", low=0, high=MOST_WEIGHT)
-            if not name:
-                raise MissingParam("lora_name is required: which to apply", field="lora_name")
-            await self._service.loras.apply(LoraRef(name, 1.0 if weight is None else weight))
+            lora = read_lora(fields)
+            await self._service.loras.apply(lora)
         except RequestError as exc:
             return envelope.of_detail(in_these_words(exc), status=422)
-        return {"message": f"LoRA {name} is applied", **_applied(self._service.loras.applied)}
+        return {"message": f"LoRA {lora.name} is applied", **_applied(self._service.loras.applied)}
 
     async def remove_lora(self, request: Request) -> Any:  # Any: a dict, or a whole response
         """Let no LoRA act but those that requests name."""
@@ -176,6 +173,20 @@ class Adapters:
         except UnsupportedFormat as exc:
             return envelope.of_detail(exc, status=404)
         return Response(preview, media_type=kind)
+
+
+def read_which(fields: Fields) -> dict[str, str]:
+    """Read which model or profile is meant. Raises InvalidParams."""
+    return {name: text for name in WHICH if (text := fields.text(name))}
+
+
+def read_lora(fields: Fields) -> LoraRef:
+    """Read which LoRA to apply. Raises InvalidParams, MissingParam."""
+    name = fields.text("lora_name", "name")
+    weight = fields.number("lora_weight", "weight", low=0, high=MOST_WEIGHT)
+    if not name:
+        raise MissingParam("lora_name is required: which to apply", field="lora_name")
+    return LoraRef(name, 1.0 if weight is None else weight)
 
 
 def _standing(one: Standing) -> dict[str, Any]:

@@ -71,9 +71,7 @@ def bfl_router(service: Service, links: Links, uploads: Uploads) -> APIRouter:
         fields = await json_fields(request)
         try:
             choice = await unless_gone(request, choose(fields, service.roster, request.scope))
-            wanted, found = _read(fields, choice), _found(fields, choice.info, name)
-            warnings = [f"{name} has no effect" for name in WITHOUT_EFFECT if fields.given(name)]
-            warnings += ignored(fields)
+            wanted, found, warnings = read(fields, choice, name)
             if found is not None:
                 begun = uploads.begin(found, wanted, service.vet(wanted))
                 wanted, more = await unless_gone(request, begun)
@@ -114,6 +112,18 @@ def bfl_router(service: Service, links: Links, uploads: Uploads) -> APIRouter:
         }
 
     return router
+
+
+def read(
+    fields: Fields, choice: Choice, name: str
+) -> tuple[GenerationRequest, Found | None, list[str]]:
+    """Read a task for the model of that name, its pictures, and what of it has no effect.
+
+    Raises InvalidParams, MissingParam, UnsupportedParam.
+    """
+    wanted, found = _read(fields, choice), _found(fields, choice.info, name)
+    warnings = [f"{name} has no effect" for name in WITHOUT_EFFECT if fields.given(name)]
+    return wanted, found, warnings + ignored(fields)
 
 
 def _read(fields: Fields, choice: Choice) -> GenerationRequest:

@@ -10,6 +10,7 @@ from starlette.exceptions import HTTPException
 
 from fluxline.errors import RequestError
 from fluxline.jobs import JobRow, JobState
+from fluxline.request import GenerationRequest
 from fluxline.server import sse
 from fluxline.server.body import (
     in_callers_words,
@@ -17,13 +18,22 @@ from fluxline.server.body import (
     read_request,
     warnings_of,
 )
-from fluxline.server.choice import choose
+from fluxline.server.choice import Choice, choose
 from fluxline.server.dialects import jobs
 from fluxline.server.dialects.webhooks import Webhooks
 from fluxline.server.exchange import caller_of, fields_of, terms_of, unless_gone
+from fluxline.server.fields import Fields
 from fluxline.server.links import Links
 from fluxline.server.uploads import Uploads, find
 from fluxline.service import Service
+
+
+def read(fields: Fields, choice: Choice, *, max_n: int) -> tuple[GenerationRequest, float | None]:
+    """Read what is to be drawn, and in how many seconds. Raises RequestError."""
+    asked = read_request(fields, choice, max_n=max_n, request_id=f"job_{uuid.uuid4().hex}")
+    deadline_s = read_deadline(fields)
+    previews = fields.integer("preview_every", low=1, high=1000) or 0
+    return replace(asked, preview_every=previews), deadline_s
 
 
 def jobs_router(
@@ -38,9 +48,7 @@ def jobs_router(
         fields = await fields_of(request)
         try:
             choice = await unless_gone(request, choose(fields, service.roster, request.scope))
-            asked = read_request(fields, choice, max_n=max_n, request_id=f"job_{uuid.uuid4().hex}")
-            deadline_s = read_deadline(fields)
-            previews = fields.integer("preview_every", low=1, high=1000) or 0
+            asked, deadline_s = read(fields, choice, max_n=max_n)
             webhook = webhooks.read(fields, request)
             warnings = warnings_of(fields, asked)
             if found := find(fields):
@@ -49,7 +57,6 @@ def jobs_router(
                 warnings += more
             terms = await terms_of(request, door="jobs", is_attended=False, deadline_s=deadline_s)
             terms = replace(terms, webhook=webhook)
-            asked = replace(asked, preview_every=previews)
             ticket = await service.submit(asked, terms, caller_of(request))
         except RequestError as exc:
             raise in_callers_words(exc, fields) from exc

@@ -18,10 +18,13 @@ from fluxline.server.dialects import openai
 from fluxline.server.exchange import caller_of, fields_of, json_fields, terms_of, unless_gone
 from fluxline.server.fields import Fields, MissingParam
 from fluxline.server.links import Links
+from fluxline.server.reader import USUAL, Manner
 from fluxline.server.uploads import Uploads, find
 from fluxline.service import Service, Ticket, Wish
 from fluxline.telemetry import request_id_var
 
+EDITED = Manner(is_cut=True)
+"""Without a mask the transparency of the picture is one, as OpenAI has it."""
 AZURE = "/openai/deployments/{deployment}"
 
 
@@ -37,16 +40,16 @@ def openai_router(service: Service, links: Links, uploads: Uploads, *, max_n: in
     async def edit(request: Request) -> Response:
         """Draw pictures of a prompt from a picture; a form, or JSON."""
         fields = await fields_of(request)
-        found = find(fields)
-        if found is None or found.image is None:
-            raise MissingParam("image is required: the picture to start from", field="image")
-        return await _drawn(request, fields, event="image_edit")
+        check_edit(fields)
+        return await _drawn(request, fields, event="image_edit", manner=EDITED)
 
-    async def _drawn(request: Request, fields: Fields, *, event: str) -> Response:
+    async def _drawn(
+        request: Request, fields: Fields, *, event: str, manner: Manner = USUAL
+    ) -> Response:
         try:
             choice = await unless_gone(request, choose(fields, service.roster, request.scope))
             asked = openai.read(fields, choice, max_n=max_n, request_id=request_id_var.get())
-            if found := find(fields):
+            if found := find(fields, manner):
                 info = service.vet(asked.request)
                 beginning = uploads.begin(found, asked.request, info)
                 asked = openai.started(asked, *await unless_gone(request, beginning), info)
@@ -94,6 +97,13 @@ def openai_router(service: Service, links: Links, uploads: Uploads, *, max_n: in
                 response_model=None,
             )
     return router
+
+
+def check_edit(fields: Fields) -> None:
+    """See that there is a picture to edit. Raises MissingParam, InvalidParams."""
+    found = find(fields)
+    if found is None or found.image is None:
+        raise MissingParam("image is required: the picture to start from", field="image")
 
 
 async def _events(asked: openai.Asked, ticket: Ticket, name: str) -> AsyncGenerator[bytes, None]:

@@ -8,6 +8,7 @@ import hashlib
 import math
 import uuid
 from collections.abc import AsyncIterator
+from contextvars import ContextVar
 from dataclasses import replace
 from typing import Any, NoReturn, TypeAlias
 
@@ -58,6 +59,9 @@ MODEL_STAGES = ("encode", "denoise", "decode")
 
 Context: TypeAlias = Any  # a grpc.aio.ServicerContext; grpc has no types
 
+_caller: ContextVar[Caller] = ContextVar("caller")
+"""Who makes this call: written by `check`."""
+
 _CODES: tuple[tuple[type[FluxlineError], grpc.StatusCode], ...] = (  # the first that fits counts
     (UnknownModel, grpc.StatusCode.NOT_FOUND),
     (RequestError, grpc.StatusCode.INVALID_ARGUMENT),
@@ -71,7 +75,8 @@ _CODES: tuple[tuple[type[FluxlineError], grpc.StatusCode], ...] = (  # the first
 
 
 class ImageGen(ImageGenServicer):
-    """Answers the calls. is_exclusive: one Generate at a time, and not one of each key.
+    """Answers the calls that `check` let in. is_exclusive: one Generate at a time, and not one of
+    each key.
 
     profile: who draws; empty: the server's first.
     """
@@ -92,14 +97,27 @@ class ImageGen(ImageGenServicer):
         self._is_exclusive = is_exclusive
         self._drawing: set[str] = set()  # owners of Generate calls
 
+    async def check(self, context: Context) -> None:
+        """Note who calls, by the api-key in the metadata; end the call of who has no good one."""
+        metadata = dict(context.invocation_metadata() or ())
+        presented = metadata.get("api-key", "")
+        if isinstance(presented, bytes):
+            presented = presented.decode("utf-8", "replace")
+        try:
+            key = await asyncio.to_thread(self._ring.check, presented[:512]) if presented else None
+        except NotReady as exc:
+            await _abort(context, exc)
+        if key is None:
+            await _end(context, grpc.StatusCode.UNAUTHENTICATED, "Invalid API key")
+        _caller.set(caller_of_key(key))
+
     async def Ping(self, request: Any, context: Context) -> Any:
         """Say Pong to whoever has a key."""
-        await self._caller(context)
         return pb.PingResponse(message="Pong")
 
     async def Generate(self, request: Any, context: Context) -> Any:
         """Draw one picture; refuse at once while another is drawn."""
-        caller = await self._caller(context)
+        caller = _caller.get()
         try:
             wanted, warnings = await self._wanted(request)
             self._enter(caller)
@@ -115,7 +133,7 @@ class ImageGen(ImageGenServicer):
 
     async def GenerateStream(self, request: Any, context: Context) -> AsyncIterator[Any]:
         """Draw one picture and tell how far it is."""
-        caller = await self._caller(context)
+        caller = _caller.get()
         try:
             wanted, warnings = await self._wanted(request)
             await self._opened(wanted)
@@ -141,7 +159,7 @@ class ImageGen(ImageGenServicer):
 
     async def Submit(self, request: Any, context: Context) -> Any:
         """Accept one picture to be drawn later."""
-        caller = await self._caller(context)
+        caller = _caller.get()
         try:
             wanted, _ = await self._wanted(request.request)
             await self._opened(wanted)
@@ -163,7 +181,7 @@ class ImageGen(ImageGenServicer):
 
     async def GetJob(self, request: Any, context: Context) -> Any:
         """Tell where a job stands."""
-        caller = await self._caller(context)
+        caller = _caller.get()
         try:
             row = await self._service.job(request.job_id, owner=caller.scope)
             if row is None:
@@ -177,7 +195,7 @@ class ImageGen(ImageGenServicer):
 
     async def Cancel(self, request: Any, context: Context) -> Any:
         """Stop drawing a job."""
-        caller = await self._caller(context)
+        caller = _caller.get()
         try:
             row = await self._service.cancel(request.job_id, owner=caller.scope)
         except FluxlineError as exc:
@@ -188,7 +206,6 @@ class ImageGen(ImageGenServicer):
 
     async def Metrics(self, request: Any, context: Context) -> Any:
         """Tell how the machine and the workers are."""
-        await self._caller(context)
         memory, status = memory_of(self._service.engines), self._service.status
         return pb.MetricsResponse(
             cpu_percent=cpu_percent(),
@@ -210,20 +227,6 @@ class ImageGen(ImageGenServicer):
 
     async def _opened(self, wanted: GenerationRequest) -> None:
         await self._service.roster.opened(wanted.profile or "")
-
-    async def _caller(self, context: Context) -> Caller:
-        """Who calls, by the api-key in the metadata."""
-        metadata = dict(context.invocation_metadata() or ())
-        presented = metadata.get("api-key", "")
-        if isinstance(presented, bytes):
-            presented = presented.decode("utf-8", "replace")
-        try:
-            key = await asyncio.to_thread(self._ring.check, presented[:512]) if presented else None
-        except NotReady as exc:
-            await _abort(context, exc)
-        if key is None:
-            await _end(context, grpc.StatusCode.UNAUTHENTICATED, "Invalid API key")
-        return caller_of_key(key)
 
     def _enter(self, caller: Caller) -> None:
         """Take the place of the one that is drawn for. Raises QueueFull."""

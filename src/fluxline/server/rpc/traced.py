@@ -17,12 +17,13 @@ FAULTS = (Code.UNKNOWN, Code.DEADLINE_EXCEEDED, Code.INTERNAL, Code.UNAVAILABLE)
 Context: TypeAlias = Any  # grpc has no types
 Details: TypeAlias = Any
 Handler: TypeAlias = Any
+Requests: TypeAlias = AsyncIterator[Any]
 
 
 class Traced(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc has no types
     """Goes on with the trace that a caller names in `traceparent`, or begins one.
 
-    service: whose calls; health and reflection are others'.
+    service: whose calls, as `KeyFirst` hands them on; health and reflection are others'.
     """
 
     def __init__(self, tracing: Tracing, service: str) -> None:
@@ -37,19 +38,19 @@ class Traced(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc has no t
         if handler is None or service != self._service or method in PROBES:
             return handler
 
-        async def one(request: Any, context: Context) -> Any:
+        async def one(requests: Requests, context: Context) -> Any:
             with self._span(details, context):
-                return await handler.unary_unary(request, context)
+                return await handler.stream_unary(requests, context)
 
-        async def many(request: Any, context: Context) -> AsyncIterator[Any]:
+        async def many(requests: Requests, context: Context) -> AsyncIterator[Any]:
             with self._span(details, context):
-                async for answer in handler.unary_stream(request, context):
+                async for answer in handler.stream_stream(requests, context):
                     yield answer
 
         coding = (handler.request_deserializer, handler.response_serializer)
         if handler.response_streaming:
-            return grpc.unary_stream_rpc_method_handler(many, *coding)
-        return grpc.unary_unary_rpc_method_handler(one, *coding)
+            return grpc.stream_stream_rpc_method_handler(many, *coding)
+        return grpc.stream_unary_rpc_method_handler(one, *coding)
 
     @contextmanager
     def _span(self, details: Details, context: Context) -> Iterator[None]:
