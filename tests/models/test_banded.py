@@ -105,6 +105,21 @@ def test_only_what_is_larger_than_may_be_taken_whole_is_taken_in_bands():
 
 
 @torch.inference_mode()
+@pytest.mark.parametrize("name", VAES)
+@pytest.mark.parametrize(
+    ("h", "w", "small"), [(128, 64, (16, 8)), (8, 16, (8, 16)), (2, 300, (1, 16))]
+)
+def test_a_glance_is_a_decoding_of_averages_of_128_px_and_of_no_bands(name, h, w, small):
+    vae = opened(name)
+    banded = BandedVae(vae)
+    banded.whole_pixels = 0
+    banded.shared = None  # other ranks have no part in it
+    latents = torch.randn(2, vae.config.latent_channels, h, w)
+    means = torch.nn.functional.adaptive_avg_pool2d(latents, small)
+    assert_close(banded.glance(latents), vae.decode(means, return_dict=False)[0])
+
+
+@torch.inference_mode()
 def test_bands_take_less_memory():
     banded = BandedVae(opened("flux1"))
     latents = torch.randn(1, 16, 32, 32)

@@ -37,6 +37,16 @@ SERVER = 2  # a kind of span
 STAGES = [("encode", []), ("denoise", []), ("decode", []), ("compress", [])]
 
 
+TELL_LOADED = """
+import os, sys
+OTEL = ("fluxline.otel", "opentelemetry.sdk", "opentelemetry.exporter")
+def told(code, end=os._exit):
+    print([name for name in sys.modules if name.startswith(OTEL)], flush=True)
+    end(code)
+os._exit = told
+"""
+
+
 @pytest.fixture
 def collector():
     with collecting() as collector:
@@ -75,16 +85,21 @@ async def http(app):
 
 
 @pytest.fixture
-async def stub(service, pictures, database, uploads, tracing):
+async def rpc(service, pictures, database, uploads, tracing):
     ring = KeyRing(database, given=["ann"])
     door = ImageGen(service, pictures, ring, uploads, is_exclusive=False)
     server = GrpcServer(door, "127.0.0.1:0", tracing)
     await server.start()
     await server.tell(is_ready=True)
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
-        yield ImageGenStub(channel)
-        await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())
+    yield server
     await server.stop(0)
+
+
+@pytest.fixture
+async def stub(rpc):
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{rpc.port}") as channel:
+        await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())
+        yield ImageGenStub(channel)
 
 
 @pytest.fixture
@@ -348,10 +363,11 @@ async def test_a_grpc_call_is_told_as_an_http_exchange_is(service, stub, tracing
     ],
 )
 async def test_a_grpc_call_that_ends_badly_is_told_by_its_code(
-    stub, tracing, collector, fields, key, code, is_failed
+    stub, rpc, tracing, collector, fields, key, code, is_failed
 ):
     with pytest.raises(grpc.aio.AioRpcError):
         await stub.Generate(wanted(**fields), metadata=[("api-key", key)])
+    await rpc.stop(5)  # the caller hears of it before the span has ended
     tracing.close()
 
     [door] = collector.named("imagegen.ImageGen/Generate")
@@ -460,11 +476,9 @@ def test_the_standard_variables_are_enough(start, collector, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["not asked for", "forbidden"])
 def test_off_nothing_is_told_and_the_sdk_not_even_loaded(start, collector, monkeypatch, how):
-    tell = "import atexit, sys\natexit.register(lambda: print([n for n in sys.modules if "
-    tell += "n.startswith(('fluxline.otel', 'opentelemetry.sdk', 'opentelemetry.exporter'))]))\n"
     if how == "forbidden":
         monkeypatch.setenv("OTEL_SDK_DISABLED", "true")
-    server = start(first=tell, otlp_endpoint=collector.url if how == "forbidden" else "")
+    server = start(first=TELL_LOADED, otlp_endpoint=collector.url if how == "forbidden" else "")
     draw(server)
     _, out, log = server.end()
 

@@ -361,9 +361,7 @@ class Runner:
         outcome.advanced[job.id] = advance
         every = job.request.preview_every
         if every and sample.evaluation % every == 0:
-            preview = self._model.preview(guess(), *job.drawn)
-            if preview is not None:
-                outcome.previews[job.id] = preview.numpy()
+            outcome.previews[job.id] = self._model.preview(guess(), *job.drawn).numpy()
         if advance.is_over:
             sample.close()
 

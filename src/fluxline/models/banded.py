@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from fluxline.errors import LoadError
 from fluxline.models.bands import Bands, Halo, LocalBands
 from fluxline.models.base import Network
+from fluxline.models.glance import glance_of
 
 BAND_PIXELS = 2**16  # of a band at the picture's size: 64 rows of 1024
 BLOCKS = {"DownEncoderBlock2D", "UpDecoderBlock2D"}
@@ -53,11 +54,13 @@ class BandedVae:
 
     def decode(self, latents: Tensor) -> Tensor:
         """Pictures (R, 3, height, width) from about -1 to 1, of latents (R, c, h, w)."""
-        z = latents.to(self._vae.dtype)
-        if self._vae.post_quant_conv is not None:
-            z = self._vae.post_quant_conv(z)
-        bands = self.shared(z, 1) or self._cut(z, 1)
-        picture: Tensor = self._decoder(z, bands)
+        z = self._read(latents)
+        picture: Tensor = self._decoder(z, self.shared(z, 1) or self._cut(z, 1))
+        return picture
+
+    def glance(self, latents: Tensor) -> Tensor:
+        """The same, small: of averaged latents, and whole, whoever else draws along."""
+        picture: Tensor = self._decoder(self._read(glance_of(latents, self.scale)), None)
         return picture
 
     def encode(self, pictures: Tensor) -> Tensor:
@@ -68,6 +71,14 @@ class BandedVae:
             said = self._vae.quant_conv(said)
         mean: Tensor = said.chunk(2, dim=1)[0]
         return mean.float()
+
+    def _read(self, latents: Tensor) -> Tensor:
+        """Latents as the decoder takes them."""
+        z = latents.to(self._vae.dtype)
+        if self._vae.post_quant_conv is None:
+            return z
+        quantized: Tensor = self._vae.post_quant_conv(z)
+        return quantized
 
     def _cut(self, x: Tensor, unit: int) -> Bands | None:
         """Bands of whole units of rows, each a row of latents. None: all is taken whole."""

@@ -271,8 +271,8 @@ class DiffusionModel(Protocol[ContextT]):
         """Tokens (N, C) float32 of a mask uint8 (h, w): 1 where a pixel is redrawn, else 0."""
         ...
 
-    def preview(self, x0: Tensor, width: int, height: int) -> Tensor | None:
-        """A small picture uint8 (h, w, 3) of expected clean tokens (N, C). None: no map for it."""
+    def preview(self, x0: Tensor, width: int, height: int) -> Tensor:
+        """A small picture uint8 (h, w, 3) of expected clean tokens (N, C)."""
         ...
 
 
@@ -388,3 +388,8 @@ def none_awaited() -> int:
 def to_uint8(picture: Tensor) -> Tensor:
     """Round a picture from [-1, 1] to 0-255, clipping what lies outside."""
     return (picture.float() * 127.5 + 127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+def to_pixels(pictures: Tensor) -> Tensor:
+    """Pictures (R, 3, h, w) from -1 to 1 as uint8 (R, h, w, 3) on the CPU."""
+    return to_uint8(pictures).permute(0, 2, 3, 1).contiguous().cpu()

@@ -1,9 +1,12 @@
 """The embedded model: it draws what diffusers draws from the same folder, and says what it is."""
 
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from fluxline.engine.build import open_model, open_scorer
 from fluxline.images import encode
@@ -43,6 +46,18 @@ def test_its_landscapes_and_portraits_equal_diffusers(mini):
         )
         assert ours.shape == (height, width, 3)
         assert psnr(ours, theirs) >= 60
+
+
+def test_without_a_map_to_colours_its_preview_is_what_the_vae_would_draw(tmp_path):
+    folder = shutil.copytree(FOLDER, tmp_path / "mini")
+    about = json.loads((folder / "fluxline.json").read_text())
+    del about["preview"]
+    (folder / "fluxline.json").write_text(json.dumps(about))
+    model = open_model(str(folder), "cpu")
+
+    clean = model.encode_picture(torch.tensor(draw_ours(model, prompt="a red fox", seed=7)))
+    (picture,) = model.decode(clean[None], 128, 128)
+    assert torch.equal(model.preview(clean, 128, 128), picture)
 
 
 def test_the_less_is_redrawn_the_more_is_kept(mini):

@@ -12,6 +12,7 @@ from fluxline.engine.scheduler import Budget
 from fluxline.engine.ticket import new_request
 from fluxline.errors import InvalidParams
 from fluxline.images import encode
+from fluxline.request import Progress
 from tests.images.pictures import photo
 
 REFERENCE = encode(photo(96)[:64], format="png")
@@ -57,6 +58,14 @@ def test_a_picture_depends_on_its_request_alone(models, name):
             gap = np.abs(pixels(engine.submit(request_of(asked))) - picture)
             assert gap.max() <= 1
             assert np.mean(gap == 0) >= 0.998
+
+
+def test_previews_are_small_decodings(models):
+    request = request_of({"prompt": "a fox", "width": 256, "height": 128, "steps": 2})
+    with Engine(models["klein"], budget=Budget(batch_tokens=500, resident_tokens=5000)) as engine:
+        events = list(engine.submit(replace(request, preview_every=1)))
+    previews = [event.preview for event in events if isinstance(event, Progress)]
+    assert [Image.open(io.BytesIO(preview)).size for preview in previews] == 2 * [(128, 64)]
 
 
 def test_a_picture_given_alone_is_looked_at_and_with_a_strength_drawn_upon(models):

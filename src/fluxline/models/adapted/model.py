@@ -17,11 +17,10 @@ from torch.nn import Module, ModuleList
 from fluxline.models.adapted.family import Family, Row
 from fluxline.models.adapted.levels import TrainedLevels
 from fluxline.models.adapted.vae import Vae
-from fluxline.models.base import Network, Pictures, none_awaited, to_uint8
+from fluxline.models.base import Network, Pictures, none_awaited, to_pixels
 from fluxline.models.conditioning import Conditioning
+from fluxline.models.glance import glance_of
 from fluxline.models.spec import ModelSpec
-
-PREVIEW_PX = 128  # of a preview's longer side, about
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True, eq=False)
@@ -143,8 +142,7 @@ class AdaptedModel:
     @torch.inference_mode()
     def decode(self, x: Tensor, width: int, height: int) -> Tensor:
         """Pictures uint8 (R, height, width, 3) on the CPU, of clean tokens x (R, N, C)."""
-        picture = self.vae.decode(self._unpack(x, width, height))
-        return to_uint8(picture).permute(0, 2, 3, 1).contiguous().cpu()
+        return to_pixels(self.vae.decode(self._unpack(x, width, height)))
 
     @torch.inference_mode()
     def encode_picture(self, pixels: Tensor) -> Tensor:
@@ -166,11 +164,8 @@ class AdaptedModel:
 
         No map from latents to colours is known here for every family; a small decoding is.
         """
-        latent = self._unpack(x0[None], width, height)
-        coarse = max(1.0, max(latent.shape[2:]) * self.vae.scale / PREVIEW_PX)
-        sides = [max(1, round(side / coarse)) for side in latent.shape[2:]]
-        picture = self.vae.decode(F.interpolate(latent, sides, mode="area"))
-        return to_uint8(picture)[0].permute(1, 2, 0).contiguous().cpu()
+        latent = glance_of(self._unpack(x0[None], width, height), self.vae.scale)
+        return to_pixels(self.vae.decode(latent))[0]
 
     def _velocity(self, x: Tensor, rows: Sequence[Row]) -> Tensor:
         """Of rows of one size: what the network predicts, said as a velocity of the flow."""

@@ -21,6 +21,7 @@ from fluxline.models.base import (
     Stage,
     Told,
     none_awaited,
+    to_pixels,
     to_uint8,
 )
 from fluxline.models.conditioning import Conditioning
@@ -232,10 +233,7 @@ class Flux1:
     @torch.inference_mode()
     def decode(self, x: Tensor, width: int, height: int) -> Tensor:
         """Pictures uint8 (R, height, width, 3) on the CPU, of clean tokens x (R, N, C)."""
-        latent = unpack(x, *self._latent_size(width, height))
-        config = self.vae.config
-        latent = latent / config.scaling_factor + (config.shift_factor or 0.0)
-        return to_uint8(self.banded.decode(latent)).permute(0, 2, 3, 1).contiguous().cpu()
+        return to_pixels(self.banded.decode(self._latent(x, width, height)))
 
     @torch.inference_mode()
     def encode_picture(self, pixels: Tensor) -> Tensor:
@@ -252,10 +250,13 @@ class Flux1:
         return pack(patches.expand(1, channels, -1, -1))[0].to(self.device)
 
     @torch.inference_mode()
-    def preview(self, x0: Tensor, width: int, height: int) -> Tensor | None:
-        """What clean tokens (N, C) would look like, one px a latent position: uint8 (h, w, 3)."""
+    def preview(self, x0: Tensor, width: int, height: int) -> Tensor:
+        """What clean tokens (N, C) would look like: uint8 (h, w, 3).
+
+        One px a latent position by the folder's map to colours; without one, a small decoding.
+        """
         if self._preview is None:
-            return None
+            return to_pixels(self.banded.glance(self._latent(x0[None], width, height)))[0]
         latent = unpack(x0[None], *self._latent_size(width, height))[0].permute(1, 2, 0)
         rgb = latent.float() @ self._preview.weight + self._preview.bias
         return to_uint8(rgb).cpu()
@@ -310,6 +311,13 @@ class Flux1:
         redrawn = (mask >= 128).to(self.device, self.vae.dtype)
         kept = (canvas.to(self.device, self.vae.dtype) / 127.5 - 1) * (1 - redrawn[..., None])
         return torch.cat((self._clean(kept), fold(redrawn, self.vae_scale)), -1).to(self.dtype)
+
+    def _latent(self, x: Tensor, width: int, height: int) -> Tensor:
+        """What the VAE draws clean tokens (R, N, C) from: (R, c, h, w)."""
+        config = self.vae.config
+        latent = unpack(x, *self._latent_size(width, height))
+        scaled: Tensor = latent / config.scaling_factor + (config.shift_factor or 0.0)
+        return scaled
 
     def _latent_size(self, width: int, height: int) -> tuple[int, int]:
         return height // self.vae_scale, width // self.vae_scale

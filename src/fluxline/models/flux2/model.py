@@ -22,7 +22,7 @@ from fluxline.models.base import (
     Stage,
     Told,
     none_awaited,
-    to_uint8,
+    to_pixels,
 )
 from fluxline.models.conditioning import Conditioning
 from fluxline.models.flux.adapters import AdapterReader, stage_of
@@ -225,8 +225,7 @@ class Flux2:
     @torch.inference_mode()
     def decode(self, x: Tensor, width: int, height: int) -> Tensor:
         """Pictures uint8 (R, height, width, 3) on the CPU, of clean tokens x (R, N, C)."""
-        latent = unpack(self._statistics.restored(x), *self._size(width, height))
-        return to_uint8(self.banded.decode(latent)).permute(0, 2, 3, 1).contiguous().cpu()
+        return to_pixels(self.banded.decode(self._latent(x, width, height)))
 
     @torch.inference_mode()
     def encode_picture(self, pixels: Tensor) -> Tensor:
@@ -244,8 +243,10 @@ class Flux2:
         channels = self.vae.config.latent_channels
         return pack(patches.expand(1, channels, -1, -1))[0].to(self.device)
 
-    def preview(self, x0: Tensor, width: int, height: int) -> Tensor | None:
-        """None: nobody has fitted a map from these latents to colours."""
+    @torch.inference_mode()
+    def preview(self, x0: Tensor, width: int, height: int) -> Tensor:
+        """A small decoding of clean tokens (N, C): uint8 (h, w, 3)."""
+        return to_pixels(self.banded.glance(self._latent(x0[None], width, height)))[0]
 
     @property
     def guide_stages(self) -> frozenset[Stage]:
@@ -261,6 +262,10 @@ class Flux2:
     def stage_of(self, layer: str) -> Stage:
         """Which of the verbs above runs a layer."""
         return stage_of(layer)
+
+    def _latent(self, x: Tensor, width: int, height: int) -> Tensor:
+        """What the VAE draws clean tokens (R, N, C) from: (R, c, h, w)."""
+        return unpack(self._statistics.restored(x), *self._size(width, height))
 
     def _size(self, width: int, height: int) -> Size:
         return height // self.spec.grid, width // self.spec.grid
