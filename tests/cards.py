@@ -25,7 +25,7 @@ READS_IS_PINNED = Tensor.is_pinned
 MOVES = {Tensor.to, Tensor.cpu}
 FILLS = {Tensor.copy_, Tensor.__setitem__}
 INDEXES = {Tensor.__getitem__}
-COPIED_IN = {torch.tensor, torch.as_tensor, torch.full_like}
+COPIED_IN = {torch.tensor, torch.as_tensor}
 ARRAYS = {Tensor.numpy, Tensor.__array__}
 ASKS = {
     Tensor.item,
@@ -142,20 +142,15 @@ class Cards(TorchFunctionMode):
 
     def _note(self, func: Any, args: Any, where: torch.device, *, made: bool) -> None:
         """Write down that the host would wait."""
-        if where.type != "cuda":
-            if func in FILLS and any(card_of(one) != where for one in _tensors(args)):
-                self._wait(func.__name__)
-            return
-        if func in ARRAYS:
-            raise TypeError("can't convert cuda:0 device type tensor to numpy")
-        indices = _tensors(args[1:]) if func in INDEXES else []
-        if (
-            func in ASKS
-            or (func in FILLS and any(card_of(one) != where for one in _tensors(args)))
-            or any(one.dtype == torch.bool or card_of(one) == CPU for one in indices)
-            or (func in INDEXES and isinstance(args[1], list))
-            or (made and func in COPIED_IN)
-        ):
+        waits = func in FILLS and any(card_of(one) != where for one in _tensors(args))
+        if where.type == "cuda":
+            if func in ARRAYS:
+                raise TypeError("can't convert cuda:0 device type tensor to numpy")
+            indices = _tensors(args[1:]) if func in INDEXES else []
+            waits |= func in ASKS or (made and func in COPIED_IN)
+            waits |= func in INDEXES and isinstance(args[1], list)
+            waits |= any(one.dtype == torch.bool or card_of(one) == CPU for one in indices)
+        if waits:
             self._wait(func.__name__)
 
     def _wait(self, what: str) -> None:
