@@ -38,7 +38,6 @@ from fluxline.engine.scheduler import Budget, Scheduler
 from fluxline.engine.ticket import new_request
 from fluxline.parallel.crew import Crew
 from fluxline.parallel.mesh import Mesh
-from fluxline.parallel.pipefusion import time_of
 from fluxline.request import GenerationRequest
 from training import questions
 
@@ -140,11 +139,7 @@ def settled(way: str, ranks: int) -> str:
 
 def evaluations_of(way: str, ranks: int) -> float:
     """The time of a picture in evaluations of one device, transfers hidden and blocks even."""
-    asked = approximation_of(way).settled(STEPS, ranks)
-    assert asked.sync is not None
-    if asked.mode == "pipefusion":
-        return time_of(STEPS, asked.sync, ranks + 1, ranks)
-    return STEPS / ranks
+    return approximation_of(way).settled(STEPS, ranks).time(STEPS, ranks)
 
 
 def control_of(way: str, ranks: int) -> int:

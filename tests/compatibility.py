@@ -23,6 +23,7 @@ FEATURES = {
     "references": "pictures that are looked at",
     "mixed batch": "rows of different requests in one forward",
     "lora": "adapters beside the weights",
+    "lokr": "adapters that are Kronecker products",
     "mixed lora": "several sets of adapters in one forward",
     "stream": "weights that visit the device in turn",
 }

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 
 import torch
+from peft.tuners.lokr.layer import factorization
 from torch import Tensor
 
 from fluxline.models.flux1.transformer import FluxConfig
@@ -88,5 +89,44 @@ def random_lora(
         tensors[spelled + ends[0]] = torch.randn(rank, width, generator=g) / width**0.5
         tensors[spelled + ends[1]] = by * torch.randn(height, rank, generator=g) / rank**0.5
         if alpha is not None and name not in without_alpha:
+            tensors[f"{spelled}.alpha"] = torch.tensor(alpha)
+    return tensors
+
+
+def random_lokr(
+    sizes: Sizes,
+    *,
+    prefix: str = "",
+    is_flat: bool = False,
+    alpha: float | None = None,
+    factor: int = 4,
+    rank: int = 8,
+    decomposes_both: bool = False,
+    by: float = 0.2,
+    seed: int = 0,
+) -> dict[str, Tensor]:
+    """A LoKr that matters, its factors of low rank where PEFT would have them so.
+
+    factor: of how many the left one is, of both sides. by: how much of what a layer reads its
+    answer changes.
+    """
+    g = torch.Generator().manual_seed(seed)
+    tensors = {}
+    for name, (width, height) in sizes.items():
+        spelled = prefix + (name.replace(".", "_") if is_flat else name)
+        (a, c), (b, d) = factorization(height, factor), factorization(width, factor)
+        left, right = torch.randn(a, b, generator=g) / b**0.5, by * torch.randn(c, d, generator=g)
+        for number, (h, w), matrix, may in (
+            (1, (a, b), left, decomposes_both),
+            (2, (c, d), right / d**0.5, True),
+        ):
+            if may and rank < max(h, w) / 2:
+                pair = torch.randn(h, rank, generator=g), torch.randn(rank, w, generator=g)
+                scale = (by if number == 2 else 1.0) / (rank * w) ** 0.5
+                tensors[f"{spelled}.lokr_w{number}_a"] = scale * pair[0]
+                tensors[f"{spelled}.lokr_w{number}_b"] = pair[1]
+            else:
+                tensors[f"{spelled}.lokr_w{number}"] = matrix
+        if alpha is not None:
             tensors[f"{spelled}.alpha"] = torch.tensor(alpha)
     return tensors

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from fluxline.errors import UnknownLora
 from fluxline.loras import Hashes, LoraFolder, hub_name
-from tests.lora_files import random_lora
+from tests.lora_files import random_lokr, random_lora
 
 LAYERS = {"a": (8, 8), "b": (8, 16)}
 
@@ -36,6 +36,12 @@ def test_a_folder_says_of_each_file_its_name_size_rank_and_preview(tmp_path):
     assert (info.name, info.path, info.rank) == ("styles/ink", file, 6)
     assert info.size_bytes == file.stat().st_size
     assert info.preview == tmp_path / "styles" / "ink.png"
+
+
+def test_a_lokr_has_the_rank_of_its_factors_and_none_where_they_are_whole(tmp_path):
+    for name, rank in (("thin", 1), ("whole", 999)):
+        save_file(random_lokr(LAYERS, factor=2, rank=rank), tmp_path / f"{name}.safetensors")
+    assert [info.rank for info in LoraFolder(tmp_path).infos()] == [1, None]
 
 
 @pytest.mark.parametrize(

@@ -38,21 +38,18 @@ class InBands:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Footprint:
-    """What drawing takes beside the model: measured by the engine as it opens, read at the doors.
+    """What memory drawing takes beside the model: measured by the engine as it opens, read at the
+    doors.
 
-    Memory grows with the tokens of a forward and with the pixels of a picture that is decoded, and
-    the greater of the two is what a picture needs. A picture too large to be decoded whole is
-    decoded in bands, where the model can. Time grows with the tokens of a row and, as each attends
-    to each, with their square.
+    It grows with the tokens of a forward and with the pixels of a picture that is decoded, and the
+    greater of the two is what a picture needs. A picture too large to be decoded whole is decoded
+    in bands, where the model can.
     """
 
     free_bytes: int  # of the device, that drawing may take
     token_bytes: float  # of a forward
     pixel_bytes: float  # of decoding, whole
     in_bands: InBands | None = None  # None: the model decodes whole alone
-    token_s: float
-    pair_s: float  # for each token and token of a row
-    pixel_s: float  # of decoding
     grid: int  # px: a token is so many squared
 
     @property
@@ -77,11 +74,6 @@ class Footprint:
         if pixels <= self.whole_pixels or self.in_bands is None:
             return pixels * self.pixel_bytes
         return self.in_bands.bytes(pixels)
-
-    def seconds(self, *, row_tokens: int, rows: int, evaluations: int, pixels: int) -> float:
-        """How long a picture takes, drawn alone."""
-        forward_s = rows * row_tokens * (self.token_s + row_tokens * self.pair_s)
-        return evaluations * forward_s + pixels * self.pixel_s
 
     def vet(
         self, width: int, height: int, *, rows: int, other_tokens: int, kept_bytes: float = 0.0
@@ -150,7 +142,7 @@ class ModelInfo:
     backend: Backend = "native"
     ranks: int = 1  # that may be asked to approximate a picture together
     approximations: tuple[ApproximationName, ...] = ()  # that those ranks may be asked for
-    key_bytes: int = 0  # of keys and values of a token in a block, where ranks may remember them
+    key_bytes: int = 0  # of a token in a block, that the rank with most heads may remember
     blocks: int = 0
 
     @property
@@ -380,12 +372,18 @@ def walked_steps(request: GenerationRequest, params: SamplingParams, info: Model
 
 
 def cost(request: GenerationRequest, info: ModelInfo) -> float:
-    """Predict the work of a request in pixels x evaluations, rows with a negative prompt twice."""
+    """Predict the work of a request in pixels x evaluations, rows with a negative prompt twice.
+
+    What is approximated counts as the evaluations that ranks draw exactly meanwhile: as many as it
+    has by piflux and distrifusion, more by pipefusion.
+    """
 
     def of(params: SamplingParams) -> float:
         pixels = (params.width or info.native_width) * (params.height or info.native_height)
-        steps = walked_steps(request, params, info)
-        evaluations = _evaluations(params, steps)
-        return float(pixels * evaluations * (2 if true_scale(params, info) > 1 else 1))
+        count = _evaluations(params, walked_steps(request, params, info))
+        work = float(pixels * count * (2 if true_scale(params, info) > 1 else 1))
+        if params.parallel is not None:
+            work *= info.ranks * params.parallel.time(count, info.ranks) / count
+        return work
 
     return sum(of(picture.params) for picture in request.pictures())

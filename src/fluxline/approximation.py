@@ -60,6 +60,18 @@ class Approximation:
             raise InvalidParams(f"{message}; got {evaluations}: {beside}", field="parallel")
         return replace(self, sync=usual_sync(self.mode, evaluations))
 
+    def time(self, evaluations: int, ranks: int) -> float:
+        """How long a picture of so many takes ranks, in evaluations of one device; transfers
+        hidden, blocks cut evenly.
+
+        piflux and distrifusion skip nothing: a rank has its part of every evaluation, as of those
+        that are exact. pipefusion's stages wait for each other in the first and while they fill.
+        """
+        if self.mode != "pipefusion":
+            return evaluations / ranks
+        warmup = self.sync or usual_sync(self.mode, evaluations)
+        return time_of(evaluations, warmup, parts=ranks + 1, stages=ranks)
+
 
 def remembered(mode: ApproximationName, blocks: int, ranks: int) -> int:
     """Of how many blocks the rank that holds most has keys and values, of all tokens.
@@ -69,6 +81,18 @@ def remembered(mode: ApproximationName, blocks: int, ranks: int) -> int:
     if mode == "pipefusion":
         return shares(blocks, ranks)[0]
     return 2 * blocks if mode == "distrifusion" else blocks
+
+
+def time_of(evaluations: int, warmup: int, parts: int, stages: int) -> float:
+    """How long pipefusion takes, in evaluations of one device; transfers hidden, parts equal.
+
+    With fewer parts than stages some wait for a part to come round.
+    """
+    beyond = evaluations - warmup
+    if beyond <= 0:
+        return float(evaluations)
+    ticks = (beyond - 1) * max(parts, stages) + parts + stages - 1
+    return warmup + ticks / (parts * stages)
 
 
 def usual_sync(mode: ApproximationName, evaluations: int) -> int:

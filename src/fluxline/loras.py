@@ -36,7 +36,7 @@ MAX_NOTE_BYTES = 2**20
 LONGEST_NAME = 1024  # of a name that others are held against
 HASH_DIGITS = 12
 NEAR = 3  # names that are offered instead of an unknown one
-_DOWN = re.compile(r"\.(lora_A|lora_down|down)(\.default)?\.weight$")
+_DOWN = re.compile(r"\.((lora_A|lora_down|down)(\.default)?\.weight|lokr_w[12]_b)$")
 
 State = tuple[int, ...]
 """Sizes and times of change: what tells that a file, or what is said beside it, is another now."""
@@ -49,7 +49,7 @@ class LoraInfo:
     name: str
     path: Path
     size_bytes: int
-    rank: int | None  # the largest; None: the file cannot be read
+    rank: int | None  # the largest; None: the file cannot be read, or is a LoKr of whole matrices
     trigger_words: tuple[str, ...]
     preview: Path | None
 

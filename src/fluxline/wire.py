@@ -106,13 +106,10 @@ class TrialForward(msgspec.Struct, frozen=True, tag=True):
     """To the other ranks: a forward of nothing, that the first measures."""
 
     rows: int
-    shrunk: int  # the sides are so much smaller than the native ones
 
 
 class Prepare(msgspec.Struct, frozen=True, tag=True):
     """To the other ranks: make ready for trials; what those read may be made together."""
-
-    shrunk: int  # as in a Trial
 
 
 class Open(msgspec.Struct, frozen=True, tag=True):

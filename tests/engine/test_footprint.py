@@ -22,9 +22,6 @@ ROOM = Footprint(
     free_bytes=2**30,
     token_bytes=2**18,
     pixel_bytes=512,
-    token_s=1e-5,
-    pair_s=1e-8,
-    pixel_s=1e-7,
     grid=16,
 )
 
@@ -194,10 +191,3 @@ def test_the_engine_tells_what_it_measured_and_refuses_before_it_draws(schnell, 
         with pytest.raises(TooLarge):
             engine.submit(new_request("a fox", params={"width": 256, "height": 256}))
         assert engine.generate("a fox", width=64, height=64, steps=1)
-
-
-def test_seconds_grow_with_tokens_and_with_their_square():
-    alone = ROOM.seconds(row_tokens=1000, rows=1, evaluations=1, pixels=0)
-    assert alone == pytest.approx(1000 * 1e-5 + 1e6 * 1e-8)
-    both = ROOM.seconds(row_tokens=1000, rows=2, evaluations=4, pixels=10**6)
-    assert both == pytest.approx(8 * alone + 0.1)

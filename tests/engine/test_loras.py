@@ -26,7 +26,7 @@ from fluxline.errors import InvalidParams, RequestError, UnknownLora
 from fluxline.images import read_recipe
 from fluxline.request import LoraRef, Planned
 from fluxline.weights.adapters import MOST_BYTES
-from tests.lora_files import bfl_layers, linear_layers, random_lora
+from tests.lora_files import bfl_layers, linear_layers, random_lokr, random_lora
 from tests.models.flux1.test_pipeline import draw_theirs
 from tests.models.nearness import psnr
 from tests.random_flux import TEXT_LENGTH
@@ -39,7 +39,7 @@ ALONE = Budget(batch_tokens=1, resident_tokens=1)
 
 @pytest.fixture(scope="module")
 def folder(schnell, tmp_path_factory):
-    """Two LoRAs of the transformer, and one that is beside CLIP and T5 alone."""
+    """Two LoRAs of the transformer, one that is beside CLIP and T5 alone, and a LoKr."""
     folder = tmp_path_factory.mktemp("loras")
     sizes = bfl_layers(schnell.transformer.config)
     encoders = {
@@ -58,6 +58,10 @@ def folder(schnell, tmp_path_factory):
     save_file(
         random_lora(encoders, prefix="lora_", ends=KOHYA, is_flat=True, by=2.0, seed=3),
         folder / "words.safetensors",
+    )
+    save_file(
+        random_lokr(sizes, prefix="diffusion_model.", factor=8, rank=999, by=0.5, seed=4),
+        folder / "product.safetensors",
     )
     return folder
 
@@ -94,6 +98,8 @@ MIXTURES = [
     (("one", 0.5), ("two", -0.5)),
     (("words", 1.0),),
     (("words", 1.0), ("two", 1.0)),
+    (("product", 1.0),),
+    (("product", -0.4), ("one", 0.6)),
 ]
 
 

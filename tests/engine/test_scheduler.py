@@ -104,9 +104,7 @@ def test_jobs_that_share_no_forward_are_admitted_one_after_another_and_hold_up_n
     assert set(bench.ended) == {first.id, second.id, other.id}
 
 
-ROOM = Footprint(
-    free_bytes=1000, token_bytes=1, pixel_bytes=0.01, token_s=0, pair_s=0, pixel_s=0, grid=1
-)
+ROOM = Footprint(free_bytes=1000, token_bytes=1, pixel_bytes=0.01, grid=1)
 
 
 def test_what_a_job_keeps_is_not_there_for_the_others():

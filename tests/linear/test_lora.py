@@ -6,6 +6,7 @@ from torch import nn
 
 from fluxline.linear.lora import Adapted, Adapter, AdapterBank
 from fluxline.linear.quantized import OWN_KINDS, QuantizedLinear
+from fluxline.ops.adapter import Kronecker
 
 ROWS, TOKENS, WIDTH, HEIGHT = 4, 3, 10, 12
 
@@ -46,8 +47,13 @@ def adapter(digest, *, rank=2, **layers):
 def delta(adapter, name, height):
     """The matrix that an adapter stands for."""
     whole = torch.zeros(height, WIDTH)
-    for row, down, up in adapter.parts.get(name, ()):
-        whole[row : row + len(up)] += up @ down
+    for part in adapter.parts.get(name, ()):
+        if isinstance(part, Kronecker):
+            own = torch.kron(*part.left, *part.right)[slice(*part.rows)]
+            whole[part.row : part.row + len(own)] += own
+        else:
+            row, down, up = part
+            whole[row : row + len(up)] += up @ down
     return whole
 
 
@@ -81,6 +87,49 @@ def test_a_row_without_adapters_is_untouched_by_its_neighbours(network):
 
     assert torch.equal(y[[0, 2, 3]], plain[[0, 2, 3]])
     assert not torch.equal(y[1], plain[1])
+
+
+def product(digest, row, rows):
+    """An adapter with some rows of a Kronecker product beside layer a."""
+    g = torch.Generator().manual_seed(sum(map(ord, digest)))
+    left, right = torch.randn(3, 5, generator=g), torch.randn(4, WIDTH // 5, generator=g)
+    own = Kronecker(row, (left,), (right,), rows)
+    return Adapter(digest=digest, parts={"net.a": [own]})
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("strength", [0.4, 0.0])
+def test_products_act_on_their_own_rows_beside_pairs(network, strength):
+    x = torch.randn(ROWS, TOKENS, WIDTH)
+    plain = network["a"](x)
+    whole, some = product("whole", 0, (0, HEIGHT)), product("some", 4, (3, 8))
+    pair = adapter("pair", a=(0, HEIGHT))
+    mixes = [((whole, 1.0),), (), ((some, strength), (pair, 0.3), (whole, -2.0)), ((pair, 1.0),)]
+    bank = AdapterBank({"net": network})
+
+    with bank.rows(mixes):
+        y = network["a"](x)
+        assert bank.bytes == sum(one.bytes for one in (whole, some, pair))
+
+    assert torch.equal(y[1], plain[1])
+    for row, mix in enumerate(mixes):
+        change = sum(
+            (strength * delta(worn, "net.a", HEIGHT) for worn, strength in mix),
+            torch.zeros(HEIGHT, WIDTH),
+        )
+        torch.testing.assert_close(y[row], plain[row] + x[row] @ change.T)
+
+
+@torch.inference_mode()
+def test_a_product_in_one_mix_acts_on_every_row(network):
+    one = product("one", 0, (0, HEIGHT))
+    x = torch.randn(5, WIDTH)
+    plain = network["a"](x)
+
+    with AdapterBank({"net": network}).rows([((one, 0.5),)]):
+        y = network["a"](x)
+
+    torch.testing.assert_close(y, plain + 0.5 * x @ delta(one, "net.a", HEIGHT).T)
 
 
 @torch.inference_mode()

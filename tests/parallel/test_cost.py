@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from fluxline.approximation import time_of
 from fluxline.degrees import Degrees
 from fluxline.engine.build import open_model
 from fluxline.models.flux1.transformer import FluxConfig, FluxTransformer
@@ -14,7 +15,7 @@ from fluxline.parallel.cost import cost
 from fluxline.parallel.machine import Link, machine_of
 from fluxline.parallel.memory import memory
 from fluxline.parallel.network import DEV, DEV_2, KLEIN_4B, KLEIN_9B, MINI, NETWORKS, SCHNELL
-from fluxline.parallel.pipefusion import held_of, time_of
+from fluxline.parallel.pipefusion import held_of
 from fluxline.parallel.way import Task, Way
 
 TASK = Task(width=1024, height=1024, steps=28)

@@ -137,10 +137,10 @@ def test_all_hear_what_the_first_rank_says(ends):
     ends = ends(2, 1)
     ends.watch()
 
-    ends.lead.tell(wire.Prepare(2))
+    ends.lead.tell(wire.Prepare())
 
     heard = sorted((ends.heard.get(timeout=WAIT_S) for _ in range(2)), key=lambda one: one[0])
-    assert heard == [(1, wire.Prepare(2)), (2, wire.Prepare(2))]
+    assert heard == [(1, wire.Prepare()), (2, wire.Prepare())]
 
 
 def test_one_that_cannot_go_on_is_named_by_its_rank_and_not_by_when_it_came(ends):

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from fluxline import samplers
+from fluxline.approximation import time_of
 from fluxline.degrees import Degrees
 from fluxline.models.conditioning import plain_steer
 from fluxline.models.flux1.transformer import FluxTransformer
@@ -21,7 +22,6 @@ from fluxline.parallel.pipefusion import (
     parts_of,
     sent_of,
     sigmas_of,
-    time_of,
 )
 from fluxline.parallel.stages import Stages
 from tests.parallel.test_sequence import CONFIG

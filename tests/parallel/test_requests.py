@@ -248,9 +248,7 @@ def test_what_is_remembered_of_a_picture_is_what_was_predicted(mode, ranks):
 def test_one_that_has_no_room_to_be_remembered_is_refused_with_what_would_fit():
     spec = replace(model().spec, ranks=2, approximations=EVERY_WAY, key_bytes=2**18, blocks=4)
     intake = Intake(spec, lambda loras: (), is_technical=False)
-    intake.footprint = Footprint(
-        free_bytes=2**28, token_bytes=1, pixel_bytes=1, token_s=0, pair_s=0, pixel_s=0, grid=8
-    )
+    intake.footprint = Footprint(free_bytes=2**28, token_bytes=1, pixel_bytes=1, grid=8)
     assert intake.jobs_of(asked(steps=28))
     with pytest.raises(TooLarge, match="would fit"):
         intake.jobs_of(asked(steps=28, parallel=approximation_of("piflux")))

@@ -7,16 +7,19 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import save_file
 
+from fluxline.ability import kept_bytes
+from fluxline.approximation import approximation_of
 from fluxline.degrees import degrees_of
 from fluxline.engine.build import checkpoint_at, open_model
 from fluxline.engine.loras import Library, LoraSources
+from fluxline.engine.ranks import divide
 from fluxline.engine.replay import Follower
 from fluxline.engine.tune import Probe
 from fluxline.linear.lora import AdapterBank
 from fluxline.parallel.crew import Crew
 from fluxline.parallel.mesh import Mesh
 from fluxline.request import LoraRef
-from tests.lora_files import bfl_layers, random_lora
+from tests.lora_files import bfl_layers, random_lokr, random_lora
 from tests.models.flux1.oracle import small_config as small_flux1
 from tests.models.flux2.oracle import small_config as small_flux2
 from tests.models.nearness import relative_l2
@@ -58,8 +61,10 @@ def loras(folders, tmp_path_factory):
         },
     }
     files = {family: root / f"{family}.safetensors" for family in layers}
-    for family, file in files.items():
+    for family, file in list(files.items()):
         save_file(random_lora(layers[family], prefix="transformer.", by=0.5), file)
+        lokr = random_lokr(layers[family], prefix="transformer.", by=0.5)
+        save_file(lokr, files.setdefault(f"{family} lokr", root / f"{family}-lokr.safetensors"))
     return files
 
 
@@ -114,12 +119,13 @@ def test_shared_weights_give_what_whole_ones_give(folders, family, parallel, ran
 
 
 @pytest.mark.parametrize("parallel", ["tensor=2", "tensor=3", "tensor=2,ulysses=2"])
-@pytest.mark.parametrize("family", ["flux1", "flux2"])
+@pytest.mark.parametrize("lora", ["flux1", "flux2", "flux1 lokr", "flux2 lokr"])
 def test_a_lora_gives_beside_shares_what_it_gives_beside_the_whole(
-    folders, loras, family, parallel, ranks
+    folders, loras, lora, parallel, ranks
 ):
-    given = (folders[family], parallel, "fp32", loras[family])
-    whole = alone(folders[family], "", "fp32", loras[family]).velocity
+    family = lora.partition(" ")[0]
+    given = (folders[family], parallel, "fp32", loras[lora])
+    whole = alone(folders[family], "", "fp32", loras[lora]).velocity
     bare = alone(folders[family]).velocity
     assert relative_l2(whole, bare) > 0.1, "the LoRA does nothing"
 
@@ -138,6 +144,39 @@ def test_shares_in_fewer_bits_are_as_near_as_the_whole(folders, loras, family, k
     for rank in ranks.run(3, drawn, folders[family], "tensor=3", kind, *more):
         distance = relative_l2(rank.velocity, full)
         assert 0 < distance < 1.25 * relative_l2(whole, full)  # blocks begin elsewhere
+
+
+def remembered(folder, mode):
+    """Bytes of keys that a rank keeps of a picture of one row, and those that were predicted."""
+    crew = Crew(Mesh.join(degrees_of("tensor=2,ulysses=2")))
+    model = open_model(str(folder), "cpu", crew=crew)
+    divide(model, crew)
+    width, height = SIZE
+    (conditioning,) = model.encode(["a boat, 2 birds"])
+    context = model.context(
+        conditioning, width=width, height=height, guidance=model.spec.guidance, sigmas=SIGMAS
+    )
+    x = model.noise(torch.Generator().manual_seed(3), width, height)[None]
+    way = approximation_of(f"{mode},sync=1")
+    turn = crew.remembering(way)
+    for _ in SIGMAS:
+        crew.evaluate(1, lambda own: model.evaluate(x[own], SIGMAS[:1], [context]), turn)
+    kept = turn.bytes
+    turn.close()
+    a_token = kept_bytes(way, model.spec.info(device="", dtype=""))
+    return kept, a_token * (context.image_tokens + context.text_tokens)
+
+
+@pytest.mark.parametrize("mode", ["piflux", "distrifusion"])
+@pytest.mark.parametrize("family", ["flux1", "flux2"])
+def test_what_may_be_kept_is_predicted_of_the_rank_that_has_a_head_more(
+    folders, family, mode, ranks
+):
+    given = ranks.run(4, remembered, folders[family], mode)
+
+    kept, predicted = zip(*given, strict=True)
+    assert {*predicted} == {max(kept)}
+    assert min(kept) == max(kept) * 2 // 3  # five heads are three and two
 
 
 def probed(folder):

@@ -256,9 +256,6 @@ async def test_a_picture_that_never_fits_is_refused_at_the_door_with_the_size_th
         free_bytes=2**28,
         token_bytes=2**20,
         pixel_bytes=1,
-        token_s=1e-5,
-        pair_s=0.0,
-        pixel_s=0.0,
         grid=16,
     )
     engine.models = (replace(INFO, footprint=room),)

@@ -12,7 +12,6 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
@@ -21,7 +20,7 @@ from fluxline import images, wire
 from fluxline.ability import EngineStats, ModelInfo
 from fluxline.engine.build import TECHNICAL, open_model, open_scorer
 from fluxline.engine.faults import is_out_of_memory
-from fluxline.engine.finish import finish
+from fluxline.engine.finish import Finishing
 from fluxline.engine.intake import Intake
 from fluxline.engine.job import Change, Job
 from fluxline.engine.ledger import Ledger, Publish
@@ -30,7 +29,7 @@ from fluxline.engine.ranks import divide
 from fluxline.engine.receipt import receipt_of
 from fluxline.engine.replay import Leader, Tell
 from fluxline.engine.runner import Runner
-from fluxline.engine.scheduler import DECODE_PIXELS, Budget, Scheduler
+from fluxline.engine.scheduler import Budget, Scheduler
 from fluxline.engine.ticket import Ticket, new_request
 from fluxline.engine.tune import Tuning, threads_in_use, tune, use_device, use_threads
 from fluxline.errors import (
@@ -41,7 +40,6 @@ from fluxline.errors import (
 )
 from fluxline.models.base import Adaptable, Banded, DiffusionModel
 from fluxline.models.registry import entry_for
-from fluxline.models.scorers import Scorer
 from fluxline.parallel.crew import Crew
 from fluxline.request import (
     GenerationRequest,
@@ -52,9 +50,6 @@ from fluxline.request import (
 )
 
 _log = logging.getLogger(__name__)
-
-FINISHING_THREADS = 2
-RESIDENT_BATCHES = 16  # admitted jobs fill at most so many forwards
 
 
 class Engine:
@@ -89,45 +84,50 @@ class Engine:
         crew: Crew | None = None,
         tell: Tell | None = None,
     ) -> None:
+        own_scorer = None
         if isinstance(model, str):
-            self._model = open_model(model, device, precision, memory, weights_gb, crew)
-        else:
-            self._model = model
-        self._crew, self._parallel = crew, ""
+            name, model = model, open_model(model, device, precision, memory, weights_gb, crew)
+            own_scorer = entry_for(name).scorer
+        self._model, self._crew, self._parallel = model, crew, ""
         if crew is not None:
-            divide(self._model, crew)
+            divide(model, crew)
             self._parallel = crew.degrees.spelt
-        own = entry_for(model).scorer if isinstance(model, str) else None
-        self._scorer = scorer or own or TECHNICAL
-        self._open_scorer = functools.cache(self._opened_scorer)
+        named = scorer or own_scorer or TECHNICAL
+        open_named = functools.cache(functools.partial(open_scorer, named, model.device))
         if scorer is not None:
-            self._open_scorer()  # a wrong one is told now, not after the first picture
+            open_named()  # a wrong one is told now, not after the first picture
         self._budget, self._asked_threads = budget, threads
         self._on_lost = on_lost or self._give_up
-        sources = loras or LoraSources()
-        library = Library(self._model, sources)
-        is_technical = self._scorer == TECHNICAL
-        self._intake = Intake(self._model.spec, library.mix, is_technical=is_technical)
+        loras = loras or LoraSources()
+        library = Library(model, loras)
+        self._intake = Intake(model.spec, library.mix, is_technical=named == TECHNICAL)
         self._ledger = Ledger()
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        self._runner = Runner(
-            self._model, self._open_scorer, crew=crew, lora_bytes=sources.cache_bytes
-        )
+        self._runner = Runner(model, open_named, crew=crew, lora_bytes=loras.cache_bytes)
         self._execute, self._tell = self._runner.execute, tell
         if tell is not None:
             self._execute = Leader(self._runner, tell).execute
+        self._finishing = Finishing(
+            model, parallel=self._parallel, deliver=self._ledger.deliver, fail=self._fail_later
+        )
         self._closing = False
-        self._pool = ThreadPoolExecutor(FINISHING_THREADS, thread_name_prefix="finish")
+        self._begin()
+
+    def _begin(self) -> None:
+        """Start the engine's thread, and wait until it has opened. Raises what kept it from that,
+        a device that is full as LoadError."""
         ready: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._loop, args=(ready,), name="engine")
-        self._thread.daemon = True
+        self._thread = threading.Thread(
+            target=self._loop, args=(ready,), name="engine", daemon=True
+        )
         self._thread.start()
-        if (error := ready.get()) is not None:
-            if isinstance(error, Exception) and is_out_of_memory(error):
-                size = "x".join(str(side) for side in self._model.spec.native_size)
-                message = f"the device has no memory to draw {size}"
-                raise LoadError(message) from error
-            raise error
+        error = ready.get()
+        if error is None:
+            return
+        if isinstance(error, Exception) and is_out_of_memory(error):
+            size = "x".join(str(side) for side in self._model.spec.native_size)
+            raise LoadError(f"the device has no memory to draw {size}") from error
+        raise error
 
     @property
     def models(self) -> tuple[ModelInfo, ...]:
@@ -216,7 +216,7 @@ class Engine:
             self.cancel(request_id)
         self._inbox.put(_stop)
         self._thread.join()
-        self._pool.shutdown(wait=True)
+        self._finishing.close()
         self._runner.close()
         if self._tell is not None:
             self._tell(wire.Over())
@@ -269,13 +269,7 @@ class Engine:
         self._intake.footprint = tuning.footprint
         if isinstance(self._model, Banded) and tuning.footprint is not None:
             self._model.banded.whole_pixels = tuning.footprint.whole_pixels
-        batch_tokens, decode_pixels = tuning.fitting(DECODE_PIXELS)
-        budget = self._budget or Budget(
-            batch_tokens=batch_tokens,
-            resident_tokens=RESIDENT_BATCHES * batch_tokens,
-            decode_pixels=decode_pixels,
-            footprint=tuning.footprint,
-        )
+        budget = self._budget or tuning.budget
         self._scheduler = Scheduler(budget, seconds_per_token=tuning.seconds_per_token)
 
     def _read_inbox(self) -> None:
@@ -313,12 +307,9 @@ class Engine:
             event = Progress(job.request.id, job.index, job.done, job.evaluations, preview)
             self._ledger.progress(event)
         if change.picture is not None:
-            self._pool.submit(self._finish, change, time.monotonic())
+            self._finishing.put(change, threads=self._threads)
         if change.error is not None:
             self._fail(job.request.id, change.error)
-
-    def _opened_scorer(self) -> Scorer:
-        return open_scorer(self._scorer, self._model.device)
 
     def _give_up(self) -> None:
         """What a device that is lost means without anybody to start the process anew."""
@@ -336,26 +327,8 @@ class Engine:
 
     # ---- what follows runs on the finishing threads
 
-    def _finish(self, change: Change, decoded_at: float) -> None:
-        job = change.job
-        try:
-            image = finish(
-                change,
-                model=self._model,
-                threads=self._threads,
-                parallel=self._parallel,
-                decoded_at=decoded_at,
-            )
-        except FluxlineError as exc:
-            self._fail_later(job, exc)
-        except Exception:  # noqa: BLE001 - the door of the finishing thread: logged, told
-            _log.exception("finishing %s failed", job.id)
-            self._fail_later(job, EngineError(f"picture {job.index} could not be encoded"))
-        else:
-            self._ledger.deliver(job.request.id, image)
-
-    def _fail_later(self, job: Job, error: FluxlineError) -> None:
-        self._inbox.put(lambda: self._fail(job.request.id, error))
+    def _fail_later(self, request_id: str, error: FluxlineError) -> None:
+        self._inbox.put(lambda: self._fail(request_id, error))
 
 
 class _Stop(Exception):

@@ -7,12 +7,12 @@ from dataclasses import replace
 from fluxline import images
 from fluxline.ability import Footprint, kept_bytes, steps_left
 from fluxline.approximation import Approximation
-from fluxline.engine.job import BatchKey, Job
+from fluxline.engine.job import BatchKey, Job, Picture
 from fluxline.engine.sources import Sources
 from fluxline.errors import InvalidParams, UnknownModel
 from fluxline.linear.lora import Mix
 from fluxline.models.spec import ModelSpec
-from fluxline.request import SEED_LIMIT, GenerationRequest, LoraRef, Planned
+from fluxline.request import SEED_LIMIT, GenerationRequest, LoraRef, Planned, SamplingParams
 from fluxline.samplers import evaluations
 
 MOST_PICTURES = 1024  # of one request
@@ -73,9 +73,43 @@ class Intake:
         sources: Sources,
         mix_of: Callable[[tuple[LoraRef, ...]], Mix],
     ) -> Job:
-        spec = self._spec
-        params, warnings = spec.resolve(
-            picture.params, sources.shape, is_masked=sources.is_masked, like=sources.seen_shape
+        params, warnings = self._resolved(request, picture.params, sources)
+        assert params.width is not None
+        assert params.height is not None
+        assert params.cfg_scale is not None
+        rows = 2 if params.cfg_scale > 1.0 else 1
+        asked = params.width, params.height
+        drawn = self._spec.drawn_size(*asked)
+        references = sources.references(asked, drawn)
+        count = _evaluations(params)
+        if params.parallel is not None:
+            settled = self._settled(params.parallel, count, is_shown=bool(references))
+            params = replace(params, parallel=settled)
+            ranks = self._spec.ranks
+            warnings.append(f"drawn by {settled.spelt} on {ranks} ranks: not quite exactly")
+        key = self._key(drawn, references, alone=f"{request.id}/{index}" if params.parallel else "")
+        return Job(
+            request=request,
+            index=index,
+            seed=picture.seed,
+            params=params,
+            drawn=drawn,
+            kept_bytes=self._kept_bytes(params.parallel, drawn, key, rows),
+            source=sources.start(asked, drawn),
+            references=references,
+            mix=mix_of(params.loras or ()),
+            key=key,
+            rows=rows,
+            evaluations=count,
+            warnings=tuple(warnings),
+        )
+
+    def _resolved(
+        self, request: GenerationRequest, params: SamplingParams, sources: Sources
+    ) -> tuple[SamplingParams, list[str]]:
+        """What a picture is drawn and encoded with, checked, and what its caller should know."""
+        params, warnings = self._spec.resolve(
+            params, sources.shape, is_masked=sources.is_masked, like=sources.seen_shape
         )
         if request.top_k is not None and self._is_technical:
             warnings.append(
@@ -83,53 +117,38 @@ class Intake:
             )
         assert params.width is not None
         assert params.height is not None
-        assert params.steps is not None
-        assert params.cfg_scale is not None
         images.check_format(
             request.output_format,
             compression=request.compression,
             width=params.width,
             height=params.height,
         )
-        drawn = spec.drawn_size(params.width, params.height)
-        rows = 2 if params.cfg_scale > 1.0 else 1
-        asked = params.width, params.height
-        references = sources.references(asked, drawn)
-        seen = spec.reference_tokens([(p.pixels.shape[1], p.pixels.shape[0]) for p in references])
-        read = spec.references.text_tokens * len(references) if spec.references else 0
-        steps = params.steps
-        if params.strength is not None:
-            steps = steps_left(steps, params.strength)
-        count = evaluations(params.sampler, steps)
-        if params.parallel is not None:
-            settled = self._settled(params.parallel, count, is_shown=bool(references))
-            params = replace(params, parallel=settled)
-            warnings.append(f"drawn by {settled.spelt} on {spec.ranks} ranks: not quite exactly")
-        kept = kept_bytes(params.parallel, spec.info(device="", dtype=""))
-        key = BatchKey(
-            spec.image_tokens(*drawn),
-            spec.text_length + read,
-            seen,
-            alone=f"{request.id}/{index}" if params.parallel else "",
+        return params, warnings
+
+    def _key(
+        self, drawn: tuple[int, int], references: Sequence[Picture], *, alone: str
+    ) -> BatchKey:
+        """What the forwards of a picture cannot vary by row."""
+        looks = self._spec.references
+        read = looks.text_tokens * len(references) if looks else 0
+        return BatchKey(
+            self._spec.image_tokens(*drawn),
+            self._spec.text_length + read,
+            self._spec.reference_tokens(
+                [(p.pixels.shape[1], p.pixels.shape[0]) for p in references]
+            ),
+            alone=alone,
         )
+
+    def _kept_bytes(
+        self, asked: Approximation | None, drawn: tuple[int, int], key: BatchKey, rows: int
+    ) -> int:
+        """What a rank holds of a picture between evaluations. Raises TooLarge if it never fits."""
+        a_token = kept_bytes(asked, self._spec.info(device="", dtype=""))
+        other = key.text_tokens + key.reference_tokens
         if self.footprint is not None:
-            other = key.text_tokens + seen
-            self.footprint.vet(*drawn, rows=rows, other_tokens=other, kept_bytes=kept)
-        return Job(
-            request=request,
-            index=index,
-            seed=picture.seed,
-            params=params,
-            drawn=drawn,
-            source=sources.start(asked, drawn),
-            references=references,
-            mix=mix_of(params.loras or ()),
-            key=key,
-            kept_bytes=kept * rows * (key.image_tokens + key.text_tokens + seen),
-            rows=rows,
-            evaluations=count,
-            warnings=tuple(warnings),
-        )
+            self.footprint.vet(*drawn, rows=rows, other_tokens=other, kept_bytes=a_token)
+        return a_token * rows * (key.image_tokens + other)
 
     def _settled(self, asked: Approximation, count: int, *, is_shown: bool) -> Approximation:
         """What approximates a picture of so many evaluations, that may be shown others.
@@ -145,3 +164,12 @@ class Intake:
                 message = "pipefusion draws after no pictures: leave out parallel, or take piflux"
                 raise InvalidParams(message, field="parallel")
         return asked.settled(count, self._spec.ranks)
+
+
+def _evaluations(params: SamplingParams) -> int:
+    """Of a picture, all of whose params are known."""
+    assert params.steps is not None
+    steps = params.steps
+    if params.strength is not None:
+        steps = steps_left(steps, params.strength)
+    return evaluations(params.sampler, steps)

@@ -14,7 +14,8 @@ from fluxline.engine.shares import shared_adapter
 from fluxline.errors import InvalidParams, LoadError, UnknownLora
 from fluxline.linear.lora import LIMIT_BYTES, Adapter, Mix
 from fluxline.loras import Hashes, LoraFolder, hub_name, state_of
-from fluxline.models.base import Adaptable, DiffusionModel, LowRank
+from fluxline.models.base import Adaptable, DiffusionModel
+from fluxline.ops.adapter import Learned, in_dtype, tensors_of
 from fluxline.request import LoraRef
 from fluxline.weights.adapters import adapter_file, fetched_adapter, read_adapter
 
@@ -106,7 +107,7 @@ class Library:
         tensors, about = read_adapter(file)
         dtype = self._model.dtype
         parts = {
-            layer: [(row, a.to(dtype), b.to(dtype)) for row, a, b in own]
+            layer: [in_dtype(learned, dtype) for learned in own]
             for layer, own in model.read_adapter(tensors, about).items()
         }
         _check_values(parts)
@@ -115,11 +116,11 @@ class Library:
         return Adapter(digest=self._hashes.of(file), parts=own, stages=stages)
 
 
-def _check_values(parts: Mapping[str, Sequence[LowRank]]) -> None:
+def _check_values(parts: Mapping[str, Sequence[Learned]]) -> None:
     """Raise LoadError for NaN, infinity and what comes near to it."""
     for layer, own in parts.items():
-        for half in (half for _, *halves in own for half in halves):
-            if half.numel() and not float(half.abs().amax()) <= LARGEST:  # nor is NaN
+        for tensor in (tensor for learned in own for tensor in tensors_of(learned)):
+            if tensor.numel() and not float(tensor.abs().amax()) <= LARGEST:  # nor is NaN
                 message = f"beside {layer} it holds values that are not from {-LARGEST:g} to"
                 raise LoadError(f"{message} {LARGEST:g}, its scale counted in")
 

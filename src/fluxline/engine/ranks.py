@@ -8,7 +8,7 @@ from typing import Any
 
 from fluxline import wire
 from fluxline.approximation import ApproximationName
-from fluxline.degrees import degrees_of
+from fluxline.degrees import degrees_of, shares
 from fluxline.engine.build import TECHNICAL, open_model, open_scorer, pick_device
 from fluxline.engine.intake import Intake
 from fluxline.engine.loras import Library, LoraSources
@@ -74,7 +74,7 @@ def divide(model: DiffusionModel[Any], crew: Crew) -> None:
         ranks=crew.parts,
         references=_looked_at(model.spec, crew),
         approximations=_approximations(model, crew),
-        key_bytes=model.key_bytes // crew.degrees.tensor,
+        key_bytes=model.key_bytes * shares(model.heads, crew.degrees.tensor)[0],
         blocks=len(model.transformer.blocks) if isinstance(model, Walkable) else 0,
     )
 

@@ -70,7 +70,7 @@ class Follower:
     ) -> None:
         self._runner, self._intake = runner, intake
         self._model = model
-        self._probe = functools.cache(lambda shrunk: Probe(model, nobody, crew, shrunk))
+        self._probe = functools.cache(lambda: Probe(model, nobody, crew))
         self._jobs: dict[str, Job] = {}
         self._taken: list[Job] = []  # their ids may be those of jobs that are dropped next
         self._before = ""
@@ -80,12 +80,12 @@ class Follower:
         with, which the first rank has not refused.
         """
         match said:
-            case wire.TrialForward(rows, shrunk):
-                self._probe(shrunk).once(rows)
+            case wire.TrialForward(rows):
+                self._probe().once(rows)
             case wire.TrialDecoding(width, height):
                 decode_noise(self._model, width, height)
-            case wire.Prepare(shrunk):
-                self._probe(shrunk)
+            case wire.Prepare():
+                self._probe()
             case wire.Take(request):
                 unscored = replace(request, top_k=None)  # the first rank judges
                 self._taken += self._intake.jobs_of(unscored)

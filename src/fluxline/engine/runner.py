@@ -9,22 +9,21 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
-from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor
 
 from fluxline import samplers
-from fluxline.engine.cache import ByteLRU
 from fluxline.engine.faults import is_lost, is_out_of_memory
 from fluxline.engine.job import Advance, Job, Outcome, Plan, Score
+from fluxline.engine.said import Asked, Said, acting, asked_of
 from fluxline.engine.sample import Kept, Sample, Settling
 from fluxline.engine.seen import Seen, as_tensor
 from fluxline.engine.sigmas import noise_scale, sigmas_of
 from fluxline.engine.tally import Tally
 from fluxline.errors import DeviceLost, EngineError, FluxlineError, NotFinite, OutOfMemory
-from fluxline.linear.lora import LIMIT_BYTES, AdapterBank, Mix
-from fluxline.models.base import Adaptable, Banded, DiffusionModel, Stage, Walkable, taking
+from fluxline.linear.lora import LIMIT_BYTES, AdapterBank
+from fluxline.models.base import Adaptable, Banded, DiffusionModel, Walkable, taking
 from fluxline.models.conditioning import Conditioning
 from fluxline.models.scorers import Scorer
 from fluxline.parallel.crew import Crew
@@ -32,11 +31,7 @@ from fluxline.parallel.pipefusion import Drawing, Pipeline
 
 _log = logging.getLogger(__name__)
 
-CONDITIONING_BYTES = 256 * 2**20  # 60 prompts of FLUX.1 dev; thousands of the embedded model
 BURST = 8  # evaluations that a pipeline is not stopped in: it runs empty after them
-
-Asked = tuple[str, Mix]
-"""A text, and the adapters that it is encoded with."""
 
 
 class Runner:
@@ -48,20 +43,18 @@ class Runner:
         open_scorer: Callable[[], Scorer],
         *,
         crew: Crew | None = None,
-        conditioning_bytes: int = CONDITIONING_BYTES,
         lora_bytes: int = LIMIT_BYTES,
     ) -> None:
         self._model = model
         self._crew = crew or Crew.alone()
         self._open_scorer = open_scorer
         self._samples: dict[str, Sample] = {}
-        self._conditioning: ByteLRU[Conditioning] = ByteLRU(conditioning_bytes)
-        self._contexts: WeakValueDictionary[Any, Any] = WeakValueDictionary()
         networks = model.adaptable if isinstance(model, Adaptable) else {}
         self._bank = AdapterBank(networks, limit_bytes=lora_bytes)
         guide_bytes = 0 if self._crew.is_shared else None  # ranks' own sizes may differ
-        self._seen = Seen(model, self._bank, guide_bytes=guide_bytes)
         self.tally = Tally()
+        self._seen = Seen(model, self._bank, guide_bytes=guide_bytes)
+        self._said = Said(model, self._bank, self._seen, self.tally)
 
     def close(self) -> None:
         """Leave the model as it was found."""
@@ -182,49 +175,27 @@ class Runner:
             outcome.scores[job.id] = Score(score, scorer.name)
 
     def _admit(self, jobs: Sequence[Job], outcome: Outcome) -> None:
-        conditioning = self._encode([asked for job in jobs for asked in _asked(job)])
+        conditioning = self._said.conditioning(jobs)
         started = {job.id: self._start(job, conditioning) for job in jobs}
         self._samples.update(started)  # all or none: who does not fit holds nothing
         for job in jobs:
-            if any(conditioning[asked].truncated for asked in _asked(job)):
+            if any(conditioning[asked].truncated for asked in asked_of(job)):
                 read = self._model.spec.text_length
                 outcome.notes[job.id] = f"prompt cut: {self._model.spec.name} reads {read} tokens"
 
-    def _encode(self, texts: Sequence[Asked]) -> dict[Asked, Conditioning]:
-        """Conditioning of every text; each distinct one is encoded once, in one batch."""
-        found = {asked: self._conditioning.get(_key(asked)) for asked in texts}
-        if new := [asked for asked, known in found.items() if known is None]:
-            with self._bank.rows([mix for _, mix in new]):
-                encoded = self._model.encode([text for text, _ in new])
-            for asked, made in zip(new, encoded, strict=True):
-                self._conditioning.put(_key(asked), made)
-                found[asked] = made
-        self.tally.prompts(encoded=len(new), cached=len(found) - len(new))
-        return {asked: known for asked, known in found.items() if known is not None}
-
     def _start(self, job: Job, conditioning: dict[Asked, Conditioning]) -> Sample:
-        width, height = job.drawn
         sigmas = sigmas_of(job, self._model.spec)
         generator = torch.Generator("cpu").manual_seed(job.seed)
-        x = self._model.noise(generator, width, height)
-        kept = None
-        if job.source is None:
-            x = x * noise_scale(sigmas[0], self._model.spec)
-        else:
-            clean = self._seen.clean(job.source.drawn)
-            x = (1 - sigmas[0]) * clean + sigmas[0] * x
-            if job.source.mask is not None and not self._model.spec.fills:
-                mask = self._model.encode_mask(as_tensor(job.source.mask))
-                kept = Kept(clean, mask)
+        noise = partial(self._model.noise, generator, *job.drawn)
+        x, kept = self._laid_over(job, noise(), sigmas[0])
         contexts = [
-            self._context(asked, conditioning[asked], job, tuple(sigmas[:-1]))
-            for asked in _asked(job)
+            self._said.context(asked, conditioning[asked], job, tuple(sigmas[:-1]))
+            for asked in asked_of(job)
         ]
         assert job.params.cfg_scale is not None  # resolved
         new_steer = partial(
-            self._model.spec.steering, job.params.cfg_scale, conditioning[_asked(job)[0]]
+            self._model.spec.steering, job.params.cfg_scale, conditioning[asked_of(job)[0]]
         )
-        noise = partial(self._model.noise, generator, width, height)
         sampling = _sampling(job, sigmas, x, noise)
         x, sigma = next(sampling)
         sample = Sample(sampling, x, sigma, contexts, Settling(new_steer, kept), job.mix)
@@ -233,6 +204,17 @@ class Runner:
         elif asked is not None:
             sample.turn = self._crew.remembering(asked)
         return sample
+
+    def _laid_over(self, job: Job, noise: Tensor, sigma: float) -> tuple[Tensor, Kept | None]:
+        """What a job starts from, (N, C): noise, laid over its picture as far as its first sigma
+        says; and what of that picture stays."""
+        if job.source is None:
+            return noise * noise_scale(sigma, self._model.spec), None
+        clean = self._seen.clean(job.source.drawn)
+        x = (1 - sigma) * clean + sigma * noise
+        if job.source.mask is None or self._model.spec.fills:
+            return x, None
+        return x, Kept(clean, self._model.encode_mask(as_tensor(job.source.mask)))
 
     def _pipeline(
         self,
@@ -263,33 +245,6 @@ class Runner:
             warmup=job.params.parallel.sync,
         )
 
-    def _context(
-        self,
-        asked: Asked,
-        conditioning: Conditioning,
-        job: Job,
-        sigmas: tuple[float, ...],
-    ) -> Any:
-        """What a row needs in all evaluations; rows in flight that need the same share it."""
-        mix = _acting(job, "context")
-        beside = self._seen.name_of_guide(job)
-        key = (_key(asked), _named(mix), job.drawn, job.params.guidance, sigmas, beside)
-        context = self._contexts.get(key)
-        if context is None:
-            width, height = job.drawn
-            guide = self._seen.guide(job)
-            with self._bank.rows([mix]):
-                context = self._model.context(
-                    conditioning,
-                    width=width,
-                    height=height,
-                    guidance=job.params.guidance,
-                    sigmas=sigmas,
-                    guide=guide,
-                )
-            self._contexts[key] = context
-        return context
-
     def _evaluate(self, jobs: Sequence[Job], outcome: Outcome) -> None:
         samples = [self._samples[job.id] for job in jobs]
         if (pipeline := samples[0].pipeline) is not None:
@@ -298,7 +253,7 @@ class Runner:
         x = torch.stack([s.x for s in samples for _ in s.contexts])
         sigmas = [s.sigma for s in samples for _ in s.contexts]
         mixes = [
-            _acting(job, "evaluate")
+            acting(job, "evaluate")
             for job, s in zip(jobs, samples, strict=True)
             for _ in s.contexts
         ]
@@ -340,7 +295,7 @@ class Runner:
         count = min(BURST, job.evaluations - sample.evaluation)
         if every := job.request.preview_every:
             count = min(count, every - sample.evaluation % every)
-        with self._bank.rows([_acting(job, "evaluate")] * job.rows):
+        with self._bank.rows([acting(job, "evaluate")] * job.rows):
             pipeline.run(count)
         sample.x = pipeline.x
         for _ in range(count):
@@ -376,26 +331,3 @@ def _sampling(
 ) -> samplers.Sampling:
     """The sampler of a job, from x on."""
     return samplers.start(job.params.sampler, x, sigmas, noise, job.params.eta)
-
-
-def _asked(job: Job) -> tuple[Asked, ...]:
-    """What a job's rows are told, the negative prompt's second."""
-    mix = _acting(job, "encode")
-    return tuple((text, mix) for text in (job.request.prompt, job.params.negative_prompt))[
-        : job.rows
-    ]
-
-
-def _acting(job: Job, stage: Stage) -> Mix:
-    """Those of a job's adapters that do something in a stage."""
-    return tuple((adapter, s) for adapter, s in job.mix if stage in adapter.stages)
-
-
-def _key(asked: Asked) -> str:
-    text, mix = asked
-    return repr((text, _named(mix)))
-
-
-def _named(mix: Mix) -> tuple[tuple[str, float], ...]:
-    """Adapters by what they are: which objects they are may differ from rank to rank."""
-    return tuple((adapter.digest, strength) for adapter, strength in mix)

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from fluxline.degrees import part_of
 from fluxline.engine.precision import Precision
 from fluxline.errors import ConfigError
-from fluxline.models.base import LowRank, Part, Seams, Side, SplitsHeads
+from fluxline.models.base import Part, Seams, Side, SplitsHeads
+from fluxline.ops.adapter import Learned
 from fluxline.ops.bound import Staged
 from fluxline.parallel.group import Group, shares
 from fluxline.parallel.tensor import GatheredRows, Kept, OwnColumns, OwnRows, SharedLinear
@@ -156,14 +157,14 @@ def _hollow(block: nn.Module) -> nn.Module:
 
 
 def shared_adapter(
-    networks: Mapping[str, nn.Module], parts: Mapping[str, Sequence[LowRank]]
-) -> dict[str, Sequence[LowRank]]:
+    networks: Mapping[str, nn.Module], parts: Mapping[str, Sequence[Learned]]
+) -> dict[str, Sequence[Learned]]:
     """What an adapter has for the layers as they are here: of shared ones, for this rank's share;
     of those in others' blocks, nothing.
 
     networks: by the names that layers' names begin with.
     """
-    found: dict[str, Sequence[LowRank]] = {}
+    found: dict[str, Sequence[Learned]] = {}
     for name, own in parts.items():
         network, _, path = name.partition(".")
         layer = networks[network].get_submodule(path)

@@ -19,12 +19,14 @@ from torch import Tensor
 from fluxline.ability import Footprint, InBands
 from fluxline.engine.faults import is_out_of_memory
 from fluxline.engine.peak import free_bytes, peak_of
+from fluxline.engine.scheduler import DECODE_PIXELS, Budget
 from fluxline.models.base import Banded, DiffusionModel, Pictures, PicturesInBands, taking
 from fluxline.models.spec import ModelSpec
 from fluxline.parallel.crew import Crew
 from fluxline.wire import Prepare, TrialDecoding, TrialForward
 
 LARGEST_BATCH_TOKENS = 8192  # of two rows or more; for each rank that may have rows of its own
+RESIDENT_BATCHES = 16  # admitted jobs fill at most so many forwards
 PAYS = 0.95  # stop at the smallest batch with this share of the best throughput
 MALLOC = {"trim": (-1, 2**30), "top pad": (-2, 2**26), "mmap": (-3, 2**25)}  # malloc.h, bytes
 ROUNDS = 3  # of trying thread counts
@@ -50,14 +52,18 @@ class Tuning:
     seconds_per_token: float = 1e-5
     footprint: Footprint | None = None
 
-    def fitting(self, decode_pixels: int) -> tuple[int, int]:
-        """Tokens of a forward and pixels of a decoding that pay and fit into the memory."""
-        if self.footprint is None:
-            return self.batch_tokens, decode_pixels
-        most_tokens = int(self.footprint.free_bytes / self.footprint.token_bytes)
-        return (
-            min(self.batch_tokens, most_tokens),
-            min(decode_pixels, self.footprint.whole_pixels),
+    @property
+    def budget(self) -> Budget:
+        """As much at once as pays and fits into the memory."""
+        tokens, pixels, room = self.batch_tokens, DECODE_PIXELS, self.footprint
+        if room is not None:
+            tokens = min(tokens, int(room.free_bytes / room.token_bytes))
+            pixels = min(pixels, room.whole_pixels)
+        return Budget(
+            batch_tokens=tokens,
+            resident_tokens=RESIDENT_BATCHES * tokens,
+            decode_pixels=pixels,
+            footprint=room,
         )
 
 
@@ -106,7 +112,7 @@ def tune(model: DiffusionModel[Any], tell: Tell | None = None, crew: Crew | None
     rates = _rates(probe, deadline, crew)
     best = max(rates.values())
     enough = min(rows for rows, rate in rates.items() if rate >= PAYS * best)
-    footprint = _footprint(model, probe, tell, crew, row_s=probe.tokens / rates[1])
+    footprint = _footprint(model, probe, tell)
     return Tuning(
         threads=threads,
         batch_tokens=enough * probe.tokens,
@@ -137,32 +143,21 @@ def _rates(probe: "Probe", deadline: float, crew: Crew) -> dict[int, float]:
     return rates
 
 
-def _footprint(
-    model: DiffusionModel[Any], probe: "Probe", tell: Tell | None, crew: Crew, *, row_s: float
-) -> Footprint:
-    """Fit a line to memory and a parabola to time. row_s: of a forward of one row."""
-    token_s, pair_s = row_s / probe.tokens, 0.0
-    if row_s < PATIENCE_S / 3:
-        small = Probe(model, tell or nobody, crew, shrunk=2)
-        bend = token_s - small.seconds(1) / small.tokens
-        pair_s = max(0.0, min(bend / (probe.tokens - small.tokens), token_s / probe.tokens))
-        token_s -= pair_s * probe.tokens
+def _footprint(model: DiffusionModel[Any], probe: "Probe", tell: Tell | None) -> Footprint:
+    """Fit lines to memory."""
     in_bands = None
     if isinstance(model, Banded) and tell is None:  # ranks have bands of their own
         vae = model.banded
         in_bands = _as_fits(model, partial(_in_bands, model, vae))
         with taking(vae, whole_pixels=math.inf):
-            pixel_bytes, pixel_s = _as_fits(model, partial(_decoding, model))
+            pixel_bytes = _as_fits(model, partial(_decoding, model))
     else:
-        pixel_bytes, pixel_s = _decoding(model, *_decoded_size(model), tell or nobody)
+        pixel_bytes = _decoding(model, *_decoded_size(model), tell or nobody)
     return Footprint(
         free_bytes=int(USABLE * (free_bytes(model.device) - model.awaited_bytes())),
         token_bytes=probe.token_bytes,
         pixel_bytes=pixel_bytes,
         in_bands=in_bands,
-        token_s=token_s,
-        pair_s=pair_s,
-        pixel_s=pixel_s,
         grid=model.spec.grid,
     )
 
@@ -181,17 +176,12 @@ def _as_fits(model: DiffusionModel[Any], measure: Callable[[int, int], MeasuredT
         size = model.spec.snapped(size[0] // 2, size[1] // 2)
 
 
-def _decoding(
-    model: DiffusionModel[Any], width: int, height: int, tell: Tell = nobody
-) -> tuple[float, float]:
-    """Bytes and seconds a pixel of decoding a picture takes."""
+def _decoding(model: DiffusionModel[Any], width: int, height: int, tell: Tell = nobody) -> float:
+    """Bytes a pixel that decoding a picture takes."""
     tell(TrialDecoding(width, height))
     with peak_of(model.device) as peak:
-        decode_noise(model, width, height)  # the first one finds its kernels
-    tell(TrialDecoding(width, height))
-    began = time.perf_counter()
-    decode_noise(model, width, height)
-    return peak.bytes / (width * height), (time.perf_counter() - began) / (width * height)
+        decode_noise(model, width, height)
+    return peak.bytes / (width * height)
 
 
 def decode_noise(model: DiffusionModel[Any], width: int, height: int) -> None:
@@ -248,13 +238,13 @@ def _best_threads(probe: "Probe", deadline: float) -> int:
 
 
 class Probe:
-    """A forward with random input at the native size, or at one with sides so much smaller."""
+    """A forward with random input at the native size."""
 
-    def __init__(self, model: DiffusionModel[Any], tell: Tell, crew: Crew, shrunk: int = 1) -> None:
-        self._model, self._tell, self._crew, self._shrunk = model, tell, crew, shrunk
+    def __init__(self, model: DiffusionModel[Any], tell: Tell, crew: Crew) -> None:
+        self._model, self._tell, self._crew = model, tell, crew
         self.token_bytes = 0.0  # the most that a forward took so far
-        tell(Prepare(shrunk))
-        width, height = model.spec.snapped(*(side // shrunk for side in model.spec.native_size))
+        tell(Prepare())
+        width, height = model.spec.snapped(*model.spec.native_size)
         self._x = model.noise(torch.Generator("cpu").manual_seed(0), width, height)
         (conditioning,) = model.encode(["a picture"])
         self._context = model.context(
@@ -282,7 +272,7 @@ class Probe:
     def once(self, rows: int) -> float:
         """Seconds of a forward."""
         x = self._x.expand(rows, *self._x.shape).contiguous()
-        self._tell(TrialForward(rows, self._shrunk))
+        self._tell(TrialForward(rows))
         began = time.perf_counter()
         velocity = self._crew.evaluate(rows, lambda own: self._evaluate(x[own]))
         velocity[0, 0, 0].item()  # wait for the device

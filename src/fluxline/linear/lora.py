@@ -5,6 +5,7 @@
 A and B hold all adapters of a forward side by side, and s says for each row how strongly each of
 them acts on it, 0 where it does not. So rows with none, one, another or several adapters take two
 thin products together, whatever the mixture, and the base stays as it is: quantized, compiled.
+Kronecker products (LoKr) come one after another, each for the rows on which it acts.
 Source: Hu et al. 2021, "LoRA: Low-Rank Adaptation of Large Language Models".
 
 Shapes: R rows, r rank of an adapter, K the ranks of all adapters of a forward together.
@@ -18,10 +19,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-LIMIT_BYTES = 2 * 2**30  # of adapters laid out on the device beside those that act
+from fluxline.ops.adapter import Kronecker, Learned, tensors_of
 
-Part = tuple[int, Tensor, Tensor]
-"""(first row of the layer's answer that it adds to, A (r, in), B (rows, r))."""
+LIMIT_BYTES = 2 * 2**30  # of adapters laid out on the device beside those that act
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -33,13 +33,14 @@ class Adapter:
     """
 
     digest: str
-    parts: Mapping[str, Sequence[Part]]
+    parts: Mapping[str, Sequence[Learned]]
     stages: frozenset[str] = frozenset()
 
     @property
     def bytes(self) -> int:
         """Memory it holds."""
-        return sum(a.nbytes + b.nbytes for parts in self.parts.values() for _, a, b in parts)
+        held = (tensors_of(part) for parts in self.parts.values() for part in parts)
+        return sum(tensor.nbytes for tensors in held for tensor in tensors)
 
 
 Mix = tuple[tuple[Adapter, float], ...]
@@ -143,6 +144,13 @@ class _Joined:
     ranks: tuple[int, ...]  # of each, 0 for one that has nothing here
     down: Tensor  # A (K, in)
     up: Tensor  # B^T (K, out)
+    products: tuple[tuple[int, Kronecker], ...]  # and the number of the adapter that each is of
+
+    @property
+    def bytes(self) -> int:
+        """Memory it takes."""
+        learned = sum(t.nbytes for _, product in self.products for t in product.tensors)
+        return self.down.nbytes + self.up.nbytes + learned
 
 
 @dataclass(slots=True, eq=False)
@@ -157,20 +165,27 @@ class Laid:
         """What they have for a layer, where x is; laid out the first time."""
         if layer.name not in self._layers:
             joined = self._layers[layer.name] = self._join(layer, x)
-            self.bytes += joined.down.nbytes + joined.up.nbytes
+            self.bytes += joined.bytes
         return self._layers[layer.name]
 
     def _join(self, layer: "Adapted", x: Tensor) -> _Joined:
-        parts = [adapter.parts.get(layer.name, ()) for adapter in self.adapters]
-        ranks = tuple(sum(len(down) for _, down, _ in own) for own in parts)
+        learned = [adapter.parts.get(layer.name, ()) for adapter in self.adapters]
+        thin = [[part for part in own if not isinstance(part, Kronecker)] for own in learned]
+        products = tuple(
+            (number, part.each(lambda tensor: tensor.to(x)))
+            for number, own in enumerate(learned)
+            for part in own
+            if isinstance(part, Kronecker)
+        )
+        ranks = tuple(sum(len(down) for _, down, _ in own) for own in thin)
         down = x.new_zeros(sum(ranks), layer.in_features)
         up = x.new_zeros(sum(ranks), layer.out_features)
         k = 0
-        for row, a, b in (part for own in parts for part in own):
+        for row, a, b in (part for own in thin for part in own):
             down[k : k + len(a)] = a
             up[k : k + len(a), row : row + len(b)] = b.T
             k += len(a)
-        return _Joined(ranks, down, up)
+        return _Joined(ranks, down, up, products)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -181,6 +196,9 @@ class Active:
     laid: Laid
     strengths: Tensor
     _spread: dict[tuple[tuple[int, ...], torch.device, torch.dtype], Tensor] = field(
+        default_factory=dict
+    )
+    _worn: dict[tuple[int, torch.device, torch.dtype], tuple[Tensor, Tensor]] = field(
         default_factory=dict
     )
 
@@ -203,6 +221,29 @@ class Active:
             spread = self.strengths.repeat_interleave(torch.tensor(ranks), dim=1)
             self._spread[key] = spread.to(like.device, like.dtype)
         return self._spread[key]
+
+    def worn(self, number: int, like: Tensor) -> tuple[Tensor, Tensor]:
+        """The rows (r) on which an adapter acts, and how strongly on each; the same for all layers.
+
+        Of one mix, which every row wears, its row is 0.
+        """
+        key = (number, like.device, like.dtype)
+        if key not in self._worn:
+            (rows,) = self.strengths[:, number].nonzero(as_tuple=True)
+            strengths = self.strengths[rows, number]
+            self._worn[key] = rows.to(like.device), strengths.to(like.device, like.dtype)
+        return self._worn[key]
+
+    def add(self, number: int, product: Kronecker, x: Tensor, y: Tensor) -> None:
+        """Add what a product of an adapter makes of x (R, ..., in) to y (R, ..., out)."""
+        rows, strengths = self.worn(number, x)
+        first, last = product.rows
+        answer = y.narrow(-1, product.row, last - first)
+        strengths = strengths.view(-1, *(1,) * (x.dim() - 1))
+        if len(rows) == len(self.strengths):  # all, or all by one mix
+            answer += strengths * product(x)
+        elif len(rows):
+            answer.index_add_(0, rows, strengths * product(x[rows]))
 
 
 class Adapted(nn.Module):
@@ -239,6 +280,8 @@ class Adapted(nn.Module):
         if active is None:
             return y
         joined = active.laid.of_layer(self, x)
+        for number, product in joined.products:
+            active.add(number, product, x, y)
         if not len(joined.down):
             return y
         scale = active.scale(joined.ranks, x)  # (R, K)

@@ -15,6 +15,7 @@ from torch import Generator, Tensor, nn
 from fluxline.models.bands import Bands
 from fluxline.models.conditioning import Conditioning
 from fluxline.models.spec import ModelSpec
+from fluxline.ops.adapter import Learned
 from fluxline.ops.bound import Staged
 
 Layout = Callable[[str, Tensor], Sequence[tuple[str, int, Tensor]] | None]
@@ -276,8 +277,6 @@ class DiffusionModel(Protocol[ContextT]):
         ...
 
 
-LowRank = tuple[int, Tensor, Tensor]
-"""What an adapter has for a layer: (first row of its answer, A (r, in), B (rows, r))."""
 Stage = Literal["encode", "context", "evaluate"]
 
 
@@ -297,7 +296,7 @@ class Adaptable(Protocol):
 
     def read_adapter(
         self, tensors: Mapping[str, Tensor], about: Mapping[str, str]
-    ) -> Mapping[str, Sequence[LowRank]]:
+    ) -> Mapping[str, Sequence[Learned]]:
         """What a file of tensors, with its metadata, has for each layer. From any thread.
 
         Raises LoadError naming what is not read or does not fit.
@@ -320,8 +319,13 @@ class Divisible(Protocol):
     """What `evaluate` calls in its place; the transformer itself, unless set otherwise."""
 
     @property
+    def heads(self) -> int:
+        """Of attention in a block, on all ranks together."""
+        ...
+
+    @property
     def key_bytes(self) -> int:
-        """Of keys and values of a token, in one block."""
+        """Of a head's keys and values of a token."""
         ...
 
 

@@ -79,7 +79,7 @@ class ModelSpec:
     notes: tuple[str, ...] = ()  # what people should know of how it is held
     ranks: int = 1  # that may be asked to approximate a picture together
     approximations: tuple[ApproximationName, ...] = ()  # that those may be asked for
-    key_bytes: int = 0  # of keys and values of a token in a block, where ranks may remember them
+    key_bytes: int = 0  # of a token in a block, that the rank with most heads may remember
     blocks: int = 0
 
     def info(self, device: str, dtype: str) -> ModelInfo:

@@ -263,18 +263,6 @@ def parts_of(words: int, image: int, count: int) -> tuple[slice, ...]:
     return tuple(slice(end - long, end) for end, long in zip(ends, lengths, strict=True))
 
 
-def time_of(evaluations: int, warmup: int, parts: int, stages: int) -> float:
-    """How long a picture takes, in evaluations of one device; transfers hidden, parts equal.
-
-    With fewer parts than stages some wait for a part to come round.
-    """
-    beyond = evaluations - warmup
-    if beyond <= 0:
-        return float(evaluations)
-    ticks = (beyond - 1) * max(parts, stages) + parts + stages - 1
-    return warmup + ticks / (parts * stages)
-
-
 def sent_of(tokens: int, hidden: int, itemsize: int) -> int:
     """Bytes that cross a boundary between stages in an evaluation of a row; whatever the parts."""
     return tokens * hidden * itemsize

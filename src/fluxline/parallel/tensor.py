@@ -9,16 +9,14 @@ adapters are cut alike. Source: Shoeybi et al. 2019, "Megatron-LM" (arXiv:1909.0
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from fluxline.errors import LoadError
+from fluxline.ops.adapter import Kronecker, Learned, Span
 from fluxline.parallel.group import Group
-
-LowRank = tuple[int, Tensor, Tensor]
-"""(first row of the layer's answer, A (r, in), B (rows, r))."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +27,7 @@ class Kept:
     """
 
     length: int
-    spans: tuple[tuple[int, int], ...]
+    spans: tuple[Span, ...]
 
     @classmethod
     def of(cls, sections: Sequence[Sequence[int]], rank: int) -> "Kept":
@@ -45,6 +43,17 @@ class Kept:
     def size(self) -> int:
         """How much that is."""
         return sum(last - first for first, last in self.spans)
+
+    def of_span(self, start: int, end: int) -> list[tuple[Span, int]]:
+        """What is kept of a span: spans of the whole axis, and where each begins among all that is
+        kept."""
+        found, at = [], 0
+        for first, last in self.spans:
+            inside = max(first, start), min(last, end)
+            if inside[0] < inside[1]:
+                found.append((inside, at + inside[0] - first))
+            at += last - first
+        return found
 
     def cut(self, part: Tensor, dim: int, start: int = 0) -> tuple[int, Tensor]:
         """Of a part that begins at `start`: where what is kept of it begins among all that is kept,
@@ -80,7 +89,7 @@ class SharedLinear(nn.Module):
             raise LoadError(f"{message} of {columns} to {rows}")
         return self._slot(field, row, part)
 
-    def beside(self, parts: Sequence[LowRank]) -> list[LowRank]:
+    def beside(self, parts: Sequence[Learned]) -> list[Learned]:
         """What adapters have for the whole, as `base` is to have it beside itself."""
         raise NotImplementedError
 
@@ -96,10 +105,18 @@ class OwnRows(SharedLinear):
         self._kept = kept
         self.base = _linear(whole, self.in_features, kept.size, bias=whole.bias is not None)
 
-    def beside(self, parts: Sequence[LowRank]) -> list[LowRank]:
-        """A as it is, and the rows of B that are kept."""
-        cut = [(a, *self._kept.cut(b, 0, row)) for row, a, b in parts]
-        return [(row, a, b) for a, row, b in cut if len(b)]
+    def beside(self, parts: Sequence[Learned]) -> list[Learned]:
+        """A as it is, and the rows of B that are kept; of a product, its rows that are."""
+        own: list[Learned] = []
+        for part in parts:
+            if isinstance(part, Kronecker):
+                first, last = part.rows
+                kept = self._kept.of_span(part.row, part.row + last - first)
+                own += [part.within(span, at) for span, at in kept]
+            else:
+                row, b = self._kept.cut(part[2], 0, part[0])
+                own += [(row, part[1], b)] if len(b) else []
+        return own
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) to this rank's (..., rows)."""
@@ -134,9 +151,15 @@ class OwnColumns(SharedLinear):
         self.base = _linear(whole, kept.size, self.out_features, bias=False)
         self.bias = whole.bias
 
-    def beside(self, parts: Sequence[LowRank]) -> list[LowRank]:
-        """The columns of A that are kept, and B as it is: it is linear, and goes into the sum."""
-        return [(row, self._kept.cut(a, 1)[1], b) for row, a, b in parts]
+    def beside(self, parts: Sequence[Learned]) -> list[Learned]:
+        """The columns of A that are kept, and B as it is: it is linear, and goes into the sum. Of a
+        product, its columns that are kept."""
+        return [
+            replace(part, columns=self._kept.spans)
+            if isinstance(part, Kronecker)
+            else (part[0], self._kept.cut(part[1], 1)[1], part[2])
+            for part in parts
+        ]
 
     def forward(self, x: Tensor) -> Tensor:
         """This rank's (..., columns) to (..., out), the same on all ranks."""

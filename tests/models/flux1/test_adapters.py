@@ -13,7 +13,13 @@ from fluxline.linear.lora import Adapter, AdapterBank
 from fluxline.models.flux.adapters import AdapterReader
 from fluxline.models.flux1.names import linears
 from fluxline.models.flux1.transformer import FluxConfig, FluxTransformer
-from tests.lora_files import bfl_layers, linear_layers, random_lora, xlabs_layers
+from tests.lora_files import (
+    bfl_layers,
+    linear_layers,
+    random_lokr,
+    random_lora,
+    xlabs_layers,
+)
 from tests.models.flux1.oracle import Inputs, evaluate_ours, evaluate_theirs
 from tests.models.nearness import relative_l2
 
@@ -97,6 +103,56 @@ def test_a_lora_equals_diffusers(pair, dialect):
     pipe.load_lora_weights(as_diffusers(tensors), adapter_name="it")
     pipe.set_adapters(["it"], [0.7])
     assert relative_l2(ours, evaluate_theirs(pipe.transformer, inputs)) <= TOLERANCE
+
+
+@pytest.mark.proves("lokr", "flux1")
+@pytest.mark.parametrize("factor", [4, -1])
+@pytest.mark.parametrize("alpha", [None, 2.0])
+def test_a_lokr_equals_pefts(pair, factor, alpha):
+    """diffusers has no converter of FLUX.1's; PEFT reads what bears its own names."""
+    model, pipe = pair
+    sizes = linear_layers(pipe.transformer)
+    tensors = random_lokr(sizes, prefix="transformer.", factor=factor)
+    about = {"r": 8, "alpha": alpha, "peft_type": "LOKR"} if alpha else {}
+    said = {f"transformer.{key}": value for key, value in about.items()}
+    inputs = Inputs.random(model.transformer.config, [(8, 8)])
+
+    metadata = {"lora_adapter_metadata": json.dumps(said)}
+    ours = changed(model, tensors, metadata, 0.7, inputs)
+
+    pipe.transformer.load_lora_adapter(dict(tensors), adapter_name="it")
+    pipe.set_adapters(["it"], [0.7 * (alpha or 8.0) / 8.0])
+    assert relative_l2(ours, evaluate_theirs(pipe.transformer, inputs)) <= TOLERANCE
+
+
+LOKR = {
+    "ai-toolkit": {"prefix": "diffusion_model.", "alpha": 4.0},
+    "kohya": {"prefix": "lora_unet_", "is_flat": True, "decomposes_both": True, "rank": 2},
+}
+
+
+@pytest.mark.parametrize("dialect", LOKR)
+def test_a_lokr_by_bfls_names_is_what_its_whole_matrices_would_be(dev, dialect):
+    """Every layer, the last modulation's halves in our order too."""
+    sizes, more = bfl_layers(dev.transformer.config), LOKR[dialect]
+    tensors = random_lokr(sizes, factor=16, **more)
+    inputs = Inputs.random(dev.transformer.config, [(8, 8)])
+    whole = {}
+    for name, (width, _) in sizes.items():
+        spelled = more["prefix"] + (name.replace(".", "_") if more.get("is_flat") else name)
+        left, right = (of_factors(tensors, f"{spelled}.lokr_w{n}") for n in (1, 2))
+        rank = len(tensors.get(f"{spelled}.lokr_w2_b", ()))
+        scale = more.get("alpha", rank) / rank if rank else 1.0
+        whole[f"diffusion_model.{name}.lora_A.weight"] = torch.eye(width)
+        whole[f"diffusion_model.{name}.lora_B.weight"] = scale * torch.kron(left, right)
+
+    ours = changed(dev, tensors, {}, 0.7, inputs)
+
+    assert relative_l2(ours, changed(dev, whole, {}, 0.7, inputs)) <= TOLERANCE
+
+
+def of_factors(tensors, name):
+    return tensors[name] if name in tensors else tensors[f"{name}_a"] @ tensors[f"{name}_b"]
 
 
 @pytest.mark.parametrize(
@@ -201,7 +257,8 @@ TO_Q = "transformer.transformer_blocks.0.attn.to_q"
         (f"{TO_Q}.dora_scale", torch.ones(4), "DoRA"),
         (f"{TO_Q}.lora_magnitude_vector", torch.ones(4), "DoRA"),
         (f"{TO_Q}.hada_w1_a", torch.ones(4, 4), "LoHa"),
-        (f"{TO_Q}.lokr_w1", torch.ones(4, 4), "LoKr"),
+        (f"{TO_Q}.lokr_w1", torch.ones(4, 4), "not all of one LoKr"),
+        (f"{TO_Q}.lokr_t2", torch.ones(4, 4), "convolution"),
         (f"{TO_Q}.diff_b", torch.ones(4), "difference"),
         (f"{TO_Q}.lora_B.bias", torch.ones(4), "bias"),
         ("transformer.nobody.knows.lora_A.weight", torch.ones(4, 4), "nobody.knows"),
@@ -209,7 +266,7 @@ TO_Q = "transformer.transformer_blocks.0.attn.to_q"
         (f"{TO_Q}.lora_B.weight", torch.full((128, 4), torch.inf), "infinity"),
         (f"{TO_Q}.lora_A.weight", torch.ones(4, 3072), "3072 to 128 .* 128 to 128"),
         (f"{TO_Q}.lora_B.weight", torch.ones(384, 4), "128 to 384"),
-        (f"{TO_Q}.lora_B.weight", torch.ones(128, 2), "128 to 128"),
+        (f"{TO_Q}.lora_B.weight", torch.ones(128, 2), "ranks 4 and 2"),
         ("transformer.x_embedder.lora_A.weight", torch.ones(4, 128), "half"),
         (f"{TO_Q}.lora_A.weight", torch.tensor(1.0), r"two matrices .* \(\) and"),
         (f"{TO_Q}.lora_A.weight", torch.ones(4, 128, 1, 1), "two matrices"),
@@ -220,6 +277,48 @@ TO_Q = "transformer.transformer_blocks.0.attn.to_q"
 def test_what_cannot_be_read_is_named(schnell, small, key, value, said):
     with pytest.raises(LoadError, match=said):
         schnell.read_adapter({**small, key: value}, {})
+
+
+def lokr(**factors):
+    return {f"{TO_Q}.lokr_{name}": factor for name, factor in factors.items()}
+
+
+LEFT, RIGHT = torch.ones(4, 4), torch.ones(32, 32)
+
+
+@pytest.mark.parametrize(
+    ("factors", "said"),
+    [
+        ({"w1": LEFT}, "not all of one LoKr"),
+        ({"w1": LEFT, "w2_a": torch.ones(32, 2)}, "not all of one LoKr"),
+        ({"w1": LEFT, "w2": RIGHT, "w2_a": torch.ones(32, 2)}, "not all of one LoKr"),
+        ({"w1": LEFT, "w2": torch.ones(32, 31)}, "124 to 128 .* 128 to 128"),
+        ({"w1": torch.ones(8, 4), "w2": RIGHT}, "128 to 256"),
+        ({"w1": LEFT, "w2_a": torch.ones(32, 2), "w2_b": torch.ones(3, 32)}, "of matrices"),
+        ({"w1": LEFT, "w2": torch.ones(32, 32, 1, 1)}, "of matrices"),
+        ({"w1": torch.ones(0, 4), "w2": RIGHT}, "of matrices"),
+        ({"w1": LEFT, "w2": torch.full((32, 32), torch.nan)}, "NaN"),
+    ],
+)
+def test_a_lokr_that_cannot_be_read_is_named(schnell, factors, said):
+    with pytest.raises(LoadError, match=said):
+        schnell.read_adapter(lokr(**factors), {})
+
+
+@pytest.mark.parametrize(
+    ("about", "said"),
+    [
+        ({"alpha": "loud", "r": 8}, "alpha .* must be a number"),
+        ({"alpha": 1e10, "r": 8}, "alpha .* must be a number"),
+        ({"alpha": 8, "r": 0}, "r .* must be a rank; got 0"),
+        ({"alpha": 8}, "must be a rank; got None"),
+        ({"alpha": 8, "r": 8, "rank_pattern": {"to_q": 4}}, "rank_pattern .* not read for LoKr"),
+    ],
+)
+def test_a_scale_of_a_lokr_that_makes_no_sense_is_named(schnell, about, said):
+    metadata = {"lora_adapter_metadata": json.dumps(about)}
+    with pytest.raises(LoadError, match=said):
+        schnell.read_adapter(lokr(w1=LEFT, w2=RIGHT), metadata)
 
 
 def test_a_control_lora_is_refused_as_one(schnell):

@@ -21,7 +21,7 @@ from fluxline.linear.lora import Adapter, AdapterBank
 from fluxline.request import Planned
 from tests.images.pictures import photo
 from tests.lora_files import bfl_layers as flux1_layers
-from tests.lora_files import linear_layers, random_lora
+from tests.lora_files import linear_layers, random_lokr, random_lora
 from tests.models.flux1.oracle import small_config as flux1_config
 from tests.models.flux1.test_pipeline import draw_theirs, pipeline
 from tests.models.flux2.bfl_export import bfl_names, save_as_bfl
@@ -104,6 +104,38 @@ def test_a_lora_equals_diffusers(models, folders, name, dialect):
     assert relative_l2(ours, evaluate_theirs(theirs, inputs)) <= TOLERANCE
 
 
+LOKR = {
+    "ai-toolkit": lambda d, b, more: random_lokr(b, prefix="diffusion_model.", **more),
+    "lycoris": lambda d, b, more: random_lokr(
+        blocks(d), prefix="lycoris_", is_flat=True, **more
+    ),
+    "simpletuner": lambda d, b, more: random_lokr(d, **more),
+}  # fmt: skip
+FACTORS = {
+    "low rank": {"alpha": 4.0},
+    "both of low rank": {"alpha": 4.0, "rank": 2, "factor": 16, "decomposes_both": True},
+    "whole": {"rank": 999, "alpha": 999.0},
+    "nearly square": {"factor": -1},
+}
+
+
+@pytest.mark.proves("lokr", "flux2")
+@pytest.mark.parametrize("factors", FACTORS)
+@pytest.mark.parametrize("dialect", LOKR)
+def test_a_lokr_equals_diffusers(models, folders, dialect, factors):
+    """Q, K and V of ai-toolkit's are one product, for which diffusers makes them one layer."""
+    model = models["dev"]
+    theirs = Flux2Transformer2DModel.from_pretrained(folders["dev"], subfolder="transformer")
+    trained = {n: s for n, s in bfl_layers(folders["dev"]).items() if n != SHIFT_FIRST}
+    tensors = LOKR[dialect](linear_layers(theirs), trained, FACTORS[factors])
+    inputs = Inputs.random(model.transformer.config, [(4, 4)], references=((3, 5),))
+
+    ours = changed(model, tensors, 0.7, inputs)
+
+    wear(theirs, dict(tensors), 0.7)
+    assert relative_l2(ours, evaluate_theirs(theirs, inputs)) <= TOLERANCE
+
+
 @pytest.mark.parametrize("more", [{}, {"use_rslora": True}], ids=["alpha", "rslora"])
 def test_the_scale_that_peft_was_trained_with_is_read(models, folders, tmp_path, more):
     theirs = Flux2Transformer2DModel.from_pretrained(folders["klein"], subfolder="transformer")
@@ -143,7 +175,7 @@ def test_a_bfl_name_means_for_a_lora_what_it_means_in_a_checkpoint(models, folde
     ("key", "said"),
     [
         ("transformer.transformer_blocks.0.attn.to_q.lora_magnitude_vector", "DoRA"),
-        ("diffusion_model.double_blocks.0.img_attn.qkv.lokr_w1", "LoKr"),
+        ("diffusion_model.double_blocks.0.img_attn.qkv.hada_w1_a", "LoHa"),
         ("text_encoder.layers.0.self_attn.q_proj.lora_A.weight", "text_encoder"),
         ("transformer.transformer_blocks.9.attn.to_q.lora_A.weight", "blocks.9"),
     ],

@@ -2,25 +2,24 @@
 
 An adapter names the layers that it was trained beside as its trainer called them: after diffusers,
 after Black Forest Labs, or after x-labs, with dots or with underscores, under one of many
-prefixes. All of them are looked up in the tables by which checkpoints are read. What is not
-low-rank (DoRA, LoHa, LoKr, whole differences) is refused by name, never passed over.
+prefixes. All of them are looked up in the tables by which checkpoints are read. Low-rank pairs and
+Kronecker products (LoKr) are read; what is neither (DoRA, LoHa, whole differences) is refused by
+name, never passed over.
 Source of the spellings: diffusers, loaders/lora_conversion_utils.py, which is the tests' oracle.
 """
 
-import json
-import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
 
 from fluxline.errors import LoadError
-from fluxline.loras import PEFT_KEY
-from fluxline.models.base import LowRank, Stage
+from fluxline.models.base import Stage
 from fluxline.models.flux.names import Span
+from fluxline.models.flux.scales import Scales
+from fluxline.ops.adapter import Kronecker, Learned, LowRank
 
 PREFIXES = {
     "transformer": (
@@ -49,31 +48,33 @@ PREFIXES = {
 DOWN = r"lora_A|lora_down|lora\.down|lora_linear_layer\.down|down"
 UP = r"lora_B|lora_up|lora\.up|lora_linear_layer\.up|up"
 SPELLED = re.compile(
-    rf"(?P<name>.+?)\.(?:(?:(?P<down>{DOWN})|(?P<up>{UP}))(?:\.default)?\.weight|(?P<alpha>alpha))"
+    rf"(?P<name>.+?)\.(?:(?:(?P<down>{DOWN})|(?P<up>{UP}))(?:\.default)?\.weight"
+    r"|lokr_(?P<factor>w[12](?:_[ab])?)|(?P<alpha>alpha))"
 )
 FOREIGN = {
     "dora_scale": "DoRA",
     "lora_magnitude_vector": "DoRA",
     "hada_": "LoHa",
-    "lokr_": "LoKr",
+    "lokr_t2": "LoKr of a convolution",
     "lora_mid": "LoCon",
     "oft_": "OFT",
     ".diff": "a difference of whole weights",
     ".bias": "a bias",
 }
-LARGEST_ALPHA = 1e9
-PATTERN = re.compile(r"(?!.*[*+?].*[*+?].*[*+?])[\w.^$*+?\\|-]+", re.ASCII)
-"""Which expressions of PEFT's configuration are followed: names, and what takes no time to try."""
 
 
 @dataclass(slots=True)
-class _Pair:
-    """One layer's, as its file calls it."""
+class _Said:
+    """One layer's, as its file calls it. halves: down and up, or factors: w1, w2, or w1_a, …"""
 
     name: str
-    down: Tensor | None = None
-    up: Tensor | None = None
     alpha: float | None = None
+    halves: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def is_product(self) -> bool:
+        """Whether it is a LoKr's."""
+        return any(half.startswith("w") for half in self.halves)
 
 
 @dataclass(slots=True)
@@ -115,22 +116,23 @@ class AdapterReader:
 
     def read(
         self, tensors: Mapping[str, Tensor], about: Mapping[str, str]
-    ) -> dict[str, list[LowRank]]:
-        """What a file has for each layer of ours, its scale folded into B.
+    ) -> dict[str, list[Learned]]:
+        """What a file has for each layer of ours, its scale folded into B, or into the left factor.
 
         about: the file's metadata. Raises LoadError naming what is not read or does not fit.
         """
-        scales = _Scales.of(about)
-        parts: dict[str, list[LowRank]] = {}
-        for pair in self._pairs(tensors):
-            for layer, part in self._placed(pair, scales):
+        scales = Scales.of(about)
+        parts: dict[str, list[Learned]] = {}
+        for said in self._said(tensors):
+            placed = self._product_placed if said.is_product else self._pair_placed
+            for layer, part in placed(said, scales):
                 parts.setdefault(layer, []).append(part)
         if not parts:
             raise LoadError("it has nothing for any layer of this model")
         return {layer: _fused(own) for layer, own in parts.items()}
 
-    def _pairs(self, tensors: Mapping[str, Tensor]) -> list[_Pair]:
-        pairs: dict[str, _Pair] = {}
+    def _said(self, tensors: Mapping[str, Tensor]) -> list[_Said]:
+        found: dict[str, _Said] = {}
         unread = []
         for key, tensor in tensors.items():
             said = SPELLED.fullmatch(key)
@@ -142,112 +144,82 @@ class AdapterReader:
                 if tensor.count_nonzero():  # nothing is lost with zeros
                     unread.append(key)
                 continue
-            pair = pairs.setdefault(_flat(said["name"]), _Pair(said["name"]))
+            one = found.setdefault(_flat(said["name"]), _Said(said["name"]))
             if not tensor.isfinite().all():
                 raise LoadError(f"it holds NaN or infinity in {key}")
-            half = "alpha" if said["alpha"] else "down" if said["down"] else "up"
-            if getattr(pair, half) is not None:
+            half = said["factor"] or ("down" if said["down"] else "up")
+            if (one.alpha is not None) if said["alpha"] else (half in one.halves):
                 raise LoadError(f"it has {key} twice, in two spellings")
-            setattr(pair, half, float(tensor) if said["alpha"] else tensor)
+            if said["alpha"]:
+                one.alpha = float(tensor)
+            else:
+                one.halves[half] = tensor
         if unread:
             raise LoadError(_not_read(unread))
-        return list(pairs.values())
+        return list(found.values())
 
-    def _placed(self, pair: _Pair, scales: "_Scales") -> Iterator[tuple[str, LowRank]]:
+    def _pair_placed(self, pair: _Said, scales: Scales) -> Iterator[tuple[str, LowRank]]:
         """Where in our layers a pair acts; of rows that ours has in another order, in pieces."""
-        down, up = pair.down, pair.up
-        if down is None or up is None:
+        if set(pair.halves) != {"down", "up"}:
             raise LoadError(f"it has only one half of {pair.name}")
+        down, up = pair.halves["down"], pair.halves["up"]
         if down.dim() != 2 or up.dim() != 2 or not len(down):
             shapes = f"{tuple(down.shape)} and {tuple(up.shape)}"
             raise LoadError(f"{pair.name} is of two matrices in a LoRA; it has {shapes}")
-        spans = self._layers[_flat(pair.name)]
+        if len(down) != up.shape[1]:
+            raise LoadError(f"the halves of {pair.name} are of ranks {len(down)} and {up.shape[1]}")
+        rows, columns = len(up), down.shape[1]
+        spans = self._spans(pair.name, rows, columns)
+        if len(down) > max(rows, columns):
+            message = f"it is of rank {len(down)} at {pair.name}, a layer of {columns} to {rows}"
+            raise LoadError(f"{message}: more than all that the layer could learn")
+        scaled = up.float() * scales.of_pair(pair.name, len(down), pair.alpha)
+        own = torch.split(scaled, [size for _, size in spans])
+        for (span, _), part in zip(spans, own, strict=True):
+            yield span.layer, (span.first, down.float(), part)
+
+    def _product_placed(self, said: _Said, scales: Scales) -> Iterator[tuple[str, Kronecker]]:
+        """Where in our layers a product acts; of rows that ours has in another order, in pieces."""
+        left, right = (_factors(said, number) for number in (1, 2))
+        rank = next((len(two[1]) for two in (right, left) if len(two) == 2), None)
+        scale = scales.of_product(said.name, rank, said.alpha)
+        whole = Kronecker(0, (scale * left[0], *left[1:]), right, rows=(0, 0))
+        first = 0
+        for span, size in self._spans(said.name, *whole.shape):
+            yield span.layer, replace(whole, row=span.first, rows=(first, first + size))
+            first += size
+
+    def _spans(self, name: str, rows: int, columns: int) -> list[tuple[Span, int]]:
+        """Which rows of our layers a layer is, and how many. Raises LoadError for another size."""
+        spans = self._layers[_flat(name)]
         sizes = [(span.last or self._widths[span.layer][1]) - span.first for span in spans]
-        fits = [(len(down), self._widths[spans[0].layer][0]), (sum(sizes), len(down))]
-        if [tuple(down.shape), tuple(up.shape)] != fits:
-            got, want = (up.shape[0], down.shape[-1]), (sum(sizes), fits[0][1])
+        width = self._widths[spans[0].layer][0]
+        if (rows, columns) != (sum(sizes), width):
             hint = ""
-            if spans[0].layer == "transformer.image_in" and down.shape[-1] > want[1]:
+            if spans[0].layer == "transformer.image_in" and columns > width:
                 hint = ", as a control LoRA does, which is not read"
             raise LoadError(
-                f"it is made for a layer of {got[1]} to {got[0]} at {pair.name}, "
-                f"where this model has {want[1]} to {want[0]}{hint}"
+                f"it is made for a layer of {columns} to {rows} at {name}, "
+                f"where this model has {width} to {sum(sizes)}{hint}"
             )
-        if len(down) > max(fits[0][1], fits[1][0]):
-            message = f"it is of rank {len(down)} at {pair.name}, a layer of {fits[0][1]} to"
-            raise LoadError(f"{message} {fits[1][0]}: more than all that the layer could learn")
-        scaled = up.float() * scales.of_layer(pair.name, len(down), pair.alpha)
-        for span, rows in zip(spans, torch.split(scaled, sizes), strict=True):
-            yield span.layer, (span.first, down.float(), rows)
+        return list(zip(spans, sizes, strict=True))
 
 
-@dataclass(frozen=True, slots=True)
-class _Scales:
-    """By how much PEFT multiplies what an adapter adds: alpha / rank, unless its file says else."""
-
-    said: Mapping[str, Any]  # PEFT's configuration, or nothing
-
-    @classmethod
-    def of(cls, about: Mapping[str, str]) -> "_Scales":
-        """Read a file's metadata. Raises LoadError."""
-        try:
-            said = json.loads(about.get(PEFT_KEY) or "{}")
-        except (ValueError, RecursionError) as exc:
-            raise LoadError("its metadata cannot be read") from exc
-        if not isinstance(said, dict):
-            raise LoadError("its metadata cannot be read: it is no object")
-        if any(key.endswith("use_dora") and value for key, value in said.items()):
-            raise LoadError(_not_read(["dora_scale"]))
-        for key, value in said.items():
-            if key.rpartition(".")[2] == "lora_alpha" and value is not None:
-                _check_alpha(key, value)
-            if key.rpartition(".")[2] == "alpha_pattern" and value:
-                _check_patterns(key, value)
-        return cls(said)
-
-    def of_layer(self, name: str, rank: int, alpha: float | None) -> float:
-        """The scale of one layer. alpha: as a tensor beside it says."""
-        if alpha is not None:
-            return alpha / rank
-        network, _, path = name.partition(".")
-        found = self._of(network, path)
-        if found is None and (found := self._of("", name)) is None:
-            return 1.0
-        return found / (math.sqrt(rank) if self._is_rs(network) else rank)
-
-    def _of(self, network: str, path: str) -> float | None:
-        prefix = f"{network}." if network else ""
-        patterns: Mapping[str, float] = self.said.get(f"{prefix}alpha_pattern") or {}
-        for pattern, alpha in patterns.items():
-            if re.fullmatch(rf"(.*\.)?({pattern})", path):
-                return float(alpha)
-        whole = self.said.get(f"{prefix}lora_alpha")
-        return None if whole is None else float(whole)
-
-    def _is_rs(self, network: str) -> bool:
-        return bool(self.said.get(f"{network}.use_rslora") or self.said.get("use_rslora"))
-
-
-def _check_alpha(key: str, alpha: object) -> None:
-    if not isinstance(alpha, int | float) or not abs(alpha) <= LARGEST_ALPHA:  # nor is NaN
-        raise LoadError(f"{key} in its metadata must be a number; got {alpha!r}")
-
-
-def _check_patterns(key: str, patterns: object) -> None:
-    if not isinstance(patterns, dict):
-        raise LoadError(f"{key} in its metadata must be an object; got {patterns!r}")
-    for pattern, alpha in patterns.items():
-        if not PATTERN.fullmatch(pattern) or not _is_expression(pattern):
-            raise LoadError(f"{key} in its metadata has an expression that is not read: {pattern}")
-        _check_alpha(key, alpha)
-
-
-def _is_expression(pattern: str) -> bool:
-    try:
-        re.compile(pattern)
-    except re.error:
-        return False
-    return True
+def _factors(said: _Said, number: int) -> tuple[Tensor, ...]:
+    """One side of a product: a matrix, or the two whose product it is. Raises LoadError."""
+    names = {half for half in said.halves if half.startswith(f"w{number}")}
+    if said.halves.keys() & {"down", "up"} or names not in (
+        {f"w{number}"},
+        {f"w{number}_a", f"w{number}_b"},
+    ):
+        raise LoadError(f"it has not all of one LoKr at {said.name}: {', '.join(said.halves)}")
+    factors = tuple(said.halves[name].float() for name in sorted(names))
+    shapes = [tuple(factor.shape) for factor in factors]
+    if any(factor.dim() != 2 or not factor.numel() for factor in factors) or (
+        len(factors) == 2 and shapes[0][1] != shapes[1][0]
+    ):
+        raise LoadError(f"{said.name} is of matrices in a LoKr; it has {shapes}")
+    return factors
 
 
 def stage_of(layer: str) -> Stage:
@@ -263,17 +235,19 @@ def _flat(name: str) -> str:
     return name.replace(".", "_")
 
 
-def _fused(parts: Sequence[LowRank]) -> list[LowRank]:
-    """Parts that read through the same A made one, as a fused projection's trainer had it."""
+def _fused(parts: Sequence[Learned]) -> list[Learned]:
+    """Pairs that read through the same A made one, as a fused projection's trainer had it."""
     groups: list[list[LowRank]] = []
-    for part in sorted(parts, key=lambda part: part[0]):
+    products = [part for part in parts if isinstance(part, Kronecker)]
+    pairs = [part for part in parts if not isinstance(part, Kronecker)]
+    for part in sorted(pairs, key=lambda part: part[0]):
         for group in groups:
             if torch.equal(group[0][1], part[1]):
                 group.append(part)
                 break
         else:
             groups.append([part])
-    return [_one(group) for group in groups]
+    return [*map(_one, groups), *products]
 
 
 def _one(group: Sequence[LowRank]) -> LowRank:

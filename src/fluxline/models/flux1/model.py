@@ -15,7 +15,6 @@ from torch import Generator, Tensor, nn
 
 from fluxline.models.banded import BandedVae
 from fluxline.models.base import (
-    LowRank,
     Network,
     Pictures,
     Stage,
@@ -34,6 +33,7 @@ from fluxline.models.flux1.redux import Redux
 from fluxline.models.flux1.text import TextEncoders
 from fluxline.models.flux1.transformer import Aside, FluxTransformer
 from fluxline.models.spec import ModelSpec
+from fluxline.ops.adapter import Learned
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,9 +103,14 @@ class Flux1:
         self._rope = lru_cache(maxsize=64)(self._make_rope)
 
     @property
+    def heads(self) -> int:
+        """Of attention in a block, on all ranks together."""
+        return self.transformer.config.heads
+
+    @property
     def key_bytes(self) -> int:
-        """Of keys and values of a token, in one block."""
-        return 2 * self.transformer.config.hidden * self.dtype.itemsize
+        """Of a head's keys and values of a token."""
+        return 2 * self.transformer.config.head_dim * self.dtype.itemsize
 
     def networks(self) -> tuple[Network, ...]:
         """What reads words and pictures, what draws, and the VAE."""
@@ -268,7 +273,7 @@ class Flux1:
 
     def read_adapter(
         self, tensors: Mapping[str, Tensor], about: Mapping[str, str]
-    ) -> dict[str, list[LowRank]]:
+    ) -> dict[str, list[Learned]]:
         """What a LoRA file has for each layer of the three networks. Raises LoadError."""
         return self._adapters.read(tensors, about)
 

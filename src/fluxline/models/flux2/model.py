@@ -16,7 +16,6 @@ from torch import Generator, Tensor, nn
 
 from fluxline.models.banded import BandedVae
 from fluxline.models.base import (
-    LowRank,
     Network,
     Pictures,
     Stage,
@@ -39,6 +38,7 @@ from fluxline.models.flux2.names import linears
 from fluxline.models.flux2.text import TextEncoder
 from fluxline.models.flux2.transformer import Flux2Transformer
 from fluxline.models.spec import ModelSpec
+from fluxline.ops.adapter import Learned
 
 Size = tuple[int, int]  # (h, w) in tokens
 
@@ -123,9 +123,14 @@ class Flux2:
         self._rope = lru_cache(maxsize=64)(self._make_rope)
 
     @property
+    def heads(self) -> int:
+        """Of attention in a block, on all ranks together."""
+        return self.transformer.config.heads
+
+    @property
     def key_bytes(self) -> int:
-        """Of keys and values of a token, in one block."""
-        return 2 * self.transformer.config.hidden * self.dtype.itemsize
+        """Of a head's keys and values of a token."""
+        return 2 * self.transformer.config.head_dim * self.dtype.itemsize
 
     def networks(self) -> tuple[Network, ...]:
         """The text encoder, the transformer and the VAE."""
@@ -255,7 +260,7 @@ class Flux2:
 
     def read_adapter(
         self, tensors: Mapping[str, Tensor], about: Mapping[str, str]
-    ) -> dict[str, list[LowRank]]:
+    ) -> dict[str, list[Learned]]:
         """What a LoRA file has for each layer of the transformer. Raises LoadError."""
         return self._adapters.read(tensors, about)
 
