@@ -24,7 +24,7 @@ from fluxline.linear.lora import Adapter
 from fluxline.samplers import SOLVERS
 from tests.cards import Cards, card_of, is_pinned
 from tests.images.pictures import photo
-from tests.lora_files import bfl_layers, random_lora
+from tests.lora_files import bfl_layers, random_lokr, random_lora
 from tests.models.flux2.oracle import small_config
 from tests.random_families import SAVERS
 from tests.random_flux2 import THOUGHTS, save_random_dev, save_random_klein
@@ -173,15 +173,15 @@ def test_a_preview_waits_once_and_is_that_of_the_cpu(schnell, schnell_folder, ca
     assert waits == [["to cpu in model.py:preview"]] * 2
 
 
-def worn(model, digest, seed):
+def worn(model, digest, random):
     """An adapter beside every layer of a model."""
-    tensors = random_lora(bfl_layers(model.transformer.config), seed=seed)
+    tensors = random(bfl_layers(model.transformer.config), prefix="diffusion_model.")
     parts = model.read_adapter(tensors, {})
     return Adapter(digest, parts, frozenset(map(model.stage_of, parts)))
 
 
 def test_rows_with_different_adapters_wait_in_their_first_forward_alone(dev, dev_folder, cards):
-    one, other = worn(dev, "one", 1), worn(dev, "other", 2)
+    one, other = worn(dev, "one", random_lora), worn(dev, "other", random_lokr)
     mixes = [(), ((one, 0.5),), ((one, 1.0), (other, 0.7))]
     jobs = [job for mix in mixes for job in jobs_of(dev, mix=mix, steps=3)]
     expected, _, _ = drawn(dev, *jobs)
@@ -190,7 +190,8 @@ def test_rows_with_different_adapters_wait_in_their_first_forward_alone(dev, dev
     pictures, _, waits = drawn(model, *jobs, cards=cards)
 
     assert_equal(pictures, expected)
-    assert set(waits[0]) == {"__setitem__ in lora.py:_join", "to cuda in lora.py:scale"}
+    assert waits[0]
+    assert all("lora.py" in wait or "adapter.py" in wait for wait in waits[0])
     assert waits[1:] == [[], []]
 
 
