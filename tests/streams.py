@@ -121,7 +121,7 @@ class Streams:
 def pretend(
     monkeypatch: pytest.MonkeyPatch, *, count: int = 1, capability: tuple[int, int] = (9, 0)
 ) -> Streams:
-    """Have torch say that there are so many cards, free but for what is told nowhere."""
+    """Have torch say that there are so many cards, all of whose memory is free."""
     streams = Streams()
     told = {
         "is_available": lambda: True,
