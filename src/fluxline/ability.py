@@ -324,7 +324,8 @@ def check_approximation(asked: Approximation, params: SamplingParams, info: Mode
     if info.ranks == 1:
         message = f"parallel {asked.mode} takes several ranks; {info.name} is drawn by one"
     axis = "stages" if asked.mode == "pipefusion" else "ulysses"
-    raise InvalidParams(f"{message}: start it with --parallel {axis}=2", field="parallel")
+    helps = f"start it with --parallel {axis}=2, or leave parallel out to have it drawn exactly"
+    raise InvalidParams(f"{message}: {helps}", field="parallel")
 
 
 def kept_bytes(asked: Approximation | None, info: ModelInfo) -> int:

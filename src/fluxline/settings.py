@@ -4,14 +4,13 @@ Flags, `FLUXLINE_*` variables, the TOML file and the documents are made from the
 A flag beats a variable, a variable beats the file, the file beats the default.
 """
 
-import difflib
 import os
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, Field, ValidationError
+from pydantic import BeforeValidator, Field, ValidationError
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
@@ -35,6 +34,7 @@ from fluxline.profiles import (
     Profile,
     misfit,
 )
+from fluxline.refusals import in_words, made
 from fluxline.variables import ENV_PREFIX, KEYS_VARIABLE, refuse_unknown, without_links
 
 DEFAULT_FILE = Path("fluxline.toml")
@@ -62,7 +62,6 @@ def _listeners(given: Any) -> Any:
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 Table = Mapping[str, Any]  # Any: TOML; what it means is checked where the value is made
-Made = TypeVar("Made", bound=BaseModel)
 
 
 class Settings(BaseSettings):
@@ -267,7 +266,7 @@ class Settings(BaseSettings):
         found = dict(PRESETS)
         for name, table in self.presets.items():
             usual = PRESETS[name].model_dump() if name in PRESETS else {}
-            found[name] = _made(Preset, f"presets.{name}", {**usual, **table})
+            found[name] = made(Preset, f"presets.{name}", {**usual, **table})
             if self.profiles:
                 wanted = filter(None, [found[name].profile])
                 self._check_names(f"presets.{name}.profile", wanted, self.profiles)
@@ -280,8 +279,8 @@ class Settings(BaseSettings):
         elif name and name == self.grpc_profile and options.get("idle_unload_s", 1) is None:
             options["idle_unload_s"] = GRPC_IDLE_S
         where = f"profiles.{name}" if name else "model"
-        made = _made(Profile, where, {**options, **table, "name": name or "-"})
-        return made if name else made.model_copy(update={"name": made.model_name})
+        profile = made(Profile, where, {**options, **table, "name": name or "-"})
+        return profile if name else profile.model_copy(update={"name": profile.model_name})
 
     def _check_names(self, option: str, names: Iterable[str], known: Mapping[str, object]) -> None:
         for name in names:
@@ -369,7 +368,7 @@ def load_settings(flags: Mapping[str, object] | None = None) -> Settings:
         settings.named_presets()
         return settings
     except ValidationError as exc:
-        raise ConfigError("; ".join(_in_words(error) for error in exc.errors())) from exc
+        raise ConfigError(in_words(exc, Settings)) from exc
     except SettingsError as exc:
         raise ConfigError(f"a {ENV_PREFIX}* variable cannot be read: {exc.__cause__}") from exc
     except tomllib.TOMLDecodeError as exc:
@@ -383,15 +382,6 @@ _OF_PROFILE = tuple(
 """What a profile may leave to the option of the same name."""
 
 
-def _made(kind: type[Made], where: str, values: Table) -> Made:
-    """Make a profile or a preset of a table. Raises ConfigError naming what is wrong."""
-    try:
-        return kind(**values)
-    except ValidationError as exc:
-        words = [_in_words(error, where, kind) for error in exc.errors()]
-        raise ConfigError("; ".join(words)) from exc
-
-
 def _file(flag: object) -> Path | None:
     named = flag or os.environ.get(f"{ENV_PREFIX}CONFIG")
     if not named:
@@ -400,14 +390,3 @@ def _file(flag: object) -> Path | None:
     if not path.is_file():
         raise ConfigError(f"config must name a file that can be read; got {named}")
     return path
-
-
-def _in_words(error: Any, where: str = "", kind: type[BaseModel] = Settings) -> str:
-    # Any: pydantic's ErrorDetails, whose input is anything
-    name = ".".join(str(part) for part in (*filter(None, [where]), *error["loc"]))
-    if error["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(str(error["loc"][-1]), kind.model_fields, n=1)
-        return f"unknown option {name}" + (f"; did you mean {near[0]}?" if near else "")
-    if error["type"] == "value_error":
-        return f"option {name}: {error['ctx']['error']}"
-    return f"option {name}: {error['msg']}; got {error['input']!r}"

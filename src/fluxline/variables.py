@@ -1,12 +1,12 @@
 """The environment as the settings read it: which variables are ours, and which only look so."""
 
-import difflib
 import os
 from collections.abc import Iterable
 
 from pydantic_settings import EnvSettingsSource, PydanticBaseSettingsSource
 
 from fluxline.errors import ConfigError
+from fluxline.refusals import meant
 
 ENV_PREFIX = "FLUXLINE_"
 KEYS_VARIABLE = "API_KEYS"  # as the gRPC server before us called it
@@ -23,9 +23,7 @@ def refuse_unknown(options: Iterable[str]) -> None:
         if upper.startswith(ENV_PREFIX) and upper not in known:
             if upper.startswith(_KUBERNETES_LINKS):
                 continue
-            near = difflib.get_close_matches(upper, known, n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            raise ConfigError(f"unknown variable {name}{hint}")
+            raise ConfigError(f"unknown variable {name}{meant(upper, known)}")
 
 
 def without_links(source: PydanticBaseSettingsSource) -> PydanticBaseSettingsSource:

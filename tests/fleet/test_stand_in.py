@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from fluxline.approximation import approximation_of
 from fluxline.errors import InvalidParams
 from fluxline.fleet import router as routing
 from fluxline.fleet.router import Router
@@ -12,6 +13,7 @@ from tests.fleet.conftest import asked, until
 from tests.worker.fake_engine import INFO
 
 LORA = SamplingParams(loras=(LoraRef("ink"),))
+NEAR = SamplingParams(steps=8, parallel=approximation_of("piflux"))
 PICTURES = {"source": b"", "mask": b""}
 
 
@@ -49,6 +51,9 @@ async def profiles(made):
         ({"wears_loras": False}, {"params": LORA}, "three"),
         ({"wears_loras": False}, {}, "two"),
         ({"family": "flux2"}, {"params": LORA}, "three"),
+        ({}, {"params": NEAR}, "one"),  # nobody else has ranks: none may draw it exactly
+        ({"ranks": 2, "approximations": ("piflux",)}, {"params": NEAR}, "two"),
+        ({"ranks": 2, "approximations": ("pipefusion",)}, {"params": NEAR}, "one"),
     ],
     ids=str,
 )
@@ -56,6 +61,15 @@ async def test_who_can_draw_a_request_stands_in(of_two, wanted, name, profiles, 
     made.replicas["two"][0].models = (replace(INFO, **of_two),)
 
     assert Router(profiles).standing(asked(profile="one", **wanted))[0].name == name
+
+
+async def test_who_is_down_stands_in_for_nobody(profiles, made):
+    router = Router(profiles)
+    lines = [[one.name for one in router.line_of("one")]]
+    made.replicas["two"][0].turn("failed")
+    lines += [[one.name for one in router.line_of(name)] for name in ("one", "three")]
+
+    assert lines == [["two", "three"], ["three"], []]
 
 
 async def test_nobody_is_given_up_who_may_be_drawn_yet(profiles, made):

@@ -10,6 +10,7 @@ import pytest
 
 from fluxline.errors import InvalidParams, QueueFull
 from fluxline.jobs import Database, JobState, JobStore, Limits, NewJob
+from fluxline.jobs import store as storing
 from fluxline.jobs.store import FIRST_LEASE_S, MAX_ATTEMPTS
 
 WIDE = Limits(waiting=1000)
@@ -419,20 +420,47 @@ def test_a_profile_may_have_a_limit_of_its_own(store):
     store.accept(job("c", profile="bf16"), limits)
 
 
-def test_some_jobs_may_be_left_to_others(store):
-    accept(store, "a", "b", "c")
+def test_some_jobs_of_other_profiles_may_be_claimed_besides_in_the_same_turn(store):
+    accept(store, "a1", "a2", owner="ann", profile="fp4")
+    accept(store, "a3", "a4", owner="ann", profile="bf16")
+    accept(store, "b1", owner="bob", profile="fp4")
+    accept(store, "c1", owner="cid", profile="fp4", priority=1)
 
-    taken = store.claim("me", profiles=[""], but=["a", "c"], lease_s=10, limit=9)
+    besides = ["a2", "b1", "c1"]
+    taken = store.claim("me", profiles=["bf16"], besides=besides, lease_s=10, limit=9)
 
-    assert [row.id for row in taken] == ["b"]
+    assert [row.id for row in taken] == ["c1", "a2", "b1", "a3", "a4"]
+    assert store.get("a1").state == JobState.QUEUED
+
+
+def test_what_waits_is_told_as_far_as_it_would_be_claimed_first(store):
+    accept(store, "other", profile="bf16")
+    accept(store, "elsewhere", profile="fp4", is_attended=True, holder="b")
+    accept(store, "a1", "a2", "a3", owner="ann", profile="fp4")
+    accept(store, "b1", owner="bob", profile="fp4")
+
+    assert {row.id for row in store.waiting("a", "fp4", limit=2)} == {"a1", "b1"}
+    assert {row.id for row in store.waiting("a", "fp4", limit=9)} == {"a1", "a2", "a3", "b1"}
+
+
+def test_many_jobs_are_looked_up_some_at_a_time(store, monkeypatch):
+    monkeypatch.setattr(storing, "AT_ONCE", 2)
+    accept(store, "a", "b", "c", "d", "e")
+    store.cancel("b")
+    store.claim("me", profiles=[""], lease_s=10, limit=1)
+    asked = ["a", "nobody", "b", "c", "e"]
+
+    assert store.open_among(asked) == {"a", "c", "e"}
+    assert {row.id for row in store.those(asked)} == {"a", "b", "c", "e"}
+    assert (store.open_among([]), store.those([])) == (set(), [])
 
 
 def test_what_waits_for_profiles_that_are_gone_is_found_and_adopted(store):
     accept(store, "kept", profile="fp4")
     accept(store, "gone", "drawn", profile="old")
-    store.claim("a", profiles=["old"], but=["gone"], lease_s=10, limit=1)
+    store.claim("a", profiles=[], besides=["drawn"], lease_s=10, limit=1)
     assert [row.id for row in store.strange(["fp4"])] == ["gone"]
-    assert [row.id for row in store.waiting(["fp4"])] == ["kept"]
+    assert [row.id for row in store.waiting("a", "fp4", limit=9)] == ["kept"]
 
     for name in ("gone", "drawn"):
         store.adopt(name, "fp4")

@@ -7,6 +7,8 @@ from dataclasses import replace
 import pytest
 from sqlalchemy import delete, update
 
+from fluxline.ability import check_all
+from fluxline.approximation import approximation_of
 from fluxline.errors import DeadlineExceeded, InvalidParams, NotReady, QueueFull, StorageError
 from fluxline.jobs import JobState, Limits, NewJob
 from fluxline.jobs.table import jobs, sources
@@ -544,3 +546,70 @@ async def test_who_follows_a_stored_job_is_not_told_that_it_failed_when_the_serv
     with pytest.raises(NotReady, match="goes on"):
         _ = [event async for event in ticket]
     assert "failed" not in service.meter.text().decode()
+
+
+# ---- a server that is started again with other ranks
+
+
+class Ranks(ScriptedReplica):
+    """So many that draw together, and refuse what they cannot, as an engine does."""
+
+    def __init__(self, count, *modes):
+        super().__init__()
+        self.models = (replace(self.models[0], ranks=count, approximations=modes),)
+
+    def submit(self, request, publish):
+        try:
+            check_all(request, self.models[0])
+        except InvalidParams as refusal:
+            publish(refusal)
+        else:
+            super().submit(request, publish)
+
+
+@pytest.fixture
+async def near(opened):
+    """A job that two ranks were to approximate, and whose server was killed before they began."""
+    killed = await opened(Ranks(2, "piflux"), window=0)
+    params = SamplingParams(steps=8, parallel=approximation_of("piflux"))
+    await killed.submit(request("near", params=params), STORED)
+    await vanished(killed)
+    return params.parallel
+
+
+@pytest.mark.parametrize(
+    ("now", "words"),
+    [
+        ([1], "parallel piflux takes several ranks; fake is drawn by one"),
+        ([2, "pipefusion"], "cannot be drawn by piflux here; there is pipefusion"),
+        ([4], "cannot be drawn by piflux here; there is none"),
+        ([4, "piflux"], "piflux on 4 ranks wants 16 evaluations or more; got 8"),
+    ],
+    ids=str,
+)
+async def test_what_other_ranks_cannot_approximate_fails_in_these_words_and_is_never_drawn_exactly(
+    now, words, near, opened, store
+):
+    ranks = Ranks(*now)
+    service = await opened(ranks)
+    row = await finished(store, "near")
+    await service.close()
+
+    assert (row.state, row.error_code) == (JobState.FAILED, InvalidParams.code)
+    assert words in row.error_message
+    assert ranks.requests == {}
+
+
+async def test_it_is_approximated_once_there_are_ranks_again_that_can(near, opened, store):
+    alone = await opened(Ranks(1))
+    assert "leave parallel out" in (await finished(store, "near")).error_message
+    await alone.close()
+
+    ranks = Ranks(2, "piflux")
+    service = await opened(ranks)
+    await service.retry("near")
+    await drawn(ranks, "near")
+
+    assert (await finished(store, "near")).state == JobState.DONE
+    assert ranks.requests["near"].params.parallel == near
+    await service.close()

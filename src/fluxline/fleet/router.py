@@ -79,7 +79,7 @@ class Router:
         own = self._members.get(profile or "", self.default)
         if not own.is_down or (own.models and own.state != "failed"):
             return own
-        others = self._line_of(own)
+        others = self.line_of(own.name)
         there = [one for one in others if one.state == "ready"]
         return next(iter([*there, *(others if own.state == "failed" else ())]), own)
 
@@ -100,7 +100,7 @@ class Router:
         self._down_since = {one.name: since.get(one.name, now) for one in self if one.is_down}
         names: dict[str, list[str]] = {}
         for one in self:
-            others = self._line_of(one) if one.is_down else ()
+            others = self.line_of(one.name) if one.is_down else ()
             for taker in [other for other in others if other.state == "ready"] or [one]:
                 names.setdefault(taker.name, []).append(one.name)
         return [(self._members[name], whose) for name, whose in names.items()]
@@ -109,6 +109,14 @@ class Router:
     def down(self) -> list[str]:
         """The profiles that are down."""
         return [one.name for one in self if one.is_down]
+
+    def line_of(self, profile: str) -> list[OnDemand]:
+        """Those that stand in for a profile and are not down, the first that is asked first."""
+        seen, name = [profile], self._members[profile].profile.fallback
+        while name in self._members and name not in seen:
+            seen.append(name)
+            name = self._members[name].profile.fallback
+        return [one for name in seen[1:] if not (one := self._members[name]).is_down]
 
     def call_in(self, request: GenerationRequest) -> None:
         """Have a stand-in loaded for a request whose profile has been down for some time, or for
@@ -219,17 +227,9 @@ class Router:
         own = next(iter(asked.models), None)
         return [
             one
-            for one in self._line_of(asked)
+            for one in self.line_of(asked.name)
             if not one.models or may_stand_in(request, one.models[0], own)
         ]
-
-    def _line_of(self, asked: OnDemand) -> list[OnDemand]:
-        """Those that stand in for a profile and are not down, the first that is asked first."""
-        seen, name = [asked.name], asked.profile.fallback
-        while name in self._members and name not in seen:
-            seen.append(name)
-            name = self._members[name].profile.fallback
-        return [one for name in seen[1:] if not (one := self._members[name]).is_down]
 
     def _names(self) -> list[str]:
         """What a request may call a model by, each once."""

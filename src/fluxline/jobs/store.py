@@ -12,6 +12,8 @@ from typing import Any
 
 from sqlalchemy import (
     Connection,
+    RowMapping,
+    Select,
     and_,
     delete,
     func,
@@ -30,6 +32,7 @@ from fluxline.jobs.turns import is_fleeting, next_in_turn
 _UNTOLD = {"attempts": 0, "next_at": 0.0, "delivered_at": None, "error": None}
 
 FIRST_LEASE_S = 60.0  # of a job whose caller waits, until its server first renews it
+AT_ONCE = 1000  # ids that one statement names; PostgreSQL takes 65 535
 MAX_ATTEMPTS = 10  # claims; a worker that dies is counted by the fleet, and much sooner
 
 
@@ -91,9 +94,12 @@ class JobStore:
 
     def those(self, ids: Sequence[str]) -> list[JobRow]:
         """The jobs of those ids that are there, in any order."""
-        query = select(jobs).where(jobs.c.id.in_(ids))
-        with self._database.reading() as db:
-            return [JobRow.of(row) for row in db.execute(query).mappings()]
+        return [JobRow.of(row) for row in self._read(select(jobs), ids)]
+
+    def open_among(self, ids: Sequence[str]) -> set[str]:
+        """Those of them whose jobs are there and not over."""
+        found = self._read(select(jobs.c.id, jobs.c.state), ids)
+        return {row["id"] for row in found if row["state"] not in OVER}
 
     def recent(
         self,
@@ -168,15 +174,14 @@ class JobStore:
         holder: str,
         *,
         profiles: Sequence[str],
-        but: Sequence[str] = (),
+        besides: Sequence[str] = (),
         lease_s: float,
         limit: int,
     ) -> list[JobRow]:
-        """Take up to `limit` jobs of those profiles, but for some: by priority, then in turn
-        between owners, then by age."""
-        asked = {"asks": holder, "profiles": list(profiles), "but": list(but), "most": limit}
+        """Take up to `limit` jobs of those profiles, and of some besides that wait for others: by
+        priority, then in turn between owners, then by age."""
         with self._database.writing_alone() as db:  # who else claims would choose the same
-            ids = list(db.scalars(next_in_turn(), asked))
+            ids = next_in_turn(db, holder, profiles, besides, most=limit)
             if not ids:
                 return []
             waiting = select(jobs.c.id).where(jobs.c.id.in_(ids), jobs.c.state == JobState.QUEUED)
@@ -197,11 +202,11 @@ class JobStore:
             rows = db.execute(select(jobs).where(jobs.c.id.in_(free))).mappings()
             return sorted((JobRow.of(row) for row in rows), key=lambda row: ids.index(row.id))
 
-    def waiting(self, profiles: Sequence[str]) -> list[JobRow]:
-        """The jobs that wait for those profiles, in any order."""
-        query = select(jobs).where(jobs.c.state == JobState.QUEUED, jobs.c.profile.in_(profiles))
+    def waiting(self, holder: str, profile: str, *, limit: int) -> list[JobRow]:
+        """The first `limit` jobs that this holder would claim of a profile, in any order."""
         with self._database.reading() as db:
-            return [JobRow.of(row) for row in db.execute(query).mappings()]
+            mine = jobs.c.id.in_(next_in_turn(db, holder, [profile], most=limit))
+            return [JobRow.of(row) for row in db.execute(select(jobs).where(mine)).mappings()]
 
     def renew(
         self, holder: str, tokens: Sequence[tuple[str, int]], *, lease_s: float
@@ -344,6 +349,15 @@ class JobStore:
             if self._end(db, _held(token), state, **values):
                 return True
             return bool(db.scalar(select(func.count()).where(ended)))
+
+    def _read(self, query: Select[Any], ids: Sequence[str]) -> list[RowMapping]:
+        """What a query says of those ids, asked of some at a time."""
+        found: list[RowMapping] = []
+        with self._database.reading() as db:
+            for first in range(0, len(ids), AT_ONCE):
+                mine = jobs.c.id.in_(ids[first : first + AT_ONCE])
+                found += db.execute(query.where(mine)).mappings()
+        return found
 
     def _locked(self, db: Connection, job_id: str) -> JobRow | None:
         """One job, which nobody else writes before this transaction is over."""

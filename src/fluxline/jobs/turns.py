@@ -1,9 +1,10 @@
 """Whose turn it is: the one question of the queue that is more than a line of SQL."""
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Select, and_, bindparam, func, not_, or_, select
+from sqlalchemy import Connection, Select, and_, bindparam, func, not_, or_, select
 
 from fluxline.jobs.table import JobState, jobs
 
@@ -11,14 +12,26 @@ is_fleeting = and_(jobs.c.is_attended, jobs.c.idempotency_key.is_(None))
 """Its caller waits on a connection to the server that accepted it, and nobody can come back."""
 
 
-@functools.cache  # to put it together takes as long as to ask it
-def next_in_turn() -> Select[Any]:
-    """Who is next of some `profiles` for the holder that `asks`, `most` at a time, `but` for those
-    whom another shall draw: by priority; of equals, owners in turn, counting what runs of theirs
-    already, and of one owner by rank.
+def next_in_turn(
+    db: Connection,
+    asks: str,
+    profiles: Sequence[str],
+    besides: Sequence[str] = (),
+    *,
+    most: int,
+) -> list[str]:
+    """Who is next of some profiles, and of jobs besides, for the holder that asks: ids, by
+    priority; of equals, owners in turn, counting what runs of theirs already, and of one owner by
+    rank.
 
     What somebody waits for on a line to another server is that one's to draw.
     """
+    asked = {"asks": asks, "profiles": list(profiles), "besides": list(besides), "most": most}
+    return list(db.scalars(_query(), asked))
+
+
+@functools.cache  # to put it together takes as long as to ask it
+def _query() -> Select[Any]:
     running = (
         select(jobs.c.owner, func.count().label("running"))
         .where(jobs.c.state == JobState.RUNNING)
@@ -34,8 +47,10 @@ def next_in_turn() -> Select[Any]:
         .outerjoin(running, running.c.owner == jobs.c.owner)
         .where(
             jobs.c.state == JobState.QUEUED,
-            jobs.c.profile.in_(bindparam("profiles", expanding=True)),
-            jobs.c.id.not_in(bindparam("but", expanding=True)),
+            or_(
+                jobs.c.profile.in_(bindparam("profiles", expanding=True)),
+                jobs.c.id.in_(bindparam("besides", expanding=True)),
+            ),
             or_(not_(is_fleeting), jobs.c.holder == bindparam("asks")),
         )
         .subquery()

@@ -1,7 +1,7 @@
 """What a model can do, how it likes to be asked, and what it makes of a request."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol, get_args
 
@@ -131,63 +131,25 @@ class ModelSpec:
         """
         info = self.info(device="", dtype="")
         check(params, info)
-        warnings = []
-        width = self.native_size[0] if params.width is None else params.width
-        height = self.native_size[1] if params.height is None else params.height
-        if (followed := shape or like) is not None:
-            width, height = info.size_like(followed, params.width, params.height)
-            is_free = params.width is None and params.height is None
-            if shape and is_free and math.prod(shape) > SHRUNK * width * height:
-                given = f"{shape[0]}x{shape[1]}"
-                warnings.append(
-                    f"the picture of {given} is drawn at {width}x{height}: ask for a size"
-                )
-        strength = params.strength
-        if shape is None:
-            if strength is not None:
-                warnings.append(f"strength {strength:g} ignored: there is no picture to start from")
-            strength = None
-        else:
-            strength = (1.0 if is_masked else STRENGTH) if strength is None else strength
+        size = self._size(params, info, shape or like)
         steps = self.default_steps if params.steps is None else params.steps
-        if strength is not None and not is_masked and steps_left(steps, strength) == steps:
-            warnings.append(
-                f"strength {strength:g} in {steps} steps redraws everything: "
-                "the picture given is not seen"
-            )
-        guidance = params.guidance
-        cfg_scale = true_scale(params, info)
-        if self.guidance is None:
-            if guidance is not None and not info.is_guided:
-                warnings.append(f"guidance {guidance:g} ignored: {self.name} has no such input")
-            guidance = None
-        else:
-            guidance = self.guidance if guidance is None else guidance
-        if cfg_scale < 1.0:
-            warnings.append(f"cfg_scale {cfg_scale:g} ignored: it acts only above 1")
-        if params.negative_prompt and cfg_scale <= 1.0:
-            warnings.append("negative_prompt ignored: it acts only with cfg_scale above 1")
-        if params.eta and params.sampler != "ddim":
-            warnings.append(f"eta {params.eta:g} ignored: only the sampler ddim reads it")
-        drawn = self.drawn_size(width, height)
-        if drawn != self.snapped(width, height):
-            is_same_shape = drawn[0] * height == drawn[1] * width
-            fitted = "resampled" if is_same_shape else "cropped and resampled"
-            warnings.append(
-                f"drawn at {drawn[0]}x{drawn[1]} and {fitted} to {width}x{height}: "
-                f"{self.name} was not trained for that size"
-            )
+        strength = None if shape is None else _strength(params, is_masked=is_masked)
         resolved = replace(
             params,
-            width=width,
-            height=height,
+            width=size[0],
+            height=size[1],
             steps=steps,
-            guidance=guidance,
-            cfg_scale=cfg_scale,
+            guidance=self._guidance(params),
+            cfg_scale=true_scale(params, info),
             strength=strength,
             loras=params.loras or (),
         )
-        return resolved, warnings
+        return resolved, [
+            *_shrunk(params, shape, size),
+            *_unseen(strength, steps, is_masked=is_masked),
+            *self._ignored(params, info, has_start=shape is not None),
+            *self._fitted(*size),
+        ]
 
     def image_tokens(self, width: int, height: int) -> int:
         """Tokens of a picture the model draws at this size, which is on its grid."""
@@ -215,6 +177,51 @@ class ModelSpec:
             return 0
         return sum(self.image_tokens(*size) for size in sizes)
 
+    def _size(
+        self, params: SamplingParams, info: ModelInfo, like: tuple[int, int] | None
+    ) -> tuple[int, int]:
+        """The size that is asked for; what nobody says of it follows a picture, if there is one."""
+        if like is not None:
+            return info.size_like(like, params.width, params.height)
+        width, height = self.native_size
+        return (
+            width if params.width is None else params.width,
+            height if params.height is None else params.height,
+        )
+
+    def _guidance(self, params: SamplingParams) -> float | None:
+        """What the model reads as guidance; None: it has no such input."""
+        if self.guidance is None or params.guidance is None:
+            return self.guidance
+        return params.guidance
+
+    def _ignored(
+        self, params: SamplingParams, info: ModelInfo, *, has_start: bool
+    ) -> Iterator[str]:
+        """Tell what of a request acts on nothing."""
+        scale = true_scale(params, info)
+        if params.strength is not None and not has_start:
+            yield f"strength {params.strength:g} ignored: there is no picture to start from"
+        if params.guidance is not None and self.guidance is None and not info.is_guided:
+            yield f"guidance {params.guidance:g} ignored: {self.name} has no such input"
+        if scale < 1.0:
+            yield f"cfg_scale {scale:g} ignored: it acts only above 1"
+        if params.negative_prompt and scale <= 1.0:
+            yield "negative_prompt ignored: it acts only with cfg_scale above 1"
+        if params.eta and params.sampler != "ddim":
+            yield f"eta {params.eta:g} ignored: only the sampler ddim reads it"
+
+    def _fitted(self, width: int, height: int) -> Iterator[str]:
+        """Tell when another size is drawn than is asked, beyond what the grid wants."""
+        drawn = self.drawn_size(width, height)
+        if drawn != self.snapped(width, height):
+            is_same_shape = drawn[0] * height == drawn[1] * width
+            fitted = "resampled" if is_same_shape else "cropped and resampled"
+            yield (
+                f"drawn at {drawn[0]}x{drawn[1]} and {fitted} to {width}x{height}: "
+                f"{self.name} was not trained for that size"
+            )
+
     def _cut(self, side: float) -> int:
         return max(1, int(side) // self.grid) * self.grid
 
@@ -239,6 +246,30 @@ class ModelSpec:
             return max(shape, 1 / shape), max(area, 1 / area)
 
         return min(self.trained_sizes, key=distance)
+
+
+def _strength(params: SamplingParams, *, is_masked: bool) -> float:
+    """How much of a picture to start from is redrawn; where a mask says what, all of that."""
+    if params.strength is not None:
+        return params.strength
+    return 1.0 if is_masked else STRENGTH
+
+
+def _shrunk(
+    params: SamplingParams, shape: tuple[int, int] | None, size: tuple[int, int]
+) -> Iterator[str]:
+    """Tell when a picture to start from is drawn much smaller and nobody asked for a size."""
+    is_free = params.width is None and params.height is None
+    if shape is not None and is_free and math.prod(shape) > SHRUNK * math.prod(size):
+        given, drawn = f"{shape[0]}x{shape[1]}", f"{size[0]}x{size[1]}"
+        yield f"the picture of {given} is drawn at {drawn}: ask for a size"
+
+
+def _unseen(strength: float | None, steps: int, *, is_masked: bool) -> Iterator[str]:
+    """Tell when a picture to start from is redrawn whole, as far as no mask wants it so."""
+    if strength is not None and not is_masked and steps_left(steps, strength) == steps:
+        said = f"strength {strength:g} in {steps} steps redraws everything"
+        yield f"{said}: the picture given is not seen"
 
 
 class Levels(Protocol):

@@ -45,6 +45,9 @@ from fluxline.tracing import Tracing
 LEASE_S = 15.0
 RENEWALS = 3  # of a lease, in its time
 CLOSE_S = 5.0  # for the last words to be written
+LOOKED_AT = 500
+"""Of what waits for a profile that is down, so many, the first in turn, are held against what its
+stand-ins can draw."""
 RETRY_S = (0.2, 0.5, 1.0, 2.0, 5.0)
 """Between tries to reach a store that does not answer; the last again and again."""
 SPOOL_BYTES = 256 * 2**20
@@ -157,31 +160,39 @@ class Dispatcher:
             await endured(self._noticed(self._claim()))
 
     async def _claim(self) -> None:
-        takers = self._router.takers()
-        drawn_by = await self._stood_in_for()
+        takers, down = self._router.takers(), self._router.down
+        drawn_by = await self._stood_in_for(down)
         for one, profiles in takers:
-            others = [job_id for job_id, who in drawn_by.items() if who is not one]
-            await self._claim_for(one, profiles, but=others)
+            own = [name for name in profiles if name not in down]
+            besides = [job_id for job_id, who in drawn_by.items() if who is one]
+            await self._claim_for(one, own, besides=besides)
 
-    async def _stood_in_for(self) -> dict[str, OnDemand]:
-        """Who would draw each job that waits for a profile that is down."""
-        if not (down := self._router.down):
-            return {}
+    async def _stood_in_for(self, down: list[str]) -> dict[str, OnDemand]:
+        """Who would draw the first jobs that wait for each profile that is down.
+
+        They are read only where somebody could take one, or could be loaded for one.
+        """
         drawn_by = {}
-        for row in await self._clerk.do(self._store.waiting, down):
-            request = record.told_of(row)
-            self._router.call_in(request)
-            drawn_by[row.id], _ = self._router.standing(request)
+        for profile in down:
+            line = self._router.line_of(profile)
+            if all(one.state == "ready" and self._room(one) <= 0 for one in line):
+                continue
+            for row in await self._clerk.do(
+                self._store.waiting, self._holder, profile, limit=LOOKED_AT
+            ):
+                request = record.told_of(row)
+                self._router.call_in(request)
+                drawn_by[row.id], _ = self._router.standing(request)
         return drawn_by
 
-    async def _claim_for(self, one: OnDemand, profiles: list[str], *, but: list[str]) -> None:
-        """Claim what is there for these profiles, as far as the one that draws it has room."""
+    async def _claim_for(self, one: OnDemand, profiles: list[str], *, besides: list[str]) -> None:
+        """Claim what is there for these profiles and besides, as far as who draws it has room."""
         while (room := self._room(one)) > 0:
             rows = await self._clerk.do(
                 self._store.claim,
                 self._holder,
                 profiles=profiles,
-                but=but,
+                besides=besides,
                 lease_s=LEASE_S,
                 limit=room,
             )

@@ -60,10 +60,12 @@ class Elsewhere:
         if not feeds:
             return
         ids = list({feed.request.id for feed in feeds})
-        rows = {row.id: row for row in await self._clerk.do(self._store.those, ids)}
+        still = await self._clerk.do(self._store.open_among, ids)
+        ended = [job_id for job_id in ids if job_id not in still]
+        rows = {row.id: row for row in await self._clerk.do(self._store.those, ended)}
         for feed in feeds:
             row = rows.get(feed.request.id)
-            if row is None or row.is_over:
+            if feed.request.id not in still and (row is None or row.is_over):
                 self._let_go(feed)
                 await self._tell(feed, row)
 

@@ -25,6 +25,7 @@ from transformers.utils import logging as transformers_logging
 from fluxline.errors import ConfigError, LoadError
 from fluxline.models.base import Checkpoint, Held, Part, Precision, Share, whole
 from fluxline.models.flux.names import is_bfl
+from fluxline.models.flux.parts import checkpoint_of, filled, folder_of, held_so, vae_of
 from fluxline.models.flux.recipe import TRANSFORMER
 from fluxline.models.flux.seams import seams
 from fluxline.models.flux1 import recipe
@@ -67,21 +68,13 @@ def load(
     Raises LoadError: a part is missing, a config is wrong, or tensors do not fit.
     """
     folder = folder_of(path)
-    if absent := [part for part in PARTS if not (folder / part).is_dir()]:
-        message = f"{name} lacks {', '.join(f'{part}/' for part in absent)}"
-        if (folder / "image_embedder").is_dir():
-            message += "; a Redux is laid into a model's folder, or opened as flux1-redux-dev"
-        raise LoadError(message)
+    _require_parts(folder, name)
     about = said_of_itself(folder)
     config, of_transformer = transformer_part(path, checkpoint_at)
-    transformer, held = _transformer(config, of_transformer, device, dtype, precision, share)
-    options = {"dtype": dtype, "local_files_only": True, "use_safetensors": True}
-    with reading("vae"):
-        vae = AutoencoderKL.from_pretrained(
-            folder, subfolder="vae", low_cpu_mem_usage=False, **options
-        )
-    vae = vae.to(device, memory_format=torch.channels_last).eval()
-    grid = 2 * 2 ** (len(vae.config.block_out_channels) - 1)
+    with torch.device("meta"):
+        network = FluxTransformer(config).to(dtype)
+    transformer, held = filled(network, of_transformer, device, precision, share)
+    vae = vae_of(AutoencoderKL, folder, device, dtype)
     variant = variant_of(config, f"{name} {_weights(path).name} {_pipeline(folder)}")
     eyes, steering = beside or folder, folder / "controlnet"
     more: list[Checkpoint] = []
@@ -93,14 +86,11 @@ def load(
         more.append(checkpoint_at(steering))
     of_t5 = t5_part(path, checkpoint_at)
     t5, t5_held = _t5(folder, of_t5, device, dtype, precision)
-    of_clip, of_vae = (_checkpoint(folder, it, checkpoint_at) for it in ("text_encoder", "vae"))
-    spec = replace(
-        _spec(name, about, variant, config, config_of(folder, "scheduler"), grid),
-        precision=held.precision,
-        notes=(*held.notes, *t5_held.told_beside(held, of_t5.name)),
-    )
+    of_clip, of_vae = (checkpoint_of(folder, it, checkpoint_at) for it in ("text_encoder", "vae"))
+    grid = 2 * 2 ** (len(vae.config.block_out_channels) - 1)
+    spec = _spec(name, about, variant, config, config_of(folder, "scheduler"), grid)
     return Flux1(
-        spec,
+        held_so(spec, held, t5_held, of_t5),
         transformer=transformer,
         text=_text(folder, t5, spec.text_length, device, dtype),
         vae=vae,
@@ -114,11 +104,6 @@ def load(
 def parts(path: Path, checkpoint_at: Callable[[Path], Checkpoint]) -> tuple[Part, ...]:
     """The parts of the model at `path` whose layers may be held in fewer bits. Raises LoadError."""
     return transformer_part(path, checkpoint_at)[1], t5_part(path, checkpoint_at)
-
-
-def folder_of(path: Path) -> Path:
-    """The folder that a model lies in."""
-    return path if path.is_dir() else path.parent
 
 
 def transformer_part(
@@ -146,7 +131,7 @@ def transformer_part(
 
 def t5_part(path: Path, checkpoint_at: Callable[[Path], Checkpoint]) -> Part:
     """The T5 encoder of the model at `path`, read no further than its names and shapes."""
-    checkpoint = _checkpoint(folder_of(path), "text_encoder_2", checkpoint_at)
+    checkpoint = checkpoint_of(folder_of(path), "text_encoder_2", checkpoint_at)
     return Part(
         name="text_encoder_2",
         checkpoint=checkpoint,
@@ -154,6 +139,14 @@ def t5_part(path: Path, checkpoint_at: Callable[[Path], Checkpoint]) -> Part:
         linears=recipe.T5,
         instead=recipe.T5_INSTEAD,
     )
+
+
+def _require_parts(folder: Path, name: str) -> None:
+    if absent := [part for part in PARTS if not (folder / part).is_dir()]:
+        message = f"{name} lacks {', '.join(f'{part}/' for part in absent)}"
+        if (folder / "image_embedder").is_dir():
+            message += "; a Redux is laid into a model's folder, or opened as flux1-redux-dev"
+        raise LoadError(message)
 
 
 def _weights(path: Path) -> Path:
@@ -167,23 +160,6 @@ def _weights(path: Path) -> Path:
 
 def _holds_weights(folder: Path) -> bool:
     return any(folder.glob("*.safetensors"))
-
-
-def _transformer(
-    config: FluxConfig,
-    part: Part,
-    device: torch.device,
-    dtype: torch.dtype,
-    precision: Precision,
-    share: Share,
-) -> tuple[FluxTransformer, Held]:
-    with torch.device("meta"):
-        model = FluxTransformer(config).to(dtype)
-    part = share(model, part)
-    held = precision.place(model, part, device)
-    model.to_empty(device=device)
-    part.checkpoint.fill(model, part.layout)
-    return model.eval().requires_grad_(False), held
 
 
 def _t5(
@@ -203,11 +179,6 @@ def _t5(
     t5.tie_weights()
     part.checkpoint.fill(t5, part.layout)
     return t5.eval().requires_grad_(False), held
-
-
-def _checkpoint(folder: Path, part: str, checkpoint_at: Callable[[Path], Checkpoint]) -> Checkpoint:
-    with reading(part):
-        return checkpoint_at(folder / part)
 
 
 def config_from_json(config: Mapping[str, Any], part: str = "transformer") -> FluxConfig:

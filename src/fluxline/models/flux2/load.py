@@ -6,7 +6,6 @@ itself in a `fluxline.json`.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from transformers import AutoTokenizer, Mistral3ForConditionalGeneration, Qwen3F
 from fluxline.errors import ConfigError, LoadError
 from fluxline.models.base import Checkpoint, Held, Part, Precision, Share, whole
 from fluxline.models.flux.names import is_bfl
+from fluxline.models.flux.parts import checkpoint_of, filled, folder_of, held_so, vae_of
 from fluxline.models.flux.recipe import TRANSFORMER
 from fluxline.models.flux.seams import seams
 from fluxline.models.flux2 import recipe
@@ -66,18 +66,11 @@ def load(
     folder = folder_of(path)
     require_parts(folder, PARTS, name=name)
     config, of_transformer = transformer_part(path, checkpoint_at)
-    transformer, held = _transformer(config, of_transformer, device, dtype, precision, share)
-    with reading("vae"):
-        of_vae = checkpoint_at(folder / "vae")
-        vae = AutoencoderKLFlux2.from_pretrained(
-            folder,
-            subfolder="vae",
-            dtype=dtype,
-            local_files_only=True,
-            use_safetensors=True,
-            low_cpu_mem_usage=False,
-        )
-    vae = vae.to(device, memory_format=torch.channels_last).eval()
+    with torch.device("meta"):
+        network = Flux2Transformer(config).to(dtype)
+    transformer, held = filled(network, of_transformer, device, precision, share)
+    of_vae = checkpoint_of(folder, "vae", checkpoint_at)
+    vae = vae_of(AutoencoderKLFlux2, folder, device, dtype)
     index = folder / "model_index.json"
     said = read_json(index) if index.exists() else {}
     remembers = said.get("_class_name") == "Flux2KleinKVPipeline"
@@ -87,11 +80,7 @@ def load(
     text, text_held = _text(folder, of_text, spec.text_length, device, dtype, precision)
     _check_widths(name, config, text, vae)
     return Flux2(
-        replace(
-            spec,
-            precision=held.precision,
-            notes=(*held.notes, *text_held.told_beside(held, of_text.name)),
-        ),
+        held_so(spec, held, text_held, of_text),
         transformer=transformer,
         text=text,
         vae=vae,
@@ -103,11 +92,6 @@ def load(
 def parts(path: Path, checkpoint_at: Callable[[Path], Checkpoint]) -> tuple[Part, ...]:
     """The parts of the model at `path` whose layers may be held in fewer bits. Raises LoadError."""
     return transformer_part(path, checkpoint_at)[1], text_part(path, checkpoint_at)
-
-
-def folder_of(path: Path) -> Path:
-    """The folder that a model lies in."""
-    return path if path.is_dir() else path.parent
 
 
 def transformer_part(
@@ -135,8 +119,7 @@ def text_part(path: Path, checkpoint_at: Callable[[Path], Checkpoint]) -> Part:
     """The text encoder of the model at `path`, read no further than its names and shapes."""
     folder = folder_of(path)
     _, chat = _reader(folder)
-    with reading("text_encoder"):
-        checkpoint = checkpoint_at(folder / "text_encoder")
+    checkpoint = checkpoint_of(folder, "text_encoder", checkpoint_at)
     return Part(
         name="text_encoder",
         checkpoint=checkpoint,
@@ -153,23 +136,6 @@ def _weights(path: Path) -> Path:
     if single := sorted(file for pattern in SINGLE_FILES for file in path.glob(pattern)):
         return single[0]
     raise LoadError("no weights in transformer/, and no flux2-*.safetensors or .gguf beside it")
-
-
-def _transformer(
-    config: Flux2Config,
-    part: Part,
-    device: torch.device,
-    dtype: torch.dtype,
-    precision: Precision,
-    share: Share,
-) -> tuple[Flux2Transformer, Held]:
-    with torch.device("meta"):
-        model = Flux2Transformer(config).to(dtype)
-    part = share(model, part)
-    held = precision.place(model, part, device)
-    model.to_empty(device=device)
-    part.checkpoint.fill(model, part.layout)
-    return model.eval().requires_grad_(False), held
 
 
 def _check_widths(name: str, config: Flux2Config, text: TextEncoder, vae: Any) -> None:
