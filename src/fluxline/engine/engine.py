@@ -31,7 +31,7 @@ from fluxline.engine.replay import Leader, Tell
 from fluxline.engine.runner import Runner
 from fluxline.engine.scheduler import Budget, Scheduler
 from fluxline.engine.ticket import Ticket, new_request
-from fluxline.engine.tune import Tuning, threads_in_use, tune, use_threads
+from fluxline.engine.tune import Tuning, threads_in_use, tune, use_device, use_threads
 from fluxline.errors import (
     DeviceLost,
     EngineError,
@@ -258,6 +258,7 @@ class Engine:
                     self._fail_all()
 
     def _open_scheduler(self) -> None:
+        use_device(self._model.device)
         tuning = Tuning()
         if self._budget is None:
             tuning = tune(self._model, self._tell, self._crew)

@@ -73,6 +73,12 @@ def use_threads(threads: int) -> None:
         torch.set_num_threads(threads)
 
 
+def use_device(device: torch.device) -> None:
+    """Make a card the calling thread's own: NCCL, and what names no card, take that one."""
+    if device.type == "cuda":
+        torch.cuda.set_device(device.index or 0)
+
+
 def threads_in_use() -> int:
     """How many CPU threads forwards of the calling thread take."""
     return torch.get_num_threads()

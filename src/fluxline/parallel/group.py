@@ -49,6 +49,15 @@ class Group:
             self.rank = self.ranks.index(dist.get_rank())
             self._group = dist.new_group(list(ranks), use_local_synchronization=True)
 
+    def greet(self, device: torch.device) -> None:
+        """Have all members, who call this at once, speak once. device: where what they send lies.
+
+        NCCL connects a group when it first speaks, and what only some members exchange then is
+        undefined.
+        """
+        if self.size > 1:
+            dist.all_reduce(torch.zeros(1, device=device), group=self._group)
+
     def exchange(
         self, sent: Mapping[int, Tensor], wanted: Mapping[int, Tensor]
     ) -> Callable[[], None]:
@@ -115,7 +124,7 @@ class Group:
         return tensor
 
     def _operation(self, verb: Callable[..., object], tensor: Tensor, peer: int) -> dist.P2POp:
-        return dist.P2POp(verb, tensor, self.ranks[peer])
+        return dist.P2POp(verb, tensor, self.ranks[peer], self._group)
 
 
 @contextmanager

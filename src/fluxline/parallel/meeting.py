@@ -63,12 +63,15 @@ class Meeting:
         if degrees.ranks != self.size:
             message = f"{degrees.spelt} is for {degrees.ranks} ranks; there are {self.size}"
             raise ConfigError(message)
-        backend = "nccl" if device.type == "cuda" else "gloo"
-        dist.init_process_group(
-            backend,
+        if device.type == "cuda":
+            torch.cuda.set_device(device.index or 0)
+        dist.init_process_group(  # no device_id: with one, groups are made by all ranks alone
+            "nccl" if device.type == "cuda" else "gloo",
             store=PrefixStore(f"fluxline/{word}", self.store),
             rank=self.rank,
             world_size=self.size,
             timeout=timedelta(seconds=EXCHANGE_S),
         )
-        return Crew(Mesh.join(degrees))
+        mesh = Mesh.join(degrees)
+        mesh.greet(device)
+        return Crew(mesh)

@@ -6,6 +6,7 @@ of `tensor`, then the all-to-all of `ulysses`, then the ring, then whole rows.
 
 from dataclasses import dataclass
 
+import torch
 import torch.distributed as dist
 
 from fluxline.degrees import Degrees
@@ -64,6 +65,13 @@ class Mesh:
             traffic=traffic,
             degrees=degrees,
         )
+
+    def greet(self, device: torch.device) -> None:
+        """Have every group speak once, before some of its members do. All call it at once."""
+        groups = (self.rows, self.stages, self.ring, self.ulysses, self.tensor)
+        together = (self.sequence, self.batch, self.whole)
+        for group in dict.fromkeys(groups + together):  # the same may lie along several axes
+            group.greet(device)
 
 
 def _place(rank: int, sizes: tuple[int, ...]) -> tuple[int, ...]:

@@ -25,8 +25,8 @@ class Stages:
         self._under_way: deque[Callable[[], None]] = deque()
         if group.size > 1:
             self._lanes = [Group(group.ranks, group.traffic) for _ in range(3)]
-            for lane in self._lanes:  # NCCL wants all ranks there when a group first speaks
-                lane.sum(torch.zeros(1, device=device))
+            for lane in self._lanes:
+                lane.greet(device)
 
     @property
     def is_first(self) -> bool:
