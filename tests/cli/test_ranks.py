@@ -203,6 +203,11 @@ def free_port():
         return server.getsockname()[1]
 
 
+def beside_the_crowd(said):
+    """All lines but that two ranks are many, which a machine of one core is told."""
+    return [line for line in said.splitlines() if "2 ranks on 1 core" not in line]
+
+
 @pytest.mark.slow
 def test_ranks_of_torchrun_draw_one_picture_and_the_first_alone_speaks(start, alone, tmp_path):
     process = start(
@@ -212,7 +217,7 @@ def test_ranks_of_torchrun_draw_one_picture_and_the_first_alone_speaks(start, al
 
     assert process.returncode == 0, said
     assert is_like(tmp_path, alone)
-    first, *picture = said.splitlines()
+    first, *picture = beside_the_crowd(said)
     assert first.startswith("fox.png  seed 7")
     assert "▀" in picture[0]
     assert said.count("fox.png") == 1
@@ -225,7 +230,7 @@ def test_the_first_starts_the_others_where_nobody_has(start, alone, tmp_path):
 
     assert process.returncode == 0, said
     assert is_like(tmp_path, alone)
-    assert len(said.splitlines()) == 1
+    assert len(beside_the_crowd(said)) == 1
 
 
 @pytest.mark.slow
