@@ -12,11 +12,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fluxline.errors import NotReady
 from fluxline.server import envelope
+from fluxline.server.room import MOST_HELD_BYTES
 from fluxline.telemetry import request_id_var
 from fluxline.tracing import open_span
 
 OPENAI_VERSION = "2020-10-01"
-MOST_HELD_BYTES = 512 * 2**20
 PROBES = ("/health", "/metrics")
 """Asked every few seconds for ever: nobody wants to read of each time."""
 TAKE_PICTURES = (

@@ -1,10 +1,13 @@
 """gRPC: the seven tests of the server before us, and what is ours."""
 
 import asyncio
+import gc
 import subprocess
 import sys
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import grpc
 import numpy as np
@@ -19,7 +22,7 @@ from fluxline.request import LoraRef
 from fluxline.server.rpc import image_gen_pb2 as pb
 from fluxline.server.rpc.door import ImageGen
 from fluxline.server.rpc.image_gen_pb2_grpc import ImageGenStub
-from fluxline.server.rpc.serve import GrpcServer
+from fluxline.server.rpc.serve import GrpcServer, KeyFirst
 from fluxline.settings import Settings
 from tests.images.pictures import noise, ramp
 from tests.lora_files import random_lora
@@ -45,15 +48,25 @@ def is_exclusive(request):
 
 
 @pytest.fixture
-async def channel(service, pictures, database, uploads, is_exclusive):
+def door(service, pictures, database, uploads, is_exclusive):
     ring = KeyRing(database, given=["client1", "client2"])
-    door = ImageGen(service, pictures, ring, uploads, is_exclusive=is_exclusive)
-    server = GrpcServer(door, "127.0.0.1:0", most_bytes=MOST_BYTES)
+    return ImageGen(service, pictures, ring, uploads, is_exclusive=is_exclusive)
+
+
+@asynccontextmanager
+async def opened(door, most_bytes):
+    server = GrpcServer(door, "127.0.0.1:0", most_bytes=most_bytes)
     await server.start()
     await server.tell(is_ready=True)
     async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
         yield channel
     await server.stop(0)
+
+
+@pytest.fixture
+async def channel(door):
+    async with opened(door, MOST_BYTES) as channel:
+        yield channel
 
 
 @pytest.fixture
@@ -384,21 +397,101 @@ async def test_of_who_has_no_good_key_no_message_is_taken_in(metadata, stub):
     assert (await code_of(call.read()))[0] == Code.UNAUTHENTICATED
 
 
-@pytest.mark.parametrize("is_exclusive", [False], indirect=True)
-async def test_messages_that_are_held_at_once_are_bounded_together(stub, engine, monkeypatch):
-    first, second = wanted(prompt="hang"), wanted(prompt="a fox")
-    both = first.ByteSize() + second.ByteSize()
-    monkeypatch.setattr("fluxline.server.rpc.serve.MOST_HELD_BYTES", both - 1)
-    held = stub.Generate(first, metadata=ONE)
-    await begun(engine)
-    refused = stub.Generate(second, metadata=TWO)
-    code, details = await code_of(refused)
-    engine.release()
-    await held
+async def test_messages_that_are_held_at_once_are_bounded_together(monkeypatch):
+    monkeypatch.setattr("fluxline.server.rpc.serve.MOST_HELD_BYTES", 4 * 2**16)
+    large, held, most_held = wanted(image=bytes(2**16 - 100)), [], []
 
-    assert (code, "held at once" in details) == (Code.UNAVAILABLE, True)
-    assert (await refused.trailing_metadata())["retry-after"] == "5"
-    assert (await stub.Generate(second, metadata=TWO)).image_png
+    async def read():  # it takes its while to come in
+        held.append(large)
+        most_held.append(len(held))
+        await asyncio.sleep(0.001)
+        return large
+
+    async def answer(request, context):
+        await asyncio.sleep(0.001)
+        held.remove(request)
+        return "drawn"
+
+    async def check(context): ...
+
+    async def handler(details):
+        return grpc.unary_unary_rpc_method_handler(answer)
+
+    first = KeyFirst(SimpleNamespace(check=check), "imagegen", 2**16)
+    details = SimpleNamespace(method="/imagegen/Generate")
+    call = (await first.intercept_service(handler, details)).stream_unary
+    answers = await asyncio.gather(*(call(None, SimpleNamespace(read=read)) for _ in range(100)))
+
+    assert answers == ["drawn"] * 100
+    assert max(most_held) == 4
+
+
+@pytest.mark.parametrize("is_exclusive", [False], indirect=True)
+async def test_a_message_is_held_until_it_is_answered(door, engine, monkeypatch):
+    first, second = wanted(prompt="hang"), wanted(prompt="a fox")
+    both = 100 + first.ByteSize()  # of 100 each, for so long as nobody knows better
+    monkeypatch.setattr("fluxline.server.rpc.serve.MOST_HELD_BYTES", both - 1)
+    monkeypatch.setattr("fluxline.server.rpc.serve.ROOM_S", 0.1)
+    async with opened(door, 100) as channel:
+        stub = ImageGenStub(channel)
+        held = stub.Generate(first, metadata=ONE)
+        await begun(engine)
+        refused = stub.Generate(second, metadata=TWO)
+        code, details = await code_of(refused)
+        engine.release()
+        await held
+
+        assert (code, "held at once" in details) == (Code.UNAVAILABLE, True)
+        assert (await refused.trailing_metadata())["retry-after"] == "5"
+        assert (await stub.Generate(second, metadata=TWO)).image_png
+
+
+async def test_messages_wait_for_room_before_they_are_refused(door, monkeypatch):
+    monkeypatch.setattr("fluxline.server.rpc.serve.MOST_HELD_BYTES", 0)  # then it is one's
+    async with opened(door, 2**16) as channel:
+        ping = ImageGenStub(channel).Ping
+        calls = (ping(pb.PingRequest(), metadata=TWO) for _ in range(50))
+
+        assert {answer.message for answer in await asyncio.gather(*calls)} == {"Pong"}
+
+
+@pytest.mark.parametrize("who", ["caller", "server"])
+async def test_a_message_that_does_not_come_holds_room_until_it_is_given_up(who, door, monkeypatch):
+    monkeypatch.setattr("fluxline.server.rpc.serve.MOST_HELD_BYTES", 0)
+    monkeypatch.setattr("fluxline.server.rpc.serve.ROOM_S", 0.1)
+    monkeypatch.setattr(
+        "fluxline.server.rpc.serve.BODY_TIMEOUT_S", {"caller": 60, "server": 1}[who]
+    )
+    async with opened(door, 2**16) as channel:
+        silent = channel.stream_unary("/imagegen.ImageGen/Ping")(metadata=ONE)
+        await silent.wait_for_connection()
+        ping = ImageGenStub(channel).Ping
+        async with asyncio.timeout(20):
+            while await (call := ping(pb.PingRequest(), metadata=TWO)).code() == Code.OK:
+                pass  # it has not asked yet
+        monkeypatch.setattr("fluxline.server.rpc.serve.ROOM_S", 20)
+        if who == "caller":
+            silent.cancel()
+        else:
+            code, details = await code_of(silent)
+            assert (code, "took over 1 seconds" in details) == (Code.DEADLINE_EXCEEDED, True)
+
+        assert await call.code() == Code.UNAVAILABLE
+        assert (await ping(pb.PingRequest(), metadata=TWO)).message == "Pong"
+
+
+@pytest.mark.parametrize("fields", [{}, {"image": b"no"}])
+async def test_no_message_outlives_its_call(fields, stub):
+    sent = wanted(prompt="a fox that nobody else asks for", **fields)
+    gc.collect()
+    gc.disable()
+    try:
+        await stub.Generate(sent, metadata=ONE).code()
+        await asyncio.sleep(0.1)
+        alive = [one for one in gc.get_objects() if isinstance(one, pb.GenerateRequest)]
+        assert [one is sent for one in alive if one.prompt == sent.prompt] == [True]
+    finally:
+        gc.enable()
 
 
 async def test_a_call_without_a_message_is_refused(channel):

@@ -1,5 +1,7 @@
 """The gRPC server beside the HTTP one: the service, health and reflection on the same loop."""
 
+import asyncio
+import traceback
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, TypeAlias
@@ -9,7 +11,8 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from fluxline.errors import ConfigError
-from fluxline.server.middleware import MOST_HELD_BYTES
+from fluxline.server.exchange import BODY_TIMEOUT_S
+from fluxline.server.room import MOST_HELD_BYTES, Room
 from fluxline.server.rpc import image_gen_pb2 as pb
 from fluxline.server.rpc.door import ImageGen
 from fluxline.server.rpc.image_gen_pb2_grpc import add_ImageGenServicer_to_server
@@ -17,6 +20,7 @@ from fluxline.server.rpc.traced import Traced
 from fluxline.tracing import OFF, Tracing
 
 SEND_BYTES = 64 * 2**20
+ROOM_S = 5.0  # for which a message waits until others have left it room
 
 Context: TypeAlias = Any  # grpc has no types
 Details: TypeAlias = Any
@@ -34,11 +38,12 @@ class GrpcServer:
         self._name = pb.DESCRIPTOR.services_by_name["ImageGen"].full_name
         traced = [Traced(tracing, self._name)] if tracing.is_on else []
         self._server = grpc.aio.server(
-            interceptors=[*traced, KeyFirst(door, self._name)],
+            interceptors=[*traced, KeyFirst(door, self._name, most_bytes)],
             options=[
                 ("grpc.max_send_message_length", SEND_BYTES),
                 ("grpc.max_receive_message_length", most_bytes),
                 ("grpc.so_reuseport", 0),
+                ("grpc.http2.bdp_probe", 0),  # else 6 MiB of a message come before it is asked for
             ],
         )
         self._health = health.aio.HealthServicer()
@@ -73,14 +78,15 @@ class KeyFirst(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc has no
 
     grpc takes the one message of a call in before it calls what answers; but those of a stream
     only when that asks for them, so each call is answered as a stream of one message. All messages
-    together may hold MOST_HELD_BYTES until they are answered.
+    together may hold MOST_HELD_BYTES until they are answered: since nobody knows how long one is
+    before it is there, each takes the room of the longest until then.
 
-    service: whose calls; health and reflection are for anybody.
+    service: whose calls; health and reflection are for anybody. most_bytes: of a message.
     """
 
-    def __init__(self, door: ImageGen, service: str) -> None:
-        self._door, self._service = door, service
-        self._held = 0
+    def __init__(self, door: ImageGen, service: str, most_bytes: int) -> None:
+        self._door, self._service, self._most = door, service, most_bytes
+        self._room = Room(max(MOST_HELD_BYTES, most_bytes))
 
     async def intercept_service(
         self, continuation: Callable[[Details], Awaitable[Handler]], details: Details
@@ -90,15 +96,15 @@ class KeyFirst(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc has no
         if handler is None or details.method.split("/")[1:-1] != [self._service]:
             return handler
 
-        async def one(requests: AsyncIterator[Any], context: Context) -> Any:
+        async def one(_: object, context: Context) -> Any:
             await self._door.check(context)
-            async with self._taken_in(requests, context) as request:
-                return await handler.unary_unary(request, context)
+            async with self._taken_in(context) as message:
+                return await handler.unary_unary(message.pop(), context)
 
-        async def many(requests: AsyncIterator[Any], context: Context) -> AsyncIterator[Any]:
+        async def many(_: object, context: Context) -> AsyncIterator[Any]:
             await self._door.check(context)
-            async with self._taken_in(requests, context) as request:
-                async for answer in handler.unary_stream(request, context):
+            async with self._taken_in(context) as message:
+                async for answer in handler.unary_stream(message.pop(), context):
                     yield answer
 
         coding = (handler.request_deserializer, handler.response_serializer)
@@ -107,19 +113,58 @@ class KeyFirst(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc has no
         return grpc.stream_unary_rpc_method_handler(one, *coding)
 
     @asynccontextmanager
-    async def _taken_in(
-        self, requests: AsyncIterator[Any], context: Context
-    ) -> AsyncGenerator[Any]:
-        """The one message of a call, counted until it is answered."""
-        request: Any = await anext(requests, None)
-        if request is None:
-            await context.abort(Code.INVALID_ARGUMENT, "a call has one message")
-        size = request.ByteSize()
-        if self._held + size > MOST_HELD_BYTES:
+    async def _taken_in(self, context: Context) -> AsyncGenerator[list[Any]]:
+        """The one message of a call, which has its room before it comes until it is answered.
+
+        In a list, for who answers to take it out of: nobody else keeps it.
+        """
+        try:
+            await self._room.take(self._most, ROOM_S)
+        except TimeoutError:
             message = "too many large messages are held at once"
             await context.abort(Code.UNAVAILABLE, message, (("retry-after", "5"),))
-        self._held += size
+        size = self._most
         try:
-            yield request
+            taken = [await _read(context)]
+            size = taken[0].ByteSize()
+            self._room.leave(self._most - size)
+            yield taken
+        except grpc.aio.AbortError as exc:
+            _unlink(exc)
+            raise
         finally:
-            self._held -= size
+            self._room.leave(size)
+
+
+def _unlink(abort: BaseException) -> None:
+    """Have the end of a call keep no message.
+
+    grpc keeps it with the call; it and what led to it keep the frames that held the message: rings,
+    which would be there until they are collected.
+    """
+    if abort.__context__:
+        abort.__context__.__traceback__ = None  # others may have it: their frames are not ours
+    traceback.clear_frames(abort.__traceback__)
+
+
+async def _read(context: Context) -> Any:
+    """Take a message in, if it comes in good time; end the call of who sends none.
+
+    What reads is not cancelled but ends with its call: grpc would write to what it has freed. Nor
+    is it grpc's iterator, which keeps the message as long as itself, in a ring with the call.
+    """
+    reading = asyncio.ensure_future(context.read())
+    reading.add_done_callback(_note)
+    await asyncio.wait({reading}, timeout=BODY_TIMEOUT_S)
+    if not reading.done():
+        message = f"the message took over {BODY_TIMEOUT_S:.0f} seconds"
+        await context.abort(Code.DEADLINE_EXCEEDED, message)
+    if (request := reading.result()) is grpc.aio.EOF:
+        await context.abort(Code.INVALID_ARGUMENT, "a call has one message")
+    return request
+
+
+def _note(reading: asyncio.Future[Any]) -> None:
+    """Look how it ended: nobody else does where its call ended first, and asyncio complains."""
+    if not reading.cancelled():
+        reading.exception()
