@@ -4,11 +4,12 @@ import base64
 import json
 
 import pytest
+from fastapi import FastAPI
 
 from fluxline.errors import InvalidParams
 from fluxline.images import encode
 from fluxline.profiles import Preset
-from fluxline.server.bodies import readings_of
+from fluxline.server.bodies import describe, readings_of
 from fluxline.server.dialects.webhooks import Webhooks
 from fluxline.server.fields import Fields, UnsupportedParam
 from fluxline.server.outline import outlined
@@ -63,6 +64,22 @@ async def test_every_post_names_its_body_and_its_forms(http):
     form = named["/v1/images/edits"]["content"]["multipart/form-data"]["schema"]["properties"]
     for name in ("image", "images", "mask", "ref_images"):
         assert form[name]["anyOf"][0] == {"type": "string", "format": "binary"}
+
+
+def test_a_document_that_could_not_be_made_is_not_kept_half_made():
+    def draw(): ...
+
+    app, doors = FastAPI(), {"/nowhere": (lambda fields: fields.text("prompt"),)}
+    app.post("/draw")(draw)
+    describe(app, lambda: doors)
+    with pytest.raises(KeyError):
+        app.openapi()
+    with pytest.raises(KeyError):
+        app.openapi()
+    doors["/draw"] = doors.pop("/nowhere")
+
+    assert "requestBody" in app.openapi()["paths"]["/draw"]["post"]
+    assert app.openapi() is app.openapi()
 
 
 @pytest.mark.parametrize(

@@ -52,9 +52,12 @@ def describe(app: FastAPI, readings: Callable[[], Readings]) -> None:
     def document() -> Document:
         if app.openapi_schema is None:
             outlines = {path: list(map(outlined, kinds)) for path, kinds in readings().items()}
-            for path, kinds in outlines.items():
-                FastAPI.openapi(app)["paths"][path]["post"]["requestBody"] = _body(path, kinds)
-        return FastAPI.openapi(app)
+            bodies = {path: _body(path, kinds) for path, kinds in outlines.items()}
+            said, app.openapi_schema = FastAPI.openapi(app), None  # which it has set already
+            for path, body in bodies.items():
+                said["paths"][path]["post"]["requestBody"] = body
+            app.openapi_schema = said
+        return app.openapi_schema
 
     app.openapi = document  # type: ignore[method-assign]  # as FastAPI has it
 
