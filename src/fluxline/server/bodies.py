@@ -9,9 +9,9 @@ from fluxline.ability import ModelInfo
 from fluxline.profiles import Preset
 from fluxline.request import SamplerName, ScheduleName
 from fluxline.server.body import warnings_of
-from fluxline.server.choice import Choice, read_choice
+from fluxline.server.choice import Choice, check_choice
 from fluxline.server.dialects import a1111, batch, bfl_routes, jobs_routes, openai, single
-from fluxline.server.dialects.a1111_facts import read_checkpoint, read_file
+from fluxline.server.dialects.a1111_facts import read_base64, read_checkpoint
 from fluxline.server.dialects.admin_routes import read_lora, read_which
 from fluxline.server.dialects.openai_routes import check_edit
 from fluxline.server.dialects.webhooks import Webhooks
@@ -81,7 +81,7 @@ def readings_of(
         "/sdapi/v1/txt2img": (doors.txt2img,),
         "/sdapi/v1/img2img": (doors.img2img,),
         "/sdapi/v1/options": (read_checkpoint,),
-        "/sdapi/v1/png-info": (read_file,),
+        "/sdapi/v1/png-info": (read_base64,),
         "/v1/flux-{name}": (doors.task,),
         "/load-model": (read_which,),
         "/unload-model": (read_which,),
@@ -99,7 +99,7 @@ class _Doors:
         self._max_n, self._max_batch = max_n, max_batch
 
     def generation(self, fields: Fields) -> None:
-        read_choice(fields, self._presets)
+        check_choice(fields, self._presets)
         openai.read(fields, CHOICE, max_n=self._max_n, request_id="")
         find(fields)
 
@@ -108,18 +108,18 @@ class _Doors:
         self.generation(fields)
 
     def job(self, fields: Fields) -> None:
-        read_choice(fields, self._presets)
+        check_choice(fields, self._presets)
         wanted, _ = jobs_routes.read(fields, CHOICE, max_n=self._max_n)
         self._webhooks.read(fields, Request({"type": "http"}))
         warnings_of(fields, wanted)
         find(fields)
 
     def single(self, fields: Fields) -> None:
-        read_choice(fields, self._presets)
+        check_choice(fields, self._presets)
         single.read(fields, CHOICE, request_id="")
 
     def batch(self, fields: Fields) -> None:
-        read_choice(fields, self._presets)
+        check_choice(fields, self._presets)
         batch.read(fields, CHOICE, most=self._max_batch, request_id="")
 
     def txt2img(self, fields: Fields) -> None:
@@ -132,11 +132,11 @@ class _Doors:
 
     def _a1111(self, fields: Fields) -> None:
         a1111.checkpoint_of(fields)
-        read_choice(fields, self._presets)
+        check_choice(fields, self._presets)
         a1111.read(fields, CHOICE, max_n=self._max_n, request_id="")
 
     def task(self, fields: Fields) -> None:
-        read_choice(fields, self._presets)
+        check_choice(fields, self._presets)
         bfl_routes.read(fields, CHOICE, "any")
 
 

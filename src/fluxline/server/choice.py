@@ -85,8 +85,8 @@ async def choose(
     return Choice(profile=chosen, info=info, preset=preset, bundle=bundle, quality=quality)
 
 
-def read_choice(fields: Fields, presets: Mapping[str, Preset]) -> None:
-    """Read all that `choose` reads, and choose nothing. Raises InvalidParams."""
+def check_choice(fields: Fields, presets: Mapping[str, Preset]) -> None:
+    """Check all that `choose` reads, and choose nothing. Raises InvalidParams."""
     _preset(fields, presets)
     _wish(fields)
 

@@ -65,7 +65,7 @@ def read_checkpoint(fields: Fields) -> str | None:
     return fields.text("sd_model_checkpoint")
 
 
-def read_file(fields: Fields) -> str:
+def read_base64(fields: Fields) -> str:
     """Read a picture's file, as base64. Raises InvalidParams."""
     return fields.text("image") or ""
 
@@ -154,7 +154,7 @@ async def _png_info(request: Request) -> Response:
     """Read the recipe in a picture of ours."""
     fields = await json_fields(request)
     try:
-        recipe = await asyncio.to_thread(_recipe_in, read_file(fields))
+        recipe = await asyncio.to_thread(_recipe_in, read_base64(fields))
     except (UnsupportedFormat, InvalidParams):
         message = "image must be a PNG, JPEG, WebP or AVIF file as base64"
         return a1111_answers.refusal(InvalidParams(message, field="image"))
