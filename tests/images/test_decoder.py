@@ -50,6 +50,24 @@ def test_a_picture_has_a_hole_where_it_is_wholly_transparent(alpha, hole):
     assert (found is None) if hole is None else np.array_equal(found, hole)
 
 
+@pytest.mark.parametrize("format", ["PNG", "JPEG"])
+def test_for_a_hole_a_picture_without_transparency_is_not_unpacked(format):
+    whole = file_of(Image.fromarray(noise(64, 64)), format)
+    cut = whole[: len(whole) // 2]  # who unpacks it finds that it is not whole
+    with pytest.raises(InvalidParams, match="must be a whole"):
+        decode(cut)
+
+    assert decode_hole(cut) is None
+
+
+@pytest.mark.parametrize("mode", ["RGB", "P", "L"])
+def test_one_colour_that_is_said_to_be_transparent_is_a_hole(mode):
+    picture = Image.fromarray(np.array([[0, 255]], np.uint8)).convert(mode)
+    clear = (0, 0, 0) if mode == "RGB" else picture.getpixel((0, 0))
+
+    assert decode_hole(file_of(picture, "PNG", transparency=clear)).tolist() == [[255, 0]]
+
+
 def test_what_is_transparent_lies_on_white():
     clear = Image.new("RGBA", (2, 1), (255, 0, 0, 255))
     clear.putpixel((1, 0), (0, 0, 0, 0))

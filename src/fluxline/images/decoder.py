@@ -4,7 +4,8 @@ The file's own type is what its bytes say, never its name or what its sender dec
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from io import BytesIO
 
 import numpy as np
@@ -54,9 +55,13 @@ def decode_painted(data: bytes, shape: tuple[int, int]) -> Pixels:
 def decode_hole(data: bytes) -> Pixels | None:
     """Decode the mask that a picture's own transparency is, as `decode_mask` does one beside it.
 
-    None: no pixel of it is wholly transparent. Raises InvalidParams as `decode`.
+    None: no pixel of it is wholly transparent. A file whose head says that it has no transparency
+    is not unpacked. Raises InvalidParams as `decode`.
     """
-    mask = np.asarray(_read(data, "image", _hole))
+    with _opened(data, "image") as picture:
+        if not picture.has_transparency_data:
+            return None
+        mask = np.asarray(_hole(ImageOps.exif_transpose(picture)))
     return mask if (mask == 255).any() else None
 
 
@@ -80,12 +85,19 @@ def _fitted(mask: Image.Image, shape: tuple[int, int]) -> Pixels:
 
 
 def _read(data: bytes, field: str, flatten: Callable[[Image.Image], Image.Image]) -> Image.Image:
+    with _opened(data, field) as picture:
+        return flatten(ImageOps.exif_transpose(picture))
+
+
+@contextmanager
+def _opened(data: bytes, field: str) -> Iterator[Image.Image]:
+    """A picture whose head is read. What goes wrong with it inside is InvalidParams."""
     try:
         with Image.open(BytesIO(data), formats=READ) as picture:
             is_large = picture.width * picture.height > MOST_PIXELS
             if is_large or (picture.format == "JPEG" and data.count(b"\xff\xda") > MOST_SCANS):
                 raise Image.DecompressionBombError
-            return flatten(ImageOps.exif_transpose(picture))
+            yield picture
     except (Image.DecompressionBombError, MemoryError):
         message = f"{field} takes too much to read: it may have {MOST_PIXELS // 10**6} megapixels"
         raise InvalidParams(message, field=field) from None
