@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from fluxline.cli import app
 from fluxline.cli.room import check_shares, cores, crowd, crowds
-from fluxline.degrees import Degrees, degrees_of
+from fluxline.degrees import degrees_of
 from fluxline.errors import ConfigError
 from fluxline.settings import Settings
 from fluxline.worker.place import Place
@@ -35,10 +35,6 @@ def test_ranks_that_would_have_nothing_of_a_model_are_refused(command, said, why
 def test_as_many_ranks_as_a_model_has_shares_are_let_through():
     for said in ("stages=5", "tensor=4", "ulysses=16", "cfg=9,stages=5"):
         check_shares("mini", degrees_of(said))
-
-
-def test_of_a_model_that_is_no_name_its_ranks_find_out():
-    check_shares("/some/folder", Degrees(stages=MANY))
 
 
 def test_each_rank_with_a_core_is_no_crowd():
