@@ -16,7 +16,7 @@ from torch import Tensor
 from fluxline import samplers
 from fluxline.engine.faults import is_lost, is_out_of_memory
 from fluxline.engine.job import Advance, Job, Outcome, Plan, Score
-from fluxline.engine.said import Asked, Said, acting, asked_of
+from fluxline.engine.prompts import Asked, Prompts, acting, asked_of
 from fluxline.engine.sample import Kept, Sample, Settling
 from fluxline.engine.seen import Seen, as_tensor
 from fluxline.engine.sigmas import noise_scale, sigmas_of
@@ -54,7 +54,7 @@ class Runner:
         guide_bytes = 0 if self._crew.is_shared else None  # ranks' own sizes may differ
         self.tally = Tally()
         self._seen = Seen(model, self._bank, guide_bytes=guide_bytes)
-        self._said = Said(model, self._bank, self._seen, self.tally)
+        self._prompts = Prompts(model, self._bank, self._seen, self.tally)
 
     def close(self) -> None:
         """Leave the model as it was found."""
@@ -175,7 +175,7 @@ class Runner:
             outcome.scores[job.id] = Score(score, scorer.name)
 
     def _admit(self, jobs: Sequence[Job], outcome: Outcome) -> None:
-        conditioning = self._said.conditioning(jobs)
+        conditioning = self._prompts.conditioning(jobs)
         started = {job.id: self._start(job, conditioning) for job in jobs}
         self._samples.update(started)  # all or none: who does not fit holds nothing
         for job in jobs:
@@ -189,7 +189,7 @@ class Runner:
         noise = partial(self._model.noise, generator, *job.drawn)
         x, kept = self._laid_over(job, noise(), sigmas[0])
         contexts = [
-            self._said.context(asked, conditioning[asked], job, tuple(sigmas[:-1]))
+            self._prompts.context(asked, conditioning[asked], job, tuple(sigmas[:-1]))
             for asked in asked_of(job)
         ]
         assert job.params.cfg_scale is not None  # resolved
