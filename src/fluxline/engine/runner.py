@@ -35,7 +35,7 @@ BURST = 8  # evaluations that a pipeline is not stopped in: it runs empty after 
 
 
 class Runner:
-    """Thread: the engine's."""
+    """Thread: the engine's. shows: whether anybody looks at its previews."""
 
     def __init__(
         self,
@@ -44,8 +44,9 @@ class Runner:
         *,
         crew: Crew | None = None,
         lora_bytes: int = LIMIT_BYTES,
+        shows: bool = True,
     ) -> None:
-        self._model = model
+        self._model, self._shows = model, shows
         self._crew = crew or Crew.alone()
         self._open_scorer = open_scorer
         self._samples: dict[str, Sample] = {}
@@ -315,10 +316,17 @@ class Runner:
         sample.evaluation += advance.evaluations
         outcome.advanced[job.id] = advance
         every = job.request.preview_every
-        if every and sample.evaluation % every == 0:
-            outcome.previews[job.id] = self._model.preview(guess(), *job.drawn).numpy()
+        if self._shows and every and sample.evaluation % every == 0:
+            self._show(job, guess(), outcome)
         if advance.is_over:
             sample.close()
+
+    def _show(self, job: Job, guess: Tensor, outcome: Outcome) -> None:
+        """Draw a small picture of what is to be expected; one that cannot be drawn is left out."""
+        try:
+            outcome.previews[job.id] = self._model.preview(guess, *job.drawn).numpy()
+        except Exception:  # noqa: BLE001 - the picture itself goes on; a device that is lost tells it
+            _log.warning("no preview of %s could be drawn", job.id, exc_info=True)
 
     def _count_forward(self, *, rows: int, tokens: int) -> None:
         self.tally.forward(rows=rows, tokens=tokens)
