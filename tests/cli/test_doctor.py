@@ -114,3 +114,9 @@ def test_ranks_without_a_block_are_a_fault_and_ranks_without_a_core_a_note(docto
     assert code == 0
     assert found["parallel"][0] == "note"
     assert found["parallel"][1].startswith("mini: 256 ranks on ")
+
+
+def test_whether_each_rank_has_a_block_of_a_folder_is_left_to_the_ranks(doctor, schnell_folder):
+    code, found = doctor(f'model = "{schnell_folder}"\nparallel = "stages=256"\n')
+    assert code == 0
+    assert found["parallel"][0] == "note"  # of the cores

@@ -10,7 +10,8 @@ from typer.testing import CliRunner
 
 from fluxline.cli import app
 from fluxline.cli.room import check_shares, cores, crowd, crowds
-from fluxline.degrees import Degrees, degrees_of
+from fluxline.degrees import degrees_of
+from fluxline.errors import ConfigError
 from fluxline.settings import Settings
 from fluxline.worker.place import Place
 
@@ -36,10 +37,6 @@ def test_as_many_ranks_as_a_model_has_shares_are_let_through():
         check_shares("mini", degrees_of(said))
 
 
-def test_of_a_model_that_is_no_name_its_ranks_find_out():
-    check_shares("/some/folder", Degrees(stages=MANY))
-
-
 def test_each_rank_with_a_core_is_no_crowd():
     assert crowd(2, 2) == ""
     assert crowd(8, 2) == "8 ranks on 2 cores: slower than fewer"
@@ -56,6 +53,10 @@ def two_cards(cards):
 
 def never(cards):
     raise AssertionError("asked")
+
+
+def broken(cards):
+    raise ConfigError("parallel: the cards cannot be looked at")
 
 
 @pytest.mark.parametrize(
@@ -81,6 +82,25 @@ def test_a_profile_with_more_ranks_than_cores_is_told_of(options, look):
 )
 def test_cards_and_few_ranks_are_no_crowd(options, look):
     assert crowds(Settings(**options), None, look) == []
+
+
+def test_cards_are_looked_at_once_for_all_profiles():
+    looks = []
+    profiles = {"one": {"devices": [*range(MANY)]}, "other": {}, "near": {"device": "cpu"}}
+
+    def look(cards):
+        looks.append(cards)
+        return ""
+
+    found = crowds(Settings(parallel=f"ulysses={MANY}", profiles=profiles), None, look)
+    assert [words.partition(":")[0] for words in found] == ["one", "other", "near"]
+    assert looks == [()]
+
+
+def test_cards_that_cannot_be_looked_at_keep_nothing_from_being_started():
+    profiles = {"open": {}, "near": {"device": "cpu"}}
+    (words,) = crowds(Settings(parallel=f"ulysses={MANY}", profiles=profiles), None, broken)
+    assert words.startswith("near: ")
 
 
 def test_of_ranks_on_several_machines_those_of_this_one_count():

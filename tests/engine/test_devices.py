@@ -12,17 +12,14 @@ from diffusers import Flux2KleinKVPipeline
 
 from fluxline.engine import Engine
 from fluxline.engine.build import open_model, open_scorer
-from fluxline.engine.intake import Intake
-from fluxline.engine.job import Plan
 from fluxline.engine.placement import place
-from fluxline.engine.runner import Runner
 from fluxline.engine.scheduler import Budget
-from fluxline.engine.ticket import new_request
 from fluxline.engine.tune import tune
 from fluxline.images import encode
 from fluxline.linear.lora import Adapter
 from fluxline.samplers import SOLVERS
 from tests.cards import Cards, card_of, is_pinned
+from tests.drawing import drawn, jobs_of, weights_of
 from tests.images.pictures import photo
 from tests.lora_files import bfl_layers, random_lokr, random_lora
 from tests.models.flux2.oracle import small_config
@@ -44,39 +41,6 @@ def streams(monkeypatch):
 def cards(streams):
     with Cards(streams) as cards:
         yield cards
-
-
-def jobs_of(model, *, mix=(), **asked):
-    """The jobs of a request whose rows wear these adapters."""
-    beside = {name: asked.pop(name) for name in ("image", "mask", "references") if name in asked}
-    intake = Intake(model.spec, lambda loras: mix, is_technical=False)
-    request = new_request("a red fox", seed=5, params={"width": 64, "height": 64} | asked, **beside)
-    return intake.jobs_of(request)
-
-
-def drawn(model, *jobs, cards=None, crew=None):
-    """Pictures and previews of jobs, and where the host waited in each forward."""
-    runner = Runner(model, lambda: None, crew=crew)
-    waits = []
-
-    def execute(plan):
-        before = len(cards.waits) if cards else 0
-        outcome = runner.execute(plan)
-        assert not outcome.failed, outcome.failed
-        if plan.evaluate and cards:
-            waits.append(cards.waits[before:])
-        return outcome
-
-    execute(Plan(admit=jobs))
-    running, previews, pictures = list(jobs), [], []
-    while running:
-        outcome = execute(Plan(evaluate=tuple(running)))
-        previews += outcome.previews.values()
-        running = [job for job in running if not outcome.advanced[job.id].is_over]
-    for job in jobs:
-        pictures += execute(Plan(decode=(job,))).pictures.values()
-    runner.close()
-    return pictures, previews, waits
 
 
 def assert_equal(parts, expected):
@@ -139,11 +103,6 @@ def test_a_picture_is_that_of_the_cpu_and_no_evaluation_waits(name, precision, f
     assert_equal(pictures, expected)
     assert waits
     assert not any(waits)
-
-
-def weights_of(model):
-    modules = [network.module for network in model.networks()]
-    return [w for module in modules for w in (*module.parameters(), *module.buffers())]
 
 
 @pytest.mark.parametrize("sampler", SOLVERS)

@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from fluxline import samplers
 from fluxline.engine import Engine
 from fluxline.engine.build import open_scorer
 from fluxline.engine.scheduler import Budget
@@ -228,18 +229,38 @@ class Altered:
         return self._verbs.get(name) or getattr(self._model, name)
 
 
-def test_a_solver_that_raises_fails_its_own_job_and_no_evaluation_is_done_twice(schnell, engine):
+@pytest.mark.parametrize("error", [RuntimeError, torch.OutOfMemoryError])
+def test_a_preview_that_cannot_be_drawn_is_left_out(schnell, engine, error, caplog):
+    def preview(x0, width, height):
+        raise error("none of this size")
+
+    request = replace(new_request("a fox", seed=1, params={"steps": 3}), preview_every=1)
+    with Engine(Altered(schnell, preview=preview), budget=BUDGET) as altered:
+        events = list(altered.submit(request))
+
+    assert {event.preview for event in events if isinstance(event, Progress)} == {None}
+    [image] = [event.image for event in events if isinstance(event, ImageReady)]
+    assert np.array_equal(pixels(image), pixels(engine.generate("a fox", seed=1, steps=3)[0]))
+    assert caplog.text.count("no preview of") == 3
+
+
+def test_a_solver_that_raises_fails_its_own_job_and_no_evaluation_is_done_twice(
+    schnell, engine, monkeypatch
+):
     calls = []
 
-    def preview(x0, width, height):
-        raise ValueError("no map")
+    def broken(x, sigmas, noise):
+        yield x, sigmas[0]
+        raise ValueError("no way on")
+
+    monkeypatch.setitem(samplers.SOLVERS, "dpmpp_2m", broken)
 
     def evaluate(x, sigmas, contexts):
         calls.append(len(sigmas))
         return schnell.evaluate(x, sigmas, contexts)
 
-    with Engine(Altered(schnell, preview=preview, evaluate=evaluate), budget=BUDGET) as altered:
-        bad = replace(new_request("bad", seed=1, params={"steps": 2}), preview_every=1)
+    with Engine(Altered(schnell, evaluate=evaluate), budget=BUDGET) as altered:
+        bad = new_request("bad", seed=1, params={"steps": 2, "sampler": "dpmpp_2m"})
         good = new_request("a fox", seed=2, params={"steps": 2})
         tickets = [altered.submit(bad), altered.submit(good)]
         with pytest.raises(EngineError):

@@ -28,7 +28,8 @@ class Pair:
         self._here, self._there = socket.socketpair()
         follower_model = follower_model or model
         self.intake = self._intake(model, folder)
-        self.runner, self.others = Runner(model, nobody), Runner(follower_model, nobody)
+        self.runner = Runner(model, nobody)
+        self.others = Runner(follower_model, nobody, shows=False)
         theirs = self._intake(follower_model, follower_folder or folder)
         self._follower = Follower(follower_model, self.others, theirs, Crew.alone())
         self.leader = Leader(self.runner, self._tell)
@@ -96,6 +97,27 @@ def test_all_ranks_hold_the_same_samples(pair):
 
     assert len(samples(pair.others)) == 3
     assert agree(pair)
+
+
+class Blind:
+    """A model that shows nothing before it is done."""
+
+    def __init__(self, model):
+        self._model = model
+
+    def __getattr__(self, name):
+        assert name != "preview"
+        return getattr(self._model, name)
+
+
+def test_the_first_rank_alone_draws_previews(pair, schnell, caplog):
+    pair = pair(follower_model=Blind(schnell))
+    job = pair.intake.jobs_of(replace(asked("a", steps=3), preview_every=1))[0]
+    told = [pair.leader.execute(Plan(admit=(job,), evaluate=(job,)))]
+    told += [pair.leader.execute(Plan(evaluate=(job,))) for _ in range(2)]
+
+    assert [set(outcome.previews) for outcome in told] == 3 * [{job.id}]
+    assert "no preview" not in caplog.text
 
 
 def test_an_id_that_comes_again_in_the_plan_that_drops_it_is_the_new_request(pair):

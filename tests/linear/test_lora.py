@@ -49,8 +49,9 @@ def delta(adapter, name, height):
     whole = torch.zeros(height, WIDTH)
     for part in adapter.parts.get(name, ()):
         if isinstance(part, Kronecker):
-            own = torch.kron(*part.left, *part.right)[slice(*part.rows)]
-            whole[part.row : part.row + len(own)] += own
+            for rows, row in part.places:
+                own = torch.kron(*part.left, *part.right)[slice(*rows)]
+                whole[row : row + len(own)] += own
         else:
             row, down, up = part
             whole[row : row + len(up)] += up @ down
@@ -93,7 +94,7 @@ def product(digest, row, rows):
     """An adapter with some rows of a Kronecker product beside layer a."""
     g = torch.Generator().manual_seed(sum(map(ord, digest)))
     left, right = torch.randn(3, 5, generator=g), torch.randn(4, WIDTH // 5, generator=g)
-    own = Kronecker(row, (left,), (right,), rows)
+    own = Kronecker((left,), (right,), ((rows, row),))
     return Adapter(digest=digest, parts={"net.a": [own]})
 
 

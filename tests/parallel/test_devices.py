@@ -14,7 +14,7 @@ from fluxline.engine.ranks import divide
 from fluxline.parallel.group import Group
 from fluxline.parallel.meeting import Meeting
 from tests.cards import Cards, card_of
-from tests.engine.test_devices import drawn, jobs_of, weights_of
+from tests.drawing import drawn, jobs_of, weights_of
 from tests.streams import pretend
 
 GIVEN = (

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from fluxline.ability import Footprint, kept_bytes
 from fluxline.approximation import approximation_of
@@ -24,6 +25,8 @@ from fluxline.errors import InvalidParams, TooLarge
 from fluxline.models.spec import References
 from fluxline.parallel.crew import Crew
 from fluxline.parallel.mesh import Mesh
+from fluxline.request import LoraRef
+from tests.lora_files import bfl_layers, random_lokr, random_lora
 
 pytestmark = pytest.mark.timeout(300)  # four processes open models
 STEPS = 9
@@ -119,6 +122,22 @@ def test_what_is_exact_at_every_evaluation_is_what_one_rank_draws(mode, params, 
 
     for [picture], _, _ in ranks.run(3, drawn, 3, [asked(**params, parallel=parallel)]):
         assert apart(picture, whole) <= 1
+
+
+@pytest.mark.parametrize("adapter", [random_lora, random_lokr])
+@pytest.mark.parametrize("mode", EVERY_WAY)
+def test_an_adapter_acts_on_whatever_part_a_rank_has(mode, adapter, ranks, tmp_path):
+    """Of pipefusion's parts all but the first have no text."""
+    layers = bfl_layers(model().transformer.config)
+    of_blocks = {name: sizes for name, sizes in layers.items() if "_blocks." in name}
+    save_file(adapter(of_blocks), tmp_path / "it.safetensors")
+    loras = [LoraRef(str(tmp_path / "it.safetensors"), 1.0)]
+    parallel = approximation_of(f"{mode},sync={STEPS - 2}")
+    whole = alone(asked(loras=loras))
+
+    assert apart(alone(asked()), whole) > 8
+    for [picture], _, _ in ranks.run(2, drawn, 2, [asked(loras=loras, parallel=parallel)]):
+        assert psnr(picture, whole) > 30
 
 
 @pytest.mark.parametrize("mode", EVERY_WAY)

@@ -16,7 +16,7 @@ from fluxline.parallel.sent import sent
 from fluxline.parallel.staged import pieces
 from fluxline.parallel.way import Way
 from fluxline.request import LoraRef
-from tests.lora_files import bfl_layers, random_lora
+from tests.lora_files import bfl_layers, random_lokr, random_lora
 from tests.parallel.test_requests import PROMPTS, alone, apart, asked, drawn_by, psnr
 from tests.parallel.test_sent import SMALL
 from tests.parallel.test_sequence import forward, transformer
@@ -67,11 +67,12 @@ def test_what_a_request_asks_of_stages_is_near_and_the_next_is_exact(ranks):
         assert apart(other, whole[1]) <= 1
 
 
-def test_loras_act_in_whichever_stage_their_layers_are(ranks, tmp_path):
+@pytest.mark.parametrize("adapter", [random_lora, random_lokr])
+def test_loras_act_in_whichever_stage_their_layers_are(adapter, ranks, tmp_path):
     layers = bfl_layers(open_model("mini", "cpu", "fp32").transformer.config)
     of_blocks = {name: sizes for name, sizes in layers.items() if "_blocks." in name}
     file = tmp_path / "lora.safetensors"
-    save_file(random_lora(of_blocks), file)
+    save_file(adapter(of_blocks), file)
     request = asked(steps=4, loras=[LoraRef(str(file), 1.0)])
     plain, whole = alone(asked(steps=4)), alone(request)
 

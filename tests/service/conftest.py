@@ -10,12 +10,13 @@ from fluxline.fleet.on_demand import OnDemand
 from fluxline.fleet.router import Router
 from fluxline.jobs import Database, JobStore
 from fluxline.profiles import Profile
-from fluxline.request import CancelledEvent, Failed, GenerationRequest
-from fluxline.service import Service
+from fluxline.request import CancelledEvent, Done, Failed, GenerationRequest, Started
+from fluxline.service import Service, Terms
 from fluxline.storage import open_pictures
 from tests.worker.fake_engine import INFO, FakeEngine
 
 ALIASES = {"dall-e-3": "default", "other": "fake"}
+STORED = Terms(is_attended=False)
 
 
 class ScriptedReplica:
@@ -115,6 +116,19 @@ async def until(truth):
     async with asyncio.timeout(20):
         while not truth():
             await asyncio.sleep(0.001)
+
+
+async def drawn(replica, name, count=1):
+    """Have a replica draw what it is given under a name."""
+    publish = await replica.given(name)
+    for event in (Started(name), *(picture(name, i) for i in range(count)), Done(name)):
+        publish(event)
+
+
+async def finished(store, name):
+    """The row of a job, once it is over."""
+    await until(lambda: store.get(name).is_over)
+    return store.get(name)
 
 
 async def vanished(service):

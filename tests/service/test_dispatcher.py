@@ -9,8 +9,7 @@ from fluxline.fleet.router import Router
 from fluxline.jobs import JobState, JobStore, Limits
 from fluxline.profiles import Profile
 from fluxline.service import Caller, Service, Terms, dispatcher, record
-from tests.service.conftest import ScriptedReplica, request, until
-from tests.service.test_durability import drawn, finished
+from tests.service.conftest import ScriptedReplica, drawn, finished, request, until
 
 LOOKED_AT = 5
 

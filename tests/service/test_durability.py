@@ -12,23 +12,19 @@ from fluxline.approximation import approximation_of
 from fluxline.errors import DeadlineExceeded, InvalidParams, NotReady, QueueFull, StorageError
 from fluxline.jobs import JobState, Limits, NewJob
 from fluxline.jobs.table import jobs, sources
-from fluxline.request import Done, Failed, ImageReady, SamplingParams, Started
+from fluxline.request import Failed, ImageReady, SamplingParams
 from fluxline.service import Caller, Terms, record
 from fluxline.service.record import result_of
-from tests.service.conftest import ScriptedReplica, picture, request, until, vanished
-
-STORED = Terms(is_attended=False)
-
-
-async def finished(store, name):
-    await until(lambda: store.get(name).is_over)
-    return store.get(name)
-
-
-async def drawn(replica, name, count=1):
-    publish = await replica.given(name)
-    for event in (Started(name), *(picture(name, i) for i in range(count)), Done(name)):
-        publish(event)
+from tests.service.conftest import (
+    STORED,
+    ScriptedReplica,
+    drawn,
+    finished,
+    picture,
+    request,
+    until,
+    vanished,
+)
 
 
 async def test_a_job_is_on_disk_when_its_ticket_is_given(service, store):

@@ -7,8 +7,7 @@ import pytest
 from fluxline.jobs import JobStore
 from fluxline.request import CancelledEvent
 from fluxline.service import elsewhere
-from tests.service.conftest import request
-from tests.service.test_durability import STORED
+from tests.service.conftest import STORED, request
 
 
 class CountingStore(JobStore):

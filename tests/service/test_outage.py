@@ -6,8 +6,7 @@ import pytest
 
 from fluxline.errors import DatabaseDown
 from fluxline.jobs import Database, JobState
-from tests.service.conftest import picture, request
-from tests.service.test_durability import STORED, drawn, finished
+from tests.service.conftest import STORED, drawn, finished, picture, request
 
 pytestmark = pytest.mark.slow
 

@@ -15,8 +15,15 @@ from fluxline.jobs import JobState, JobStore
 from fluxline.profiles import Profile
 from fluxline.request import Done, Failed
 from fluxline.service import Service, Terms, stranded
-from tests.service.conftest import ScriptedReplica, request, until, vanished
-from tests.service.test_durability import STORED, drawn, finished
+from tests.service.conftest import (
+    STORED,
+    ScriptedReplica,
+    drawn,
+    finished,
+    request,
+    until,
+    vanished,
+)
 
 MIB = 2**20
 

@@ -10,8 +10,16 @@ from fluxline.jobs import JobState
 from fluxline.request import Done, GenerationRequest, ImageReady, SamplingParams
 from fluxline.service import Terms
 from fluxline.service.record import request_of
-from tests.service.conftest import ScriptedReplica, picture, request, until, vanished
-from tests.service.test_durability import STORED, drawn, finished
+from tests.service.conftest import (
+    STORED,
+    ScriptedReplica,
+    drawn,
+    finished,
+    picture,
+    request,
+    until,
+    vanished,
+)
 
 LARGEST_SEED = 2**63 - 1
 

@@ -10,7 +10,6 @@ from fluxline.cli.auto import Look, look
 from fluxline.degrees import Degrees
 from fluxline.errors import ConfigError
 from fluxline.parallel.network import NETWORKS
-from fluxline.profiles import Profile
 from fluxline.settings import Settings
 from fluxline.worker.place import Place
 
@@ -47,15 +46,23 @@ def crowd(ranks: int, cores: int) -> str:
 def crowds(settings: Settings, place: Place | None, look: Look = look) -> list[str]:
     """What to say of each profile that has more ranks on this CPU than there are cores.
 
-    place: this process's, among ranks that were started. Raises ConfigError.
+    place: this process's, among ranks that were started. Where cards cannot be looked at nothing is
+    said of a profile that takes what is there. Raises ConfigError.
     """
     found = []
     for profile in settings.served():
         ranks = place.local_size if place else profile.members * profile.degrees.ranks
-        if (words := crowd(ranks, cores())) and _is_on_cpu(profile, look):
-            found.append(f"{profile.name}: {words}")
-    return found
+        if words := crowd(ranks, cores()):
+            found.append((profile, words))
+    on_cpu = {"cpu"}
+    if any(profile.device == "auto" for profile, _ in found) and _has_no_card(look):
+        on_cpu.add("auto")
+    return [f"{profile.name}: {words}" for profile, words in found if profile.device in on_cpu]
 
 
-def _is_on_cpu(profile: Profile, look: Look) -> bool:
-    return profile.device == "cpu" or (profile.device == "auto" and not look(profile.devices))
+def _has_no_card(look: Look) -> bool:
+    """Whether that is known of this machine: a note is no reason not to start."""
+    try:
+        return not look(())
+    except ConfigError:
+        return False

@@ -16,8 +16,6 @@ from fluxline.models.spec import ModelSpec
 from fluxline.request import ImageResult
 
 SOFTWARE = f"fluxline {version('fluxline')}"
-
-
 FINISHING_THREADS = 2
 
 _log = logging.getLogger(__name__)

@@ -1,6 +1,7 @@
 """Adapters by the names that requests have for them: found, read once, kept while there is room."""
 
 import logging
+import math
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -9,19 +10,21 @@ from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
 
+from torch import Tensor
+
 from fluxline.engine.cache import ByteLRU
 from fluxline.engine.shares import shared_adapter
 from fluxline.errors import InvalidParams, LoadError, UnknownLora
 from fluxline.linear.lora import LIMIT_BYTES, Adapter, Mix
 from fluxline.loras import Hashes, LoraFolder, hub_name, state_of
 from fluxline.models.base import Adaptable, DiffusionModel
-from fluxline.ops.adapter import Learned, in_dtype, tensors_of
+from fluxline.ops.adapter import Learned, in_dtype, sides_of
 from fluxline.request import LoraRef
 from fluxline.weights.adapters import adapter_file, fetched_adapter, read_adapter
 
 LARGEST = 1e4
-"""Of a value that an adapter may hold. What it makes of a row stays finite by far: a row that it
-does not act on takes 0 times that."""
+"""Of a value that either side of what an adapter has may hold, multiplied out. What a pair makes of
+a row stays finite by far: a row that it does not act on takes 0 times that."""
 
 _log = logging.getLogger(__name__)
 
@@ -119,10 +122,16 @@ class Library:
 def _check_values(parts: Mapping[str, Sequence[Learned]]) -> None:
     """Raise LoadError for NaN, infinity and what comes near to it."""
     for layer, own in parts.items():
-        for tensor in (tensor for learned in own for tensor in tensors_of(learned)):
-            if tensor.numel() and not float(tensor.abs().amax()) <= LARGEST:  # nor is NaN
+        for side in (side for learned in own for side in sides_of(learned)):
+            if not _largest(side) <= LARGEST:  # nor is NaN
                 message = f"beside {layer} it holds values that are not from {-LARGEST:g} to"
                 raise LoadError(f"{message} {LARGEST:g}, its scale counted in")
+
+
+def _largest(side: Sequence[Tensor]) -> float:
+    """What no value of a side exceeds, which may be the product of two matrices."""
+    inner = math.prod(len(factor) for factor in side[1:])
+    return inner * math.prod(float(f.abs().amax()) if f.numel() else 0.0 for f in side)
 
 
 @contextmanager

@@ -137,5 +137,5 @@ def _follower(opening: wire.Open, device: str, crew: Crew, loras: LoraSources) -
     )
     divide(opened, crew)
     intake = Intake(opened.spec, Library(opened, loras).mix, is_technical=False)
-    runner = Runner(opened, lambda: open_scorer(TECHNICAL, opened.device), crew=crew)
+    runner = Runner(opened, lambda: open_scorer(TECHNICAL, opened.device), crew=crew, shows=False)
     return Follower(opened, runner, intake, crew)

@@ -16,7 +16,7 @@ from torch import Tensor
 from fluxline import samplers
 from fluxline.engine.faults import is_lost, is_out_of_memory
 from fluxline.engine.job import Advance, Job, Outcome, Plan, Score
-from fluxline.engine.said import Asked, Said, acting, asked_of
+from fluxline.engine.prompts import Asked, Prompts, acting, asked_of
 from fluxline.engine.sample import Kept, Sample, Settling
 from fluxline.engine.seen import Seen, as_tensor
 from fluxline.engine.sigmas import noise_scale, sigmas_of
@@ -35,7 +35,7 @@ BURST = 8  # evaluations that a pipeline is not stopped in: it runs empty after 
 
 
 class Runner:
-    """Thread: the engine's."""
+    """Thread: the engine's. shows: whether anybody looks at its previews."""
 
     def __init__(
         self,
@@ -44,8 +44,9 @@ class Runner:
         *,
         crew: Crew | None = None,
         lora_bytes: int = LIMIT_BYTES,
+        shows: bool = True,
     ) -> None:
-        self._model = model
+        self._model, self._shows = model, shows
         self._crew = crew or Crew.alone()
         self._open_scorer = open_scorer
         self._samples: dict[str, Sample] = {}
@@ -54,7 +55,7 @@ class Runner:
         guide_bytes = 0 if self._crew.is_shared else None  # ranks' own sizes may differ
         self.tally = Tally()
         self._seen = Seen(model, self._bank, guide_bytes=guide_bytes)
-        self._said = Said(model, self._bank, self._seen, self.tally)
+        self._prompts = Prompts(model, self._bank, self._seen, self.tally)
 
     def close(self) -> None:
         """Leave the model as it was found."""
@@ -175,7 +176,7 @@ class Runner:
             outcome.scores[job.id] = Score(score, scorer.name)
 
     def _admit(self, jobs: Sequence[Job], outcome: Outcome) -> None:
-        conditioning = self._said.conditioning(jobs)
+        conditioning = self._prompts.conditioning(jobs)
         started = {job.id: self._start(job, conditioning) for job in jobs}
         self._samples.update(started)  # all or none: who does not fit holds nothing
         for job in jobs:
@@ -189,7 +190,7 @@ class Runner:
         noise = partial(self._model.noise, generator, *job.drawn)
         x, kept = self._laid_over(job, noise(), sigmas[0])
         contexts = [
-            self._said.context(asked, conditioning[asked], job, tuple(sigmas[:-1]))
+            self._prompts.context(asked, conditioning[asked], job, tuple(sigmas[:-1]))
             for asked in asked_of(job)
         ]
         assert job.params.cfg_scale is not None  # resolved
@@ -315,10 +316,17 @@ class Runner:
         sample.evaluation += advance.evaluations
         outcome.advanced[job.id] = advance
         every = job.request.preview_every
-        if every and sample.evaluation % every == 0:
-            outcome.previews[job.id] = self._model.preview(guess(), *job.drawn).numpy()
+        if self._shows and every and sample.evaluation % every == 0:
+            self._show(job, guess(), outcome)
         if advance.is_over:
             sample.close()
+
+    def _show(self, job: Job, guess: Tensor, outcome: Outcome) -> None:
+        """Draw a small picture of what is to be expected; one that cannot be drawn is left out."""
+        try:
+            outcome.previews[job.id] = self._model.preview(guess, *job.drawn).numpy()
+        except Exception:  # noqa: BLE001 - the picture itself goes on; a device that is lost tells it
+            _log.warning("no preview of %s could be drawn", job.id, exc_info=True)
 
     def _count_forward(self, *, rows: int, tokens: int) -> None:
         self.tally.forward(rows=rows, tokens=tokens)

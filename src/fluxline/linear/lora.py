@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fluxline.ops.adapter import Kronecker, Learned, tensors_of
+from fluxline.ops.adapter import Kronecker, Learned, bytes_of
 
 LIMIT_BYTES = 2 * 2**30  # of adapters laid out on the device beside those that act
 
@@ -39,8 +39,7 @@ class Adapter:
     @property
     def bytes(self) -> int:
         """Memory it holds."""
-        held = (tensors_of(part) for parts in self.parts.values() for part in parts)
-        return sum(tensor.nbytes for tensors in held for tensor in tensors)
+        return sum(bytes_of(part) for parts in self.parts.values() for part in parts)
 
 
 Mix = tuple[tuple[Adapter, float], ...]
@@ -149,8 +148,8 @@ class _Joined:
     @property
     def bytes(self) -> int:
         """Memory it takes."""
-        learned = sum(t.nbytes for _, product in self.products for t in product.tensors)
-        return self.down.nbytes + self.up.nbytes + learned
+        products = sum(bytes_of(product) for _, product in self.products)
+        return self.down.nbytes + self.up.nbytes + products
 
 
 @dataclass(slots=True, eq=False)
@@ -236,14 +235,17 @@ class Active:
 
     def add(self, number: int, product: Kronecker, x: Tensor, y: Tensor) -> None:
         """Add what a product of an adapter makes of x (R, ..., in) to y (R, ..., out)."""
-        rows, strengths = self.worn(number, x)
-        first, last = product.rows
-        answer = y.narrow(-1, product.row, last - first)
+        wearers, strengths = self.worn(number, x)
+        if not len(wearers):
+            return
         strengths = strengths.view(-1, *(1,) * (x.dim() - 1))
-        if len(rows) == len(self.strengths):  # all, or all by one mix
-            answer += strengths * product(x)
-        elif len(rows):
-            answer.index_add_(0, rows, strengths * product(x[rows]))
+        is_all = len(wearers) == len(self.strengths)  # or all by one mix
+        for row, added in product.answer(x if is_all else x[wearers]):
+            answer = y.narrow(-1, row, added.shape[-1])
+            if is_all:
+                answer += strengths * added
+            else:
+                answer.index_add_(0, wearers, strengths * added)
 
 
 class Adapted(nn.Module):

@@ -1,6 +1,6 @@
 """What an adapter has beside a linear layer: low-rank pairs (LoRA), Kronecker products (LoKr)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -12,58 +12,70 @@ LowRank = tuple[int, Tensor, Tensor]
 
 Span = tuple[int, int]
 """First, and the one after the last."""
+Sides = tuple[tuple[Tensor, ...], tuple[Tensor, ...]]
+"""The two of a pair or of a product, each a matrix, or two of which it is the product."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Kronecker:
-    """Rows of left ⊗ right, which add to a layer's answer from `row` on. Never multiplied out.
+    """Rows of left ⊗ right, which add to a layer's answer. Never multiplied out.
 
     left (a, b), right (c, d): each a matrix, or the two whose product it is. The whole has
-    left[i, j] right[k, l] at [i c + k, j d + l]. rows: of the whole. columns: which of the whole's
-    the layer reads, side by side; empty: all. Source: Yeh et al. 2023, "Navigating Text-To-Image
-    Customization Techniques" (arXiv:2309.14859).
+    left[i, j] right[k, l] at [i c + k, j d + l]. places: rows of the whole, and the row of the
+    layer at which each span of them begins. columns: which of the whole's the layer reads, side by
+    side; empty: all. Source: Yeh et al. 2023, "Navigating Text-To-Image Customization Techniques"
+    (arXiv:2309.14859).
     """
 
-    row: int
     left: tuple[Tensor, ...]
     right: tuple[Tensor, ...]
-    rows: Span
+    places: tuple[tuple[Span, int], ...]
     columns: tuple[Span, ...] = ()
 
     @property
     def shape(self) -> tuple[int, int]:
         """Of the whole: (a c, b d)."""
-        (a, b), (c, d) = (
-            (factors[0].shape[0], factors[-1].shape[1]) for factors in (self.left, self.right)
-        )
+        (a, b), (c, d) = _shape(self.left), _shape(self.right)
         return a * c, b * d
-
-    @property
-    def tensors(self) -> tuple[Tensor, ...]:
-        """All it holds."""
-        return self.left + self.right
 
     def each(self, change: Callable[[Tensor], Tensor]) -> "Kronecker":
         """The same of changed tensors."""
-        left, right = (tuple(map(change, factors)) for factors in (self.left, self.right))
+        left, right = (tuple(map(change, side)) for side in (self.left, self.right))
         return replace(self, left=left, right=right)
 
-    def within(self, rows: Span, row: int) -> "Kronecker":
-        """Some of its rows, as the layer counts them, for a layer that has them at `row`."""
-        begin = self.rows[0] - self.row
-        return replace(self, row=row, rows=(rows[0] + begin, rows[1] + begin))
+    def kept(self, of_span: Callable[[int, int], Sequence[tuple[Span, int]]]) -> "Kronecker":
+        """What is left of it where the layer keeps some of its rows alone.
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """(..., columns) to (..., rows)."""
-        height, columns = self.right[0].shape[0], self.right[-1].shape[1]
-        first, last = self.rows
-        top, bottom = first // height, -(-last // height)
-        z = self._spread(x).reshape(*x.shape[:-1], -1, columns)
-        for factor in reversed(self.right):
-            z = F.linear(z, factor)
-        for factor in reversed((self.left[0][top:bottom], *self.left[1:])):
-            z = torch.matmul(factor, z)
-        return z.flatten(-2)[..., first - top * height : last - top * height]
+        of_span: of rows of the whole layer, from one up to another, which are kept, and where each
+        span of them begins among all that is kept.
+        """
+        places = [
+            ((first - row + begin, last - row + begin), at)
+            for (begin, end), row in self.places
+            for (first, last), at in of_span(row, row + end - begin)
+        ]
+        return replace(self, places=tuple(places))
+
+    def answer(self, x: Tensor) -> Iterator[tuple[int, Tensor]]:
+        """Of x (..., columns), for each place: the row where it is, and what to add (..., rows)."""
+        height = _shape(self.right)[0]
+        top = min(first for (first, _), _ in self.places) // height
+        bottom = -(-max(last for (_, last), _ in self.places) // height)
+        product = self._multiplied(x, (self.left[0][top:bottom], *self.left[1:])).flatten(-2)
+        for (first, last), row in self.places:
+            yield row, product[..., first - top * height : last - top * height]
+
+    def _multiplied(self, x: Tensor, left: tuple[Tensor, ...]) -> Tensor:
+        """Of some rows of left: (..., rows, c).
+
+        In the order that makes less of a token meanwhile: however odd the sides are, no more than
+        the greater of what it reads and what it answers.
+        """
+        (a, b), (c, d) = _shape(self.left), _shape(self.right)
+        z = self._spread(x).reshape(*x.shape[:-1], b, d)
+        if b * c <= a * d:
+            return _across(left, _along(self.right, z))
+        return _along(self.right, _across(left, z))
 
     def _spread(self, x: Tensor) -> Tensor:
         """What the layer reads where the whole has it, and 0 where it reads nothing."""
@@ -80,9 +92,16 @@ class Kronecker:
 Learned = LowRank | Kronecker
 
 
-def tensors_of(learned: Learned) -> tuple[Tensor, ...]:
-    """All that it holds."""
-    return learned.tensors if isinstance(learned, Kronecker) else learned[1:]
+def sides_of(learned: Learned) -> Sides:
+    """The two that it is made of."""
+    if isinstance(learned, Kronecker):
+        return learned.left, learned.right
+    return (learned[1],), (learned[2],)
+
+
+def bytes_of(learned: Learned) -> int:
+    """Memory that it takes."""
+    return sum(tensor.nbytes for side in sides_of(learned) for tensor in side)
 
 
 def in_dtype(learned: Learned, dtype: torch.dtype) -> Learned:
@@ -91,3 +110,21 @@ def in_dtype(learned: Learned, dtype: torch.dtype) -> Learned:
         return learned.each(lambda tensor: tensor.to(dtype))
     row, a, b = learned
     return row, a.to(dtype), b.to(dtype)
+
+
+def _shape(side: tuple[Tensor, ...]) -> tuple[int, int]:
+    return side[0].shape[0], side[-1].shape[1]
+
+
+def _along(factors: tuple[Tensor, ...], z: Tensor) -> Tensor:
+    """(..., b, d) to (..., b, c)."""
+    for factor in reversed(factors):
+        z = F.linear(z, factor)
+    return z
+
+
+def _across(factors: tuple[Tensor, ...], z: Tensor) -> Tensor:
+    """(..., b, c) to (..., a, c)."""
+    for factor in reversed(factors):
+        z = torch.matmul(factor, z)
+    return z

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -15,7 +16,9 @@ from torch import Tensor
 
 from fluxline.degrees import shares as shares
 
+EXCHANGE_S = 300.0  # that ranks wait for each other in the middle of a forward
 LOST_S = 0.75  # in which whoever knows which rank is lost says so, and mostly ends all others
+TIMED_OUT = "Timed out"  # as gloo says it
 Waiting = Callable[[], list[Tensor]]
 """Blocks until what was begun is done, and gives what came."""
 
@@ -37,17 +40,28 @@ class Group:
     """Some ranks of the world, in order. Thread: the engine's, the same calls on every member.
 
     ranks: their numbers in the world, this process' among them. A rank alone exchanges nothing.
+    patience_s: for which an exchange waits for the others before it fails.
     """
 
-    def __init__(self, ranks: Sequence[int], traffic: Traffic | None = None) -> None:
+    def __init__(
+        self,
+        ranks: Sequence[int],
+        traffic: Traffic | None = None,
+        patience_s: float = EXCHANGE_S,
+    ) -> None:
         self.ranks = tuple(ranks)
+        self.patience_s = patience_s
         self.size = len(self.ranks)
         self.traffic = traffic or Traffic()
         self.rank = 0
         self._group: dist.ProcessGroup | None = None
         if self.size > 1:
             self.rank = self.ranks.index(dist.get_rank())
-            self._group = dist.new_group(list(ranks), use_local_synchronization=True)
+            self._group = dist.new_group(
+                list(ranks),
+                timeout=timedelta(seconds=patience_s),  # the world's is not its groups'
+                use_local_synchronization=True,
+            )
 
     def greet(self, device: torch.device) -> None:
         """Have all members, who call this at once, speak once. device: where what they send lies.
@@ -130,9 +144,11 @@ class Group:
 @contextmanager
 def _after_who_is_lost() -> Iterator[None]:
     """Hold back what an exchange fails with: most often that is a connection to a rank that has
-    died, and whoever knows which, and of what, is to be heard first."""
+    died, and whoever knows which, and of what, is to be heard first. Of one that ran out of time
+    nobody knows more."""
     try:
         yield
-    except Exception:
-        time.sleep(LOST_S)
+    except Exception as exc:
+        if TIMED_OUT not in str(exc):
+            time.sleep(LOST_S)
         raise

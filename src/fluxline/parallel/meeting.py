@@ -12,10 +12,10 @@ from torch.distributed.rendezvous import rendezvous
 from fluxline.degrees import Degrees
 from fluxline.errors import ConfigError, LoadError
 from fluxline.parallel.crew import Crew
+from fluxline.parallel.group import EXCHANGE_S
 from fluxline.parallel.line import JOIN_S
 from fluxline.parallel.mesh import Mesh
 
-EXCHANGE_S = 300.0  # that ranks wait for each other in the middle of a forward
 HERE = "127.0.0.1"
 VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 OWN_STORE = "TORCHELASTIC_USE_AGENT_STORE"  # "True": torchrun keeps the store
@@ -72,6 +72,6 @@ class Meeting:
             world_size=self.size,
             timeout=timedelta(seconds=EXCHANGE_S),
         )
-        mesh = Mesh.join(degrees)
+        mesh = Mesh.join(degrees, EXCHANGE_S)
         mesh.greet(device)
         return Crew(mesh)

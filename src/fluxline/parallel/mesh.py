@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 
 from fluxline.degrees import Degrees
-from fluxline.parallel.group import Group, Traffic
+from fluxline.parallel.group import EXCHANGE_S, Group, Traffic
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +29,11 @@ class Mesh:
     degrees: Degrees
 
     @classmethod
-    def join(cls, degrees: Degrees) -> "Mesh":
-        """Find this process' place in a world of as many ranks. Called by all of them at once."""
+    def join(cls, degrees: Degrees, patience_s: float = EXCHANGE_S) -> "Mesh":
+        """Find this process' place in a world of as many ranks. Called by all of them at once.
+
+        patience_s: for which an exchange waits for the others.
+        """
         rank = dist.get_rank() if degrees.ranks > 1 else 0
         sizes = (degrees.cfg, degrees.stages, degrees.ring, degrees.ulysses, degrees.tensor)
         place = _place(rank, sizes)
@@ -50,7 +53,7 @@ class Mesh:
                 )
             )
             if numbers not in groups:
-                groups[numbers] = Group(numbers, traffic)
+                groups[numbers] = Group(numbers, traffic, patience_s)
             return groups[numbers]
 
         return cls(

@@ -24,7 +24,7 @@ class Stages:
         self._lanes: list[Group] = []
         self._under_way: deque[Callable[[], None]] = deque()
         if group.size > 1:
-            self._lanes = [Group(group.ranks, group.traffic) for _ in range(3)]
+            self._lanes = [Group(group.ranks, group.traffic, group.patience_s) for _ in range(3)]
             for lane in self._lanes:
                 lane.greet(device)
 

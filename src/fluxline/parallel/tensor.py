@@ -110,9 +110,8 @@ class OwnRows(SharedLinear):
         own: list[Learned] = []
         for part in parts:
             if isinstance(part, Kronecker):
-                first, last = part.rows
-                kept = self._kept.of_span(part.row, part.row + last - first)
-                own += [part.within(span, at) for span, at in kept]
+                kept = part.kept(self._kept.of_span)
+                own += [kept] if kept.places else []
             else:
                 row, b = self._kept.cut(part[2], 0, part[0])
                 own += [(row, part[1], b)] if len(b) else []

@@ -298,6 +298,10 @@ LEFT, RIGHT = torch.ones(4, 4), torch.ones(32, 32)
         ({"w1": LEFT, "w2": torch.ones(32, 32, 1, 1)}, "of matrices"),
         ({"w1": torch.ones(0, 4), "w2": RIGHT}, "of matrices"),
         ({"w1": LEFT, "w2": torch.full((32, 32), torch.nan)}, "NaN"),
+        (
+            {"w1": LEFT, "w2_a": torch.ones(32, 33), "w2_b": torch.ones(33, 32)},
+            "rank 33 .* a factor of 32 to 32",
+        ),
     ],
 )
 def test_a_lokr_that_cannot_be_read_is_named(schnell, factors, said):
@@ -310,6 +314,8 @@ def test_a_lokr_that_cannot_be_read_is_named(schnell, factors, said):
     [
         ({"alpha": "loud", "r": 8}, "alpha .* must be a number"),
         ({"alpha": 1e10, "r": 8}, "alpha .* must be a number"),
+        ({"alpha": True, "r": 8}, "alpha .* must be a number"),
+        ({"alpha": 8, "r": True}, "must be a rank; got True"),
         ({"alpha": 8, "r": 0}, "r .* must be a rank; got 0"),
         ({"alpha": 8}, "must be a rank; got None"),
         ({"alpha": 8, "r": 8, "rank_pattern": {"to_q": 4}}, "rank_pattern .* not read for LoKr"),

@@ -196,7 +196,7 @@ def test_one_of_flux1_is_refused(models):
 
 @pytest.fixture(scope="module")
 def sources(folders, tmp_path_factory):
-    """Two LoRAs, in two dialects."""
+    """Two LoRAs, in two dialects, and a LoKr."""
     folder = tmp_path_factory.mktemp("loras")
     sizes = bfl_layers(folders["klein"])
     one = random_lora(sizes, prefix="diffusion_model.", by=0.3, seed=1)
@@ -205,6 +205,8 @@ def sources(folders, tmp_path_factory):
     )
     save_file(one, folder / "one.safetensors")
     save_file(two, folder / "two.safetensors")
+    product = random_lokr(sizes, prefix="diffusion_model.", rank=999, by=0.3, seed=3)
+    save_file(product, folder / "product.safetensors")
     return LoraSources(folder=folder, paths=False, fetch=False)
 
 
@@ -214,7 +216,14 @@ def planned(*requests):
     return replace(requests[0], plan=plan)
 
 
-MIXTURES = [(), (("one", 1.0),), (("two", 0.8),), (("one", 0.5), ("two", -0.5))]
+MIXTURES = [
+    (),
+    (("one", 1.0),),
+    (("two", 0.8),),
+    (("one", 0.5), ("two", -0.5)),
+    (("product", 1.0),),
+    (("product", -0.4), ("one", 0.6)),
+]
 ASKED = {"prompt": "a fox", "width": 64, "height": 64, "steps": 2}
 
 
@@ -241,13 +250,14 @@ def test_a_batch_of_any_mixture_equals_each_alone(models, sources, name, referen
 
 
 @pytest.mark.proves("lora", "flux2", "{kind}")
+@pytest.mark.parametrize("name", ["one", "product"])
 @pytest.mark.parametrize("kind", ["int8", "fp8", "nf4"])
 def test_beside_quantized_weights_it_is_as_beside_what_they_stand_for(
-    folders, sources, tmp_path, kind
+    folders, sources, tmp_path, kind, name
 ):
     quantize(str(folders["klein"]), kind, tmp_path / "out", device="cpu")
     held, full = (open_model(str(tmp_path / "out"), "cpu", kind) for kind in ("auto", "fp32"))
-    tensors = load_file(sources.folder / "one.safetensors")
+    tensors = load_file(sources.folder / f"{name}.safetensors")
     inputs = Inputs.random(held.transformer.config, [(4, 4)])
 
     one, other = (changed(model, tensors, 0.8, inputs) for model in (held, full))

@@ -183,11 +183,14 @@ class AdapterReader:
         left, right = (_factors(said, number) for number in (1, 2))
         rank = next((len(two[1]) for two in (right, left) if len(two) == 2), None)
         scale = scales.of_product(said.name, rank, said.alpha)
-        whole = Kronecker(0, (scale * left[0], *left[1:]), right, rows=(0, 0))
+        whole = Kronecker((scale * left[0], *left[1:]), right, places=())
+        places: dict[str, list[tuple[tuple[int, int], int]]] = {}
         first = 0
         for span, size in self._spans(said.name, *whole.shape):
-            yield span.layer, replace(whole, row=span.first, rows=(first, first + size))
+            places.setdefault(span.layer, []).append(((first, first + size), span.first))
             first += size
+        for layer, own in places.items():
+            yield layer, replace(whole, places=tuple(own))
 
     def _spans(self, name: str, rows: int, columns: int) -> list[tuple[Span, int]]:
         """Which rows of our layers a layer is, and how many. Raises LoadError for another size."""
@@ -219,6 +222,10 @@ def _factors(said: _Said, number: int) -> tuple[Tensor, ...]:
         len(factors) == 2 and shapes[0][1] != shapes[1][0]
     ):
         raise LoadError(f"{said.name} is of matrices in a LoKr; it has {shapes}")
+    height, width = len(factors[0]), factors[-1].shape[1]
+    if len(factors) == 2 and len(factors[1]) > max(height, width):
+        message = f"it is of rank {len(factors[1])} at {said.name}, a factor of {height} to {width}"
+        raise LoadError(f"{message}: more than all that the factor could learn")
     return factors
 
 

@@ -28,7 +28,7 @@ def checkpoint_of(
         return checkpoint_at(folder / part)
 
 
-def filled(
+def fill_share(
     network: Network, part: Part, device: torch.device, precision: Precision, share: Share
 ) -> tuple[Network, Held]:
     """Fill this rank's share of a network, which stands on the meta device, for drawing alone."""
@@ -39,7 +39,12 @@ def filled(
     return network.eval().requires_grad_(False), held
 
 
-def vae_of(kind: Any, folder: Path, device: torch.device, dtype: torch.dtype) -> Any:
+def vae_of(
+    kind: Any,  # diffusers is untyped, and so is what it opens
+    folder: Path,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> Any:
     """The VAE of a folder. kind: its class, of diffusers. Raises LoadError."""
     with reading("vae"):
         vae = kind.from_pretrained(
@@ -53,7 +58,7 @@ def vae_of(kind: Any, folder: Path, device: torch.device, dtype: torch.dtype) ->
     return vae.to(device, memory_format=torch.channels_last).eval()
 
 
-def held_so(spec: ModelSpec, transformer: Held, text: Held, of_text: Part) -> ModelSpec:
-    """What a model says of itself, with how its transformer and its text encoder are held."""
+def note_held(spec: ModelSpec, transformer: Held, text: Held, of_text: Part) -> ModelSpec:
+    """Say of a model how its transformer and its text encoder are held."""
     notes = (*transformer.notes, *text.told_beside(transformer, of_text.name))
     return replace(spec, precision=transformer.precision, notes=notes)

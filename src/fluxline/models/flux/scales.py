@@ -65,7 +65,7 @@ class Scales:
             if (whole := self.said.get(f"{prefix}alpha")) is not None:
                 ranks = self.said.get(f"{prefix}r")
                 _check_alpha(f"{prefix}alpha", whole)
-                if not isinstance(ranks, int) or ranks < 1:
+                if type(ranks) is not int or ranks < 1:
                     raise LoadError(f"{prefix}r in its metadata must be a rank; got {ranks!r}")
                 return float(whole) / ranks
         return 1.0
@@ -84,7 +84,11 @@ class Scales:
 
 
 def _check_alpha(key: str, alpha: object) -> None:
-    if not isinstance(alpha, int | float) or not abs(alpha) <= LARGEST_ALPHA:  # nor is NaN
+    if (
+        isinstance(alpha, bool)
+        or not isinstance(alpha, int | float)
+        or not abs(alpha) <= LARGEST_ALPHA  # nor is NaN
+    ):
         raise LoadError(f"{key} in its metadata must be a number; got {alpha!r}")
 
 

@@ -25,7 +25,7 @@ from transformers.utils import logging as transformers_logging
 from fluxline.errors import ConfigError, LoadError
 from fluxline.models.base import Checkpoint, Held, Part, Precision, Share, whole
 from fluxline.models.flux.names import is_bfl
-from fluxline.models.flux.parts import checkpoint_of, filled, folder_of, held_so, vae_of
+from fluxline.models.flux.parts import checkpoint_of, fill_share, folder_of, note_held, vae_of
 from fluxline.models.flux.recipe import TRANSFORMER
 from fluxline.models.flux.seams import seams
 from fluxline.models.flux1 import recipe
@@ -73,7 +73,7 @@ def load(
     config, of_transformer = transformer_part(path, checkpoint_at)
     with torch.device("meta"):
         network = FluxTransformer(config).to(dtype)
-    transformer, held = filled(network, of_transformer, device, precision, share)
+    transformer, held = fill_share(network, of_transformer, device, precision, share)
     vae = vae_of(AutoencoderKL, folder, device, dtype)
     variant = variant_of(config, f"{name} {_weights(path).name} {_pipeline(folder)}")
     eyes, steering = beside or folder, folder / "controlnet"
@@ -90,7 +90,7 @@ def load(
     grid = 2 * 2 ** (len(vae.config.block_out_channels) - 1)
     spec = _spec(name, about, variant, config, config_of(folder, "scheduler"), grid)
     return Flux1(
-        held_so(spec, held, t5_held, of_t5),
+        note_held(spec, held, t5_held, of_t5),
         transformer=transformer,
         text=_text(folder, t5, spec.text_length, device, dtype),
         vae=vae,

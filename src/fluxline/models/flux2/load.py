@@ -16,7 +16,7 @@ from transformers import AutoTokenizer, Mistral3ForConditionalGeneration, Qwen3F
 from fluxline.errors import ConfigError, LoadError
 from fluxline.models.base import Checkpoint, Held, Part, Precision, Share, whole
 from fluxline.models.flux.names import is_bfl
-from fluxline.models.flux.parts import checkpoint_of, filled, folder_of, held_so, vae_of
+from fluxline.models.flux.parts import checkpoint_of, fill_share, folder_of, note_held, vae_of
 from fluxline.models.flux.recipe import TRANSFORMER
 from fluxline.models.flux.seams import seams
 from fluxline.models.flux2 import recipe
@@ -68,7 +68,7 @@ def load(
     config, of_transformer = transformer_part(path, checkpoint_at)
     with torch.device("meta"):
         network = Flux2Transformer(config).to(dtype)
-    transformer, held = filled(network, of_transformer, device, precision, share)
+    transformer, held = fill_share(network, of_transformer, device, precision, share)
     of_vae = checkpoint_of(folder, "vae", checkpoint_at)
     vae = vae_of(AutoencoderKLFlux2, folder, device, dtype)
     index = folder / "model_index.json"
@@ -80,7 +80,7 @@ def load(
     text, text_held = _text(folder, of_text, spec.text_length, device, dtype, precision)
     _check_widths(name, config, text, vae)
     return Flux2(
-        held_so(spec, held, text_held, of_text),
+        note_held(spec, held, text_held, of_text),
         transformer=transformer,
         text=text,
         vae=vae,

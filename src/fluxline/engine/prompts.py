@@ -18,7 +18,7 @@ Asked = tuple[str, Mix]
 """A text, and the adapters that it is encoded with."""
 
 
-class Said:
+class Prompts:
     """Thread: the engine's. bank: what acts where a model reads. seen: what it looks at beside.
 
     Contexts are those of rows in flight, however large they are.
