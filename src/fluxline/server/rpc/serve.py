@@ -20,6 +20,7 @@ from fluxline.server.rpc.traced import Traced
 from fluxline.tracing import OFF, Tracing
 
 SEND_BYTES = 64 * 2**20
+UNASKED_BYTES = 2**20  # of a message that come before it has room: 20 MB/s at 50 ms to a caller
 ROOM_S = 5.0  # for which a message waits until others have left it room
 
 Context: TypeAlias = Any  # grpc has no types
@@ -43,7 +44,8 @@ class GrpcServer:
                 ("grpc.max_send_message_length", SEND_BYTES),
                 ("grpc.max_receive_message_length", most_bytes),
                 ("grpc.so_reuseport", 0),
-                ("grpc.http2.bdp_probe", 0),  # else 6 MiB of a message come before it is asked for
+                ("grpc.http2.bdp_probe", 0),  # which would let 6 MiB of a message come unasked
+                ("grpc.http2.lookahead_bytes", UNASKED_BYTES),
             ],
         )
         self._health = health.aio.HealthServicer()
