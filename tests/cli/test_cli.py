@@ -15,7 +15,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from fluxline.cli import app
-from fluxline.cli.drawing import parse_lora, parse_size
+from fluxline.cli.order import parse_lora, parse_size
 from fluxline.errors import InvalidParams
 from fluxline.images import read_recipe
 from fluxline.request import LoraRef

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import typer
 
 from fluxline.cli.delivery import deliver, say
-from fluxline.cli.drawing import Drawing, of_options, of_recipe
 from fluxline.cli.options import Options
+from fluxline.cli.order import Order, of_options, of_recipe
 from fluxline.cli.ranks import follow_first, gathered, let_first_speak, ways_asked
 from fluxline.errors import FluxlineError, LoadError, RequestError
 from fluxline.request import GenerationRequest
@@ -84,26 +84,26 @@ def _take_part(
     if place and not place.is_first:
         follow_first(options.device, place)
         return
-    drawing = of_options(options, divided, approximation)
+    order = of_options(options, divided, approximation)
     if options.again is not None:
-        drawing = of_recipe(options.again, drawing, typed, place, console)
-    with _engine(drawing, options.scorer, place, console) as engine:
-        if drawing.original is None:
-            deliver(engine, drawing.request, options.output, console, seen=options.seen)
+        order = of_recipe(options.again, order, typed, place, console)
+    with _engine(order, options.scorer, place, console) as engine:
+        if order.original is None:
+            deliver(engine, order.request, options.output, console, seen=options.seen)
         else:
-            _draw_again(engine, drawing.request, drawing.original, options, console)
+            _draw_again(engine, order.request, order.original, options, console)
 
 
 @contextmanager
 def _engine(
-    drawing: Drawing, scorer: str | None, place: Place | None, console: "Console"
+    order: Order, scorer: str | None, place: Place | None, console: "Console"
 ) -> Iterator["Engine"]:
-    """Open an engine for a drawing, on all ranks; one that is to be like another is drawn alone."""
-    opening, params, like = drawing.opening, drawing.request.params, drawing.like
+    """Open an engine for an order, on all ranks; one that is to be like another is drawn alone."""
+    opening, params, like = order.opening, order.request.params, order.like
     with ExitStack() as stack:
         with console.status(f"opening {opening.model}"):
             together = stack.enter_context(
-                gathered(opening, params, device=drawing.device, place=place, console=console)
+                gathered(opening, params, device=order.device, place=place, console=console)
             )
             from fluxline.engine import Budget, Engine, LoraSources, keep_memory
 

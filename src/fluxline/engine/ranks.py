@@ -74,7 +74,7 @@ def divide(model: DiffusionModel[Any], crew: Crew) -> None:
         ranks=crew.parts,
         references=_looked_at(model.spec, crew),
         approximations=_approximations(model, crew),
-        key_bytes=model.key_bytes * shares(model.heads, crew.degrees.tensor)[0],
+        key_bytes=model.head_bytes * shares(model.heads, crew.degrees.tensor)[0],
         blocks=len(model.transformer.blocks) if isinstance(model, Walkable) else 0,
     )
 

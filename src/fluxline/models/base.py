@@ -324,7 +324,7 @@ class Divisible(Protocol):
         ...
 
     @property
-    def key_bytes(self) -> int:
+    def head_bytes(self) -> int:
         """Of a head's keys and values of a token."""
         ...
 

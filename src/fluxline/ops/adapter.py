@@ -10,7 +10,7 @@ from torch import Tensor
 LowRank = tuple[int, Tensor, Tensor]
 """(first row of the layer's answer that it adds to, A (r, in), B (rows, r))."""
 
-Span = tuple[int, int]
+Range = tuple[int, int]
 """First, and the one after the last."""
 Sides = tuple[tuple[Tensor, ...], tuple[Tensor, ...]]
 """The two of a pair or of a product, each a matrix, or two of which it is the product."""
@@ -29,8 +29,8 @@ class Kronecker:
 
     left: tuple[Tensor, ...]
     right: tuple[Tensor, ...]
-    places: tuple[tuple[Span, int], ...]
-    columns: tuple[Span, ...] = ()
+    places: tuple[tuple[Range, int], ...]
+    columns: tuple[Range, ...] = ()
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -43,16 +43,16 @@ class Kronecker:
         left, right = (tuple(map(change, side)) for side in (self.left, self.right))
         return replace(self, left=left, right=right)
 
-    def kept(self, of_span: Callable[[int, int], Sequence[tuple[Span, int]]]) -> "Kronecker":
+    def kept(self, of_range: Callable[[int, int], Sequence[tuple[Range, int]]]) -> "Kronecker":
         """What is left of it where the layer keeps some of its rows alone.
 
-        of_span: of rows of the whole layer, from one up to another, which are kept, and where each
+        of_range: of rows of the whole layer, from one up to another, which are kept, and where each
         span of them begins among all that is kept.
         """
         places = [
             ((first - row + begin, last - row + begin), at)
             for (begin, end), row in self.places
-            for (first, last), at in of_span(row, row + end - begin)
+            for (first, last), at in of_range(row, row + end - begin)
         ]
         return replace(self, places=tuple(places))
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from fluxline.errors import LoadError
-from fluxline.ops.adapter import Kronecker, Learned, Span
+from fluxline.ops.adapter import Kronecker, Learned, Range
 from fluxline.parallel.group import Group
 
 
@@ -27,7 +27,7 @@ class Kept:
     """
 
     length: int
-    spans: tuple[Span, ...]
+    spans: tuple[Range, ...]
 
     @classmethod
     def of(cls, sections: Sequence[Sequence[int]], rank: int) -> "Kept":
@@ -44,7 +44,7 @@ class Kept:
         """How much that is."""
         return sum(last - first for first, last in self.spans)
 
-    def of_span(self, start: int, end: int) -> list[tuple[Span, int]]:
+    def of_range(self, start: int, end: int) -> list[tuple[Range, int]]:
         """What is kept of a span: spans of the whole axis, and where each begins among all that is
         kept."""
         found, at = [], 0
@@ -110,7 +110,7 @@ class OwnRows(SharedLinear):
         own: list[Learned] = []
         for part in parts:
             if isinstance(part, Kronecker):
-                kept = part.kept(self._kept.of_span)
+                kept = part.kept(self._kept.of_range)
                 own += [kept] if kept.places else []
             else:
                 row, b = self._kept.cut(part[2], 0, part[0])

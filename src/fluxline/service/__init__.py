@@ -3,12 +3,12 @@
 from fluxline.service.feed import Ticket
 from fluxline.service.loras import Loras, lacks
 from fluxline.service.record import Drawn
-from fluxline.service.service import Drawing, Service
+from fluxline.service.service import Finished, Service
 from fluxline.service.terms import Caller, Standing, Status, Terms, Wish
 
 __all__ = [
     "Caller",
-    "Drawing",
+    "Finished",
     "Drawn",
     "Loras",
     "lacks",

@@ -41,7 +41,7 @@ from fluxline.storage import Pictures
 from fluxline.tracing import OFF, Tracing, open_span
 
 
-class Drawing(NamedTuple):
+class Finished(NamedTuple):
     """A finished request: its job, which an earlier call may have begun, and the pictures."""
 
     job_id: str
@@ -195,7 +195,7 @@ class Service:
 
     async def draw(
         self, request: GenerationRequest, terms: Terms = Terms(), caller: Caller = Caller()
-    ) -> Drawing:
+    ) -> Finished:
         """Draw a request to its end; its pictures in order. Cancelling this leaves the request.
 
         Raises what `submit` and the engine refuse with, EngineError, WorkerDied, Cancelled.
@@ -207,7 +207,7 @@ class Service:
                     images[event.image.index] = event.image
                 elif (error := failure_of(event)) is not None:
                     raise error
-        return Drawing(ticket.job_id, tuple(images[index] for index in sorted(images)))
+        return Finished(ticket.job_id, tuple(images[index] for index in sorted(images)))
 
     # ---- jobs that are there already
 

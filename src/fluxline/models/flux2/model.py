@@ -128,7 +128,7 @@ class Flux2:
         return self.transformer.config.heads
 
     @property
-    def key_bytes(self) -> int:
+    def head_bytes(self) -> int:
         """Of a head's keys and values of a token."""
         return 2 * self.transformer.config.head_dim * self.dtype.itemsize
 

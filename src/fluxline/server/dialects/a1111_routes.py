@@ -37,7 +37,7 @@ def a1111_router(service: Service, uploads: Uploads, *, max_n: int) -> APIRouter
 
 
 @dataclass(slots=True, eq=False)
-class Drawing:
+class CallProgress:
     """How far one call is."""
 
     job_id: str
@@ -69,7 +69,7 @@ class Desk:
 
     def __init__(self, service: Service, uploads: Uploads, *, max_n: int) -> None:
         self._service, self._uploads, self._max_n = service, uploads, max_n
-        self._drawings: list[Drawing] = []
+        self._drawings: list[CallProgress] = []
 
     async def txt2img(self, request: Request) -> Response:
         """Draw pictures of a prompt."""
@@ -127,7 +127,7 @@ class Desk:
         caller = caller_of(request)
         terms = await terms_of(request, door="a1111")
         ticket = await self._service.submit(asked.request, terms, caller)
-        drawing = Drawing(ticket.job_id, caller.owner, asked.request.count)
+        drawing = CallProgress(ticket.job_id, caller.owner, asked.request.count)
         self._drawings.append(drawing)
         try:
             return await unless_gone(request, _followed(ticket, drawing))
@@ -135,7 +135,7 @@ class Desk:
             self._drawings.remove(drawing)
 
 
-async def _followed(ticket: Ticket, drawing: Drawing) -> list[ImageResult]:
+async def _followed(ticket: Ticket, drawing: CallProgress) -> list[ImageResult]:
     """Follow a call to its end. Interrupted, it gives what was finished."""
     images: list[ImageResult] = []
     async with ticket:

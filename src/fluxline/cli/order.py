@@ -47,7 +47,7 @@ FORMATS: dict[str, ImageFormat] = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Drawing:
+class Order:
     """A request, and the model and device that draw it.
 
     original: the picture that is drawn again. like: its receipt, where its bytes may come back.
@@ -60,7 +60,7 @@ class Drawing:
     like: "Receipt | None" = None
 
 
-def of_options(options: Options, divided: str, approximation: Approximation | None) -> Drawing:
+def of_options(options: Options, divided: str, approximation: Approximation | None) -> Order:
     """What the options ask for. divided, approximation: as `ways_asked` has `--parallel`.
 
     Raises InvalidParams, ConfigError: some of it cannot be.
@@ -75,16 +75,16 @@ def of_options(options: Options, divided: str, approximation: Approximation | No
         _word("precision", options.precision, get_args(PrecisionName)),
         cast(MemoryName, _word("memory", options.memory, get_args(MemoryName))),
     )
-    return Drawing(request=request, opening=opening, device=options.device)
+    return Order(request=request, opening=opening, device=options.device)
 
 
 def of_recipe(
     path: Path,
-    asked: Drawing,
+    asked: Order,
     typed: AbstractSet[str],
     place: Place | None,
     console: "Console",
-) -> Drawing:
+) -> Order:
     """What draws a picture of ours again, but for the options that were typed beside it.
 
     asked: what all of them ask for. Where it was approximated and no ranks are there or asked for,
@@ -110,7 +110,7 @@ def of_recipe(
     if receipt is not None and request.params.parallel and are_ranks_open:
         divided = ranks_of_recipe(receipt.parallel, path.name, device, console)
         opening = structs.replace(opening, parallel=divided)
-    return Drawing(
+    return Order(
         request=request,
         opening=opening,
         device=device,
